@@ -1,0 +1,195 @@
+"""Who may import whom: the house of ``docs/architecture.md``, enforced from the import statements.
+
+Every import counts, wherever it stands: at the top of a file, inside a function or under ``TYPE_CHECKING``.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "netgraft"
+
+# module: (the parts of netgraft it may import, the packages from outside it may import).
+# ``name.*`` stands for a package and everything in it, ``*`` for all rows above. A row names only rows above it.
+# Modules that share a ``name.*`` row may import each other; everybody may import ``errors`` and the standard library.
+LAYERS: dict[str, tuple[str, str]] = {
+    "errors": ("", ""),
+    "engine": ("", ""),
+    # the graph: never torch
+    "ir.types": ("", "numpy"),
+    "ir.ops": ("ir.types", "numpy"),
+    "ir.graph": ("ir.types ir.ops", "numpy"),
+    "ir.edit": ("ir.types ir.ops ir.graph", "numpy"),
+    "ir.choice": ("ir.types ir.ops ir.graph ir.edit", "numpy"),
+    "ir.text": ("ir.types ir.ops ir.graph ir.edit ir.choice", "numpy"),
+    "ir": ("ir.types ir.ops ir.graph ir.edit ir.choice ir.text", ""),
+    # what is searched over, and what it is judged by
+    "candidate": ("ir.*", "numpy"),
+    "metrics": ("ir.* candidate", "numpy"),
+    # between graphs and frameworks
+    "convert.lowering": ("ir.*", "numpy torch"),
+    "convert.torch": ("ir.* convert.lowering", "numpy torch"),
+    "convert.source": ("ir.* convert.lowering convert.torch", "numpy torch safetensors"),
+    "convert.onnx": ("ir.* convert.lowering convert.torch", "numpy torch onnx onnxscript onnxruntime"),
+    "convert": ("ir.* convert.lowering convert.torch convert.source convert.onnx", ""),
+    "costs.analytic": ("ir.* candidate metrics", "numpy"),
+    "costs.measured": ("ir.* candidate metrics convert.* engine", "numpy onnxruntime scipy torch"),
+    "costs": ("costs.analytic costs.measured", ""),
+    # where new networks come from
+    "segments.bpe": ("ir.*", "numpy"),
+    "segments.bank": ("ir.* segments.bpe", "numpy"),
+    "segments": ("segments.bpe segments.bank", ""),
+    "fit": ("ir.*", "numpy scipy"),
+    "mutations.*": ("ir.* segments.* fit", "numpy"),
+    "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
+    # the search and its memory
+    "study": ("ir.* candidate", "numpy safetensors"),
+    "search.*": ("ir.* candidate metrics engine mutations.* study", "numpy"),
+    # sources of networks: plain torch modules, and the strings that name one
+    "zoo.*": ("", "torch"),
+    "sources": ("ir.* convert.* zoo.*", "torch"),
+    # everything put together
+    "recipes.*": ("*", "numpy torch"),
+    "report.*": ("ir.* candidate metrics study search.*", "jinja2 numpy"),
+    "__init__": ("*", "torch"),
+    "cli": ("*", "numpy torch typer rich"),
+}
+
+
+def row_of(module: str, layers: dict[str, tuple[str, str]]) -> str | None:
+    """The row that speaks for a module: its own name, or else the ``name.*`` it lies under."""
+    if module in layers:
+        return module
+    parts = module.split(".")
+    return next((row for n in range(len(parts), 0, -1) if (row := ".".join([*parts[:n], "*"])) in layers), None)
+
+
+def covers(pattern: str, module: str) -> bool:
+    """Whether ``pattern`` (a name or ``name.*``) stands for ``module``."""
+    package = pattern.removesuffix(".*")
+    return module == package or (pattern != package and module.startswith(package + "."))
+
+
+def imports(path: Path, module: str, package: Path) -> Iterator[tuple[int, str]]:
+    """Line and full dotted name of everything that a file of ``package`` imports."""
+    is_package = path.name == "__init__.py"
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                here = [package.name] if module == "__init__" else [package.name, *module.split(".")]
+                up = node.level - is_package
+                base = ".".join(here[: len(here) - up] + ([base] if base else []))
+            for alias in node.names:
+                inner = package.parent.joinpath(*base.split("."), alias.name)
+                is_module = inner.with_suffix(".py").is_file() or (inner / "__init__.py").is_file()
+                yield node.lineno, f"{base}.{alias.name}" if is_module else base
+
+
+def violations(package: Path, layers: dict[str, tuple[str, str]]) -> list[str]:
+    """One line for each import that the table does not allow, and for each module that it does not know."""
+    found = []
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        module = ".".join(parts if parts == ("__init__",) or parts[-1] != "__init__" else parts[:-1])
+        place = path.relative_to(package.parent).as_posix()
+        row = row_of(module, layers)
+        if row is None:
+            found.append(f"{place}: no row for {module!r}; add one to LAYERS in tests/test_layers.py")
+            continue
+        inside, outside = (column.split() for column in layers[row])
+        if "*" in inside:
+            inside = list(layers)[: list(layers).index(row)]
+        for line, name in imports(path, module, package):
+            top, _, rest = name.partition(".")
+            if top == package.name:
+                target = rest or "__init__"
+                allowed = any(covers(pattern, target) for pattern in ["errors", row, *inside])
+            else:
+                allowed = top in sys.stdlib_module_names or top in outside
+            if not allowed:
+                may = ", ".join([f"{package.name}.{p}" for p in inside] + outside) or "the standard library only"
+                found.append(f"{place}:{line}: {row} may not import {name} (it may import: {may})")
+    return found
+
+
+def test_every_import_respects_the_layers() -> None:
+    found = violations(PACKAGE, LAYERS)
+    assert not found, "imports against the layer table:\n" + "\n".join(found)
+
+
+def test_rows_name_only_rows_above_them() -> None:
+    above: list[str] = []
+    for row, (inside, _) in LAYERS.items():
+        for pattern in inside.split():
+            known = pattern == "*" or any(covers(pattern, other.removesuffix(".*")) for other in above)
+            assert known, f"{row} names {pattern}, which is not above it"
+        above.append(row)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """A small package ``house`` of two layers, with nothing wrong in it."""
+    package = tmp_path / "house"
+    (package / "ir").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "errors.py").write_text("import os\n")
+    (package / "ir" / "__init__.py").write_text("from .graph import Graph\n")
+    (package / "ir" / "graph.py").write_text("import numpy as np\nfrom house.errors import Oops\n")
+    return package
+
+
+SMALL: dict[str, tuple[str, str]] = {
+    "errors": ("", ""),
+    "ir.graph": ("", "numpy"),
+    "ir": ("ir.graph", ""),
+    "tools.*": ("ir.*", ""),
+    "__init__": ("*", ""),
+}
+
+
+def test_checker_accepts_a_sound_tree(house: Path) -> None:
+    assert violations(house, SMALL) == []
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("import torch", "torch"),
+        ("import torch.nn as nn", "torch.nn"),
+        ("from torch import nn", "torch"),
+        ("def f():\n    import torch", "torch"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch", "torch"),
+        ("from house.ir import Graph", "house.ir"),
+        ("from . import text", "house.ir.text"),
+        ("from .. import Graph", "house"),
+        ("import house", "house"),
+        ("from house import tools", "house.tools"),
+        ("from ..tools import saw", "house.tools.saw"),
+    ],
+)
+def test_checker_names_file_line_and_import(house: Path, statement: str, name: str) -> None:
+    tools = house / "tools"
+    tools.mkdir()
+    (tools / "__init__.py").write_text("")
+    (tools / "saw.py").write_text("from house.ir import Graph\nfrom . import saw\n")
+    (house / "ir" / "text.py").write_text("")
+    (house / "ir" / "graph.py").write_text(statement + "\n")
+    found = violations(house, SMALL | {"ir.text": ("ir.graph", "")})
+    line = statement.count("\n") + 1
+    assert len(found) == 1
+    assert found[0].startswith(f"house/ir/graph.py:{line}: ir.graph may not import {name} (")
+
+
+def test_checker_asks_for_a_row_for_an_unknown_module(house: Path) -> None:
+    (house / "ir" / "helpers.py").write_text("")
+    assert violations(house, SMALL) == [
+        "house/ir/helpers.py: no row for 'ir.helpers'; add one to LAYERS in tests/test_layers.py"
+    ]
