@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from netgraft import zoo
 from netgraft.errors import SourceError
@@ -74,6 +75,28 @@ def test_googlenet_has_the_published_size() -> None:
     net = zoo.build("googlenet", classes=1000)
     channels = sum(m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d))
     assert parameters(net) - channels == 6_998_552
+
+
+# Multiply-adds in millions: they show what sizes cannot, that images shrink where the paper says.
+@pytest.mark.parametrize(
+    ("name", "options", "published"),
+    [
+        ("resnet20", {}, 40.8),
+        ("resnet56", {}, 125.7),
+        ("resnet18", {"classes": 1000}, 1814),
+        ("resnet50", {"classes": 1000}, 4089),
+        ("vgg16", {}, 313),
+        ("mobilenet_v2", {"classes": 1000}, 300),
+        ("shufflenet_v2", {"classes": 1000}, 146),
+        ("squeezenet", {"classes": 1000}, 819),
+        ("googlenet", {"classes": 1000}, 1582),
+    ],
+)
+def test_multiply_adds_are_the_published_ones(name: str, options: dict[str, int], published: float) -> None:
+    net = zoo.build(name, **options).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.randn(1, *zoo.entry(name).input_shape))
+    assert counter.get_total_flops() / 2e6 == pytest.approx(published, rel=0.01)
 
 
 @pytest.mark.parametrize("name", zoo.names())
