@@ -1,0 +1,48 @@
+"""Tasks: the data a network is for, how it is trained on it and how it is judged.
+
+.. code-block:: python
+
+    task = load("digits", input_shape=(1, 8, 8), classes=10)
+    train(module, task, Schedule(epochs=10), seed=0)
+    evaluate(module, task, "test")  # Score(quality=98.3, error=0.68, loss=0.06)
+"""
+
+from __future__ import annotations
+
+from netgraft.tasks.task import (
+    Distillation,
+    Precision,
+    Quality,
+    Schedule,
+    Score,
+    Split,
+    SplitName,
+    Task,
+    Trained,
+    agreement,
+    classification,
+    evaluate,
+    native_bf16,
+    recalibrate,
+    train,
+)
+from netgraft.tasks.vision import load
+
+__all__ = [
+    "Distillation",
+    "Precision",
+    "Quality",
+    "Schedule",
+    "Score",
+    "Split",
+    "SplitName",
+    "Task",
+    "Trained",
+    "agreement",
+    "classification",
+    "evaluate",
+    "load",
+    "native_bf16",
+    "recalibrate",
+    "train",
+]

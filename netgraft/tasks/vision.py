@@ -1,0 +1,254 @@
+"""Image classification tasks: `load` turns data into three splits in memory, checked against the network.
+
+Images are decoded once, to uint8 in the network's channels and size; crops, flips and normalisation happen batch by
+batch during training. Nothing is cached on disk.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from netgraft.errors import DataError, NetgraftError, OptionError
+from netgraft.tasks.images import KINDS, Collection, decode, find
+from netgraft.tasks.task import Split, Task, classification
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """uint8 images [N, C, H, W] -> float32 with mean 0 and deviation 1 in each channel; `mean` and `std` in 0..255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return torch.sub(images, mean).div_(std)
+
+
+@dataclass(frozen=True)
+class CropAndFlip:
+    """A random crop of each image [N, C, H, W] after black padding; half of them mirrored left to right if `flip`."""
+
+    padding: int
+    flip: bool
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        count, _, height, width = images.shape
+        padded = F.pad(images, (self.padding,) * 4)
+        crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # [N, C, top, left, H, W], a view: nothing is copied
+        top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
+        images = crops[torch.arange(count), :, top, left]
+        if self.flip:
+            mirrored = torch.rand(count, generator=generator) < 0.5
+            images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        return images
+
+
+def load(
+    spec: str | os.PathLike[str],
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    seed: int = 0,
+    subset: int | None = None,
+) -> Task:
+    """A classification task for a network that takes `input_shape` (C, H, W) and gives `classes` outputs.
+
+    `spec` is one of
+
+    - `digits`: scikit-learn's 1,797 handwritten digits;
+    - a parquet file, two of them as `TRAIN.parquet,TEST.parquet`, or a folder that holds train.parquet and perhaps
+      validation.parquet and test.parquet (or their shards, train-*.parquet), in the Hugging Face image layout: a column
+      `image` (encoded bytes, or a struct with a field `bytes`) and an integer column `label`;
+    - a folder with one folder of images a class, perhaps below train/, val/ and test/;
+    - `FILE.py:NAME`: a `Task`, a tuple (train, validation, test) of (inputs, targets), or a function of no arguments
+      that returns one of these. Inputs are uint8 images, treated like all others, or floats, taken as they are. A
+      `Task` is only checked for the shape of its inputs. The file is run, as `python FILE.py` would.
+
+    Images are converted to the network's channels and size. The validation split is taken out of the training data,
+    and so is the test split where none is given: a fifth of it each, at most 5,000 examples, all classes in their
+    shares, drawn by `seed`. `subset` is the number of examples taken from the training data before anything is split
+    off; a test set that was given stays whole. What was done stands in the task's `notes`.
+
+    Raises `DataError` for data that cannot be read or does not fit the network.
+    """
+    name = os.fspath(spec)
+    if subset is not None and subset < 1:
+        raise OptionError(f"subset must be at least 1, not {subset}")
+    if not name.rpartition(":")[0].endswith(".py"):
+        return _from_images(name, find(name), input_shape, classes, seed, subset)
+    if subset is not None:
+        raise OptionError(f"subset cannot be used with {name}: let it return fewer examples")
+    return _from_python(name, input_shape, classes)
+
+
+def _from_images(
+    name: str, found: Collection, input_shape: tuple[int, ...], classes: int, seed: int, subset: int | None
+) -> Task:
+    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
+        raise DataError(
+            f"{name} holds images of 1 or 3 channels, the network takes inputs of shape {input_shape}; "
+            "FILE.py:NAME can give tensors of any shape"
+        )
+    train, validation, test = found.train, found.validation, found.test
+    notes = []
+    rows = _spread(train.labels, np.random.default_rng(seed))[:subset]
+    share = min(len(rows) // 5, 5000)
+    if test is None:
+        test, rows = train.take(rows[:share]), rows[share:]
+        notes.append(f"The test split is {share:,} examples taken out of the training data.")
+    if validation is None:
+        validation, rows = train.take(rows[:share]), rows[share:]
+        notes.append(f"The validation split is {share:,} examples taken out of the training data.")
+    train = train.take(rows)
+    for split, images in (("train", train), ("validation", validation), ("test", test)):
+        _check_labels(f"{name} ({split})", images.labels, classes)
+    channels, height, width = input_shape
+    decoded = [decode(images, (channels, height, width)) for images in (train, validation, test)]
+    resized = sum(count for _, count in decoded)
+    if resized:
+        notes.append(f"{resized:,} images were resized to {height} x {width}, whatever their aspect ratio.")
+    splits = [
+        Split(pixels, torch.from_numpy(images.labels))
+        for (pixels, _), images in zip(decoded, (train, validation, test), strict=True)
+    ]
+    return _task(name, splits, classes, found.classes, found.mirrored, notes)
+
+
+def _from_python(name: str, input_shape: tuple[int, ...], classes: int) -> Task:
+    value = _run(name)
+    task = value if isinstance(value, Task) else _task(name, _from_tensors(name, value, classes), classes)
+    for split in (task.train, task.validation, task.test):
+        if tuple(split.inputs.shape[1:]) != tuple(input_shape):
+            raise DataError(
+                f"{name} gives inputs of shape {tuple(split.inputs.shape[1:])}, the network takes {tuple(input_shape)}"
+            )
+    return task
+
+
+def _from_tensors(name: str, value: Any, classes: int) -> list[Split]:
+    try:
+        pairs = [(torch.as_tensor(inputs), torch.as_tensor(targets)) for inputs, targets in value]
+    except (TypeError, ValueError, RuntimeError):
+        pairs = []
+    if len(pairs) != 3:
+        raise DataError(
+            f"{name} gives {type(value).__name__} that is neither a Task nor (train, validation, test), "
+            "each a pair (inputs, targets) of tensors"
+        )
+    for split, (_, targets) in zip(("train", "validation", "test"), pairs, strict=True):
+        if targets.ndim != 1 or targets.is_floating_point():
+            raise DataError(
+                f"{name} ({split}): targets are {targets.dtype} of shape {tuple(targets.shape)} instead of one class "
+                "number an example; give a Task with a loss and a quality of its own for anything but classification"
+            )
+        _check_labels(f"{name} ({split})", targets.numpy(), classes)
+    return [Split(inputs, targets.long()) for inputs, targets in pairs]
+
+
+def _task(
+    name: str,
+    splits: Sequence[Split],
+    classes: int,
+    names: tuple[str, ...] = (),
+    mirrored: bool = True,
+    notes: Sequence[str] = (),
+) -> Task:
+    """Splits with class numbers as a task: uint8 images are normalised and augmented, other inputs taken as floats."""
+    train, validation, test = splits
+    seen = int(max(split.targets.max() for split in splits)) + 1
+    if seen < classes:
+        notes = [
+            *notes,
+            f"The data has {seen} classes, the network gives {classes} outputs: the others are never right.",
+        ]
+    if train.inputs.dtype != torch.uint8 or train.inputs.ndim != 4:
+        return classification(name, train, validation, test, prepare=Tensor.float, classes=names, notes=tuple(notes))
+    prepare = _normalise(train.inputs)
+    augment = CropAndFlip(padding=max(1, train.inputs.shape[2] // 8), flip=mirrored)
+    mean, std = (", ".join(f"{value / 255:.4f}" for value in values) for values in (prepare.mean, prepare.std))
+    notes = [
+        *notes,
+        f"Inputs are pixels from 0 to 1, less the mean {mean}, divided by {std}.",
+        f"Training images are cropped at random after padding by {augment.padding}{' and mirrored' * mirrored}.",
+    ]
+    return classification(
+        name, train, validation, test, prepare=prepare, augment=augment, classes=names, notes=tuple(notes)
+    )
+
+
+def _check_labels(place: str, labels: npt.NDArray[np.int64], classes: int) -> None:
+    if not len(labels):
+        raise DataError(f"{place}: the split is empty; give more images")
+    if labels.min() < 0:
+        raise DataError(f"{place}: classes are counted from 0, but one label is {labels.min()}")
+    if labels.max() >= classes:
+        raise DataError(
+            f"{place}: the data has {labels.max() + 1} classes, the network gives {classes} outputs; "
+            f"give its last layer {labels.max() + 1} outputs, or leave examples of the other classes out"
+        )
+
+
+def _spread(labels: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A random order of the rows in which every stretch holds the classes in about their shares of the whole."""
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        position[rows] = (np.arange(len(rows)) + rng.random(len(rows))) / len(rows)
+    return np.argsort(position)
+
+
+def _normalise(images: Tensor) -> Normalise:
+    """The normalisation of uint8 images by their own statistics, exact: counted from the 256 values in each channel."""
+    values = torch.arange(256, dtype=torch.float64)
+    means, stds = [], []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = (share * values).sum()
+        means.append(mean.item())
+        stds.append((share * (values - mean) ** 2).sum().sqrt().item() or 1.0)  # a channel may be constant
+    return Normalise(tuple(means), tuple(stds))
+
+
+def _run(spec: str) -> Any:
+    """The object that `FILE.py:NAME` names, called if it is a function; what the file raises becomes a `DataError`."""
+    place, _, name = spec.rpartition(":")
+    path = Path(place).resolve()
+    if not path.is_file():
+        raise DataError(f"{place} does not exist; data is {KINDS}")
+    module_name = f"netgraft_task_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
+    assert module_spec is not None and module_spec.loader is not None  # a file that ends in .py has a loader
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_name] = module  # where dataclasses and pickle look up what the file defines
+    sys.path.insert(0, str(path.parent))
+    try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, name):
+            known = [key for key in vars(module) if not key.startswith("_")]
+            raise DataError(f"{place} has no '{name}'; it has {', '.join(known) or 'nothing'}")
+        value = getattr(module, name)
+        return value() if callable(value) else value
+    except NetgraftError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        if isinstance(error, SyntaxError) and error.filename == str(path):
+            lines.append(error.lineno)
+        line = f", line {lines[-1]}" if lines else ""
+        raise DataError(f"{place}{line}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
