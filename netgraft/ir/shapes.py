@@ -1,0 +1,320 @@
+"""Shape rules: from input types and attributes to output types.
+
+Every rule takes ``(inputs, attrs)`` and returns the output types, or raises :class:`~netgraft.errors.ShapeError` with both
+shapes in its message (the caller adds the node's id). Images are N, C, H, W; windows are (height, width) pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import floor, prod
+from typing import Any
+
+from netgraft.errors import ShapeError
+
+from .types import Batch, Dim, TensorType
+
+Inputs = Sequence[TensorType]
+Attrs = Mapping[str, Any]
+Outputs = tuple[TensorType, ...]
+
+
+def _image(x: TensorType, what: str) -> tuple[Dim, int, int, int]:
+    if x.rank != 4 or any(isinstance(d, Batch) for d in x.shape[1:]):
+        raise ShapeError(f"{what} needs an image tensor [N,C,H,W], got {x}")
+    n, c, h, w = x.shape
+    return n, _fixed(c, x), _fixed(h, x), _fixed(w, x)
+
+
+def _fixed(d: Dim, x: TensorType) -> int:
+    if isinstance(d, Batch):
+        raise ShapeError(f"a fixed size is needed where {x} has the batch")
+    return d
+
+
+def axis(dim: int, rank: int) -> int:
+    """The axis ``dim`` counted from the front."""
+    if not -rank <= dim < rank:
+        raise ShapeError(f"dimension {dim} does not exist in a tensor of rank {rank}")
+    return dim % rank
+
+
+def window(size: int, kernel: int, stride: int, padding: int, dilation: int = 1, ceil_mode: bool = False) -> int:
+    """Output size of a sliding window, as PyTorch counts it (with its rule for ``ceil_mode``)."""
+    span = size + 2 * padding - dilation * (kernel - 1) - 1
+    if span < 0:
+        raise ShapeError(f"a window of {dilation * (kernel - 1) + 1} does not fit into {size} with padding {padding}")
+    if not ceil_mode:
+        return span // stride + 1
+    out = -(-span // stride) + 1
+    # The last window must start inside the input or its left padding.
+    return out - 1 if (out - 1) * stride >= size + padding else out
+
+
+def same(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Shape-keeping operations of one input."""
+    return (inputs[0],)
+
+
+def conv2d(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,W] -> [N,out_channels,H',W']."""
+    x = inputs[0]
+    n, c, h, w = _image(x, "conv2d")
+    groups, out = attrs["groups"], attrs["out_channels"]
+    if c % groups or out % groups:
+        raise ShapeError(f"conv2d: {c} channels in and {out} out cannot be split into {groups} groups")
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = attrs["kernel"], attrs["stride"], attrs["padding"], attrs["dilation"]
+    return (x.with_shape((n, out, window(h, kh, sh, ph, dh), window(w, kw, sw, pw, dw))),)
+
+
+def conv_transpose2d(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,W] -> [N,out_channels,H',W'], H' = (H-1)s - 2p + d(k-1) + output_padding + 1."""
+    x = inputs[0]
+    n, c, h, w = _image(x, "conv_transpose2d")
+    groups, out = attrs["groups"], attrs["out_channels"]
+    if c % groups or out % groups:
+        raise ShapeError(f"conv_transpose2d: {c} channels in and {out} out cannot be split into {groups} groups")
+
+    def size(i: int, along: int) -> int:
+        k, s, p, d, extra = (attrs[a][along] for a in ("kernel", "stride", "padding", "dilation", "output_padding"))
+        return int((i - 1) * s - 2 * p + d * (k - 1) + extra + 1)
+
+    height, width = size(h, 0), size(w, 1)
+    if height < 1 or width < 1:
+        raise ShapeError(f"conv_transpose2d: {x} would become {height}x{width}")
+    return (x.with_shape((n, out, height, width)),)
+
+
+def linear(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[..., in] -> [..., out_features]."""
+    x = inputs[0]
+    if x.rank < 1:
+        raise ShapeError(f"linear needs at least one dimension, got {x}")
+    _fixed(x.shape[-1], x)
+    return (x.with_shape((*x.shape[:-1], attrs["out_features"])),)
+
+
+def channels(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Per-channel normalisation: [N,C,...] unchanged."""
+    x = inputs[0]
+    if x.rank < 2:
+        raise ShapeError(f"a per-channel operation needs [N,C,...], got {x}")
+    c = _fixed(x.shape[1], x)
+    if c % attrs.get("groups", 1):
+        raise ShapeError(f"group_norm: {c} channels cannot be split into {attrs['groups']} groups")
+    return (x,)
+
+
+def trailing(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Normalisation over trailing dimensions ``shape``."""
+    x = inputs[0]
+    tail = attrs["shape"]
+    if x.shape[x.rank - len(tail) :] != tail:
+        raise ShapeError(f"layer_norm over {tail} does not fit {x}")
+    return (x,)
+
+
+def broadcast(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Elementwise operations of two or more inputs under the usual broadcasting."""
+    rank = max(x.rank for x in inputs)
+    result: list[Dim] = []
+    for i in range(rank):
+        size: Dim = 1
+        for x in inputs:
+            j = i - (rank - x.rank)
+            d = x.shape[j] if j >= 0 else 1
+            if d == 1 or d == size:
+                continue
+            if size != 1:
+                raise ShapeError(f"shapes do not broadcast: {' and '.join(map(str, inputs))}")
+            size = d
+        result.append(size)
+    return (inputs[0].with_shape(tuple(result)),)
+
+
+def concat(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Joins along ``dim``; all other dimensions equal."""
+    first = inputs[0]
+    d = axis(attrs["dim"], first.rank)
+    rests = {(*x.shape[:d], *x.shape[d + 1 :]) for x in inputs if x.rank == first.rank}
+    if len(rests) != 1 or any(x.rank != first.rank for x in inputs):
+        raise ShapeError(f"concat along {d}: {', '.join(map(str, inputs))} differ elsewhere")
+    sizes = [x.shape[d] for x in inputs]
+    total: Dim
+    if all(isinstance(s, Batch) for s in sizes):
+        total = Batch(sum(s.times for s in sizes if isinstance(s, Batch)))
+    else:
+        total = sum(_fixed(s, x) for s, x in zip(sizes, inputs, strict=True))
+    return (first.with_shape((*first.shape[:d], total, *first.shape[d + 1 :])),)
+
+
+def split(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Cuts along ``dim`` into pieces of ``sizes``; one output a piece."""
+    x = inputs[0]
+    d = axis(attrs["dim"], x.rank)
+    if sum(attrs["sizes"]) != x.shape[d]:
+        raise ShapeError(f"split sizes {attrs['sizes']} do not add up to dimension {d} of {x}")
+    return tuple(x.with_shape((*x.shape[:d], s, *x.shape[d + 1 :])) for s in attrs["sizes"])
+
+
+def slice_(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Elements start, start+step, ... below stop along ``dim``; bounds counted from the front."""
+    x = inputs[0]
+    d = axis(attrs["dim"], x.rank)
+    size = _fixed(x.shape[d], x)
+    start, stop, step = attrs["start"], attrs["stop"], attrs["step"]
+    if not (0 <= start < stop <= size and step > 0):
+        raise ShapeError(f"slice {start}:{stop}:{step} along {d} does not lie within {x}")
+    return (x.with_shape((*x.shape[:d], -(-(stop - start) // step), *x.shape[d + 1 :])),)
+
+
+def pool2d(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,W] -> [N,C,H',W']."""
+    x = inputs[0]
+    n, c, h, w = _image(x, "pooling")
+    (kh, kw), (sh, sw), (ph, pw) = attrs["kernel"], attrs["stride"], attrs["padding"]
+    dh, dw = attrs.get("dilation", (1, 1))
+    if 2 * ph > kh or 2 * pw > kw:
+        raise ShapeError(f"pooling: padding {(ph, pw)} is more than half of the kernel {(kh, kw)}")
+    up = attrs["ceil_mode"]
+    return (x.with_shape((n, c, window(h, kh, sh, ph, dh, up), window(w, kw, sw, pw, dw, up))),)
+
+
+def adaptive_pool2d(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,W] -> [N,C,*size]."""
+    n, c, _, _ = _image(inputs[0], "adaptive pooling")
+    return (inputs[0].with_shape((n, c, *attrs["size"])),)
+
+
+def reduce(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Reduction over ``dims``, kept as size 1 under ``keepdim``."""
+    x = inputs[0]
+    dims = {axis(d, x.rank) for d in attrs["dims"]}
+    shape = tuple(1 if i in dims else d for i, d in enumerate(x.shape) if attrs["keepdim"] or i not in dims)
+    return (x.with_shape(shape),)
+
+
+def flatten(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Dimensions ``start`` .. ``end`` (inclusive) become one."""
+    x = inputs[0]
+    start, end = axis(attrs["start"], x.rank), axis(attrs["end"], x.rank)
+    if end < start:
+        raise ShapeError(f"flatten from {start} to {end} of {x}")
+    return (x.with_shape((*x.shape[:start], _product(x.shape[start : end + 1]), *x.shape[end + 1 :])),)
+
+
+def _product(shape: Sequence[Dim]) -> Dim:
+    batches = [d for d in shape if isinstance(d, Batch)]
+    if len(batches) > 1:
+        raise ShapeError(f"two dimensions of {tuple(map(str, shape))} hold the batch")
+    count = prod(d.times if isinstance(d, Batch) else d for d in shape)
+    return Batch(count) if batches else count
+
+
+def reshape(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """To ``shape``, in which one entry may be -1."""
+    x = inputs[0]
+    target = tuple(attrs["shape"])
+    known = [d for d in target if d != -1]
+    have, want = _product(x.shape), _product(known)
+    if len(known) == len(target):
+        if have != want:
+            raise ShapeError(f"cannot reshape {x} to {tuple(map(str, target))}")
+        return (x.with_shape(target),)
+    a, b = (d.times if isinstance(d, Batch) else d for d in (have, want))
+    if len(target) - len(known) > 1 or b == 0 or a % b or (isinstance(want, Batch) and not isinstance(have, Batch)):
+        raise ShapeError(f"cannot reshape {x} to {tuple(map(str, target))}")
+    rest: Dim = Batch(a // b) if isinstance(have, Batch) and not isinstance(want, Batch) else a // b
+    return (x.with_shape(tuple(rest if d == -1 else d for d in target)),)
+
+
+def permute(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Dimensions in the order ``dims``."""
+    x = inputs[0]
+    dims = tuple(axis(d, x.rank) for d in attrs["dims"])
+    if sorted(dims) != list(range(x.rank)):
+        raise ShapeError(f"permute {dims} is no order of the dimensions of {x}")
+    return (x.with_shape(tuple(x.shape[d] for d in dims)),)
+
+
+def expand(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Broadcast to ``shape``."""
+    x, shape = inputs[0], tuple(attrs["shape"])
+    lead = len(shape) - x.rank
+    if lead < 0 or any(d != 1 and d != s for d, s in zip(x.shape, shape[lead:], strict=True)):
+        raise ShapeError(f"cannot expand {x} to {tuple(map(str, shape))}")
+    return (x.with_shape(shape),)
+
+
+def interpolate(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,W] -> ``size``, or H, W times ``scale`` rounded down."""
+    x = inputs[0]
+    n, c, h, w = _image(x, "interpolate")
+    if (attrs["size"] is None) == (attrs["scale"] is None):
+        raise ShapeError("interpolate needs exactly one of size and scale")
+    size = attrs["size"] or tuple(floor(s * f) for s, f in zip((h, w), attrs["scale"], strict=True))
+    if min(size) < 1:
+        raise ShapeError(f"interpolate: {x} would become {size}")
+    return (x.with_shape((n, c, *size)),)
+
+
+def pixel_shuffle(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,W] -> [N,C/r^2,rH,rW]."""
+    n, c, h, w = _image(inputs[0], "pixel_shuffle")
+    r = attrs["factor"]
+    if c % (r * r):
+        raise ShapeError(f"pixel_shuffle by {r}: {c} channels are no multiple of {r * r}")
+    return (inputs[0].with_shape((n, c // (r * r), h * r, w * r)),)
+
+
+def pixel_unshuffle(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,W] -> [N,C*r^2,H/r,W/r]."""
+    n, c, h, w = _image(inputs[0], "pixel_unshuffle")
+    r = attrs["factor"]
+    if h % r or w % r:
+        raise ShapeError(f"pixel_unshuffle by {r}: {h}x{w} is no multiple")
+    return (inputs[0].with_shape((n, c * r * r, h // r, w // r)),)
+
+
+def pad(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """``pads`` as PyTorch has them: (before, after) pairs from the last dimension backwards."""
+    x = inputs[0]
+    pads = attrs["pads"]
+    shape = list(x.shape)
+    if len(pads) % 2 or len(pads) > 2 * x.rank:
+        raise ShapeError(f"pad: {pads} does not fit {x}")
+    for i in range(len(pads) // 2):
+        before, after = pads[2 * i], pads[2 * i + 1]
+        if before or after:
+            size = _fixed(shape[-1 - i], x) + before + after
+            if size < 1:
+                raise ShapeError(f"pad: {pads} leaves nothing of {x}")
+            shape[-1 - i] = size
+    return (x.with_shape(tuple(shape)),)
+
+
+def matmul(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[..., m, k] x [..., k, n] -> [..., m, n]; leading dimensions broadcast."""
+    a, b = inputs
+    if a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
+        raise ShapeError(f"matmul: {a} and {b} do not fit")
+    lead = broadcast((a.with_shape(a.shape[:-2]), b.with_shape(b.shape[:-2])), {})[0].shape
+    return (a.with_shape((*lead, a.shape[-2], b.shape[-1])),)
+
+
+def attention(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """Query [..., L, E], key [..., S, E], value [..., S, V] (, mask [..., L, S]) -> [..., L, V]."""
+    q, k, v = inputs[:3]
+    if min(q.rank, k.rank, v.rank) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise ShapeError(f"attention: query {q}, key {k} and value {v} do not fit")
+    return (q.with_shape((*q.shape[:-1], v.shape[-1])),)
+
+
+def constant(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """A stored tensor of type ``type``."""
+    return (attrs["type"],)
+
+
+def declared(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """A frozen node says itself what it returns (``types``)."""
+    return tuple(attrs["types"])
