@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 SHARED_DATA = Path(os.environ.get("NETGRAFT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 # Test workers share the cores already; processes started by a test inherit the variable.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+# The same examples on every run, and no verdict that depends on how busy the machine is.
+settings.register_profile("netgraft", derandomize=True, deadline=None)
+settings.load_profile("netgraft")
 
 
 @pytest.fixture(autouse=True)
