@@ -81,7 +81,7 @@ def covers(pattern: str, module: str) -> bool:
 def imports(path: Path, module: str, package: Path) -> Iterator[tuple[int, str]]:
     """Line and full dotted name of everything that a file of ``package`` imports."""
     is_package = path.name == "__init__.py"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
