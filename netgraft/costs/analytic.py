@@ -1,0 +1,244 @@
+"""What a graph costs by counting alone: FLOPs, parameters, activation memory, and a cheap estimate of its latency.
+
+Everything is for batch 1 in eval mode, deterministic, and measures nothing. A frozen node is opaque: it counts with the
+bytes that it reads and writes and with no FLOPs; :func:`unknown` lists such nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from netgraft.ir import Graph, Node, Value
+
+
+def flops(graph: Graph) -> int:
+    """Floating-point operations: two per multiply-accumulate of convolutions, linear layers, matrix products and
+    attention, nothing for the rest, as ``torch.utils.flop_counter`` counts them.
+    """
+    return sum(flops_by_node(graph).values())
+
+
+def flops_by_node(graph: Graph) -> dict[str, int]:
+    """The FLOPs of every node by its id, in graph order; their sum is :func:`flops`."""
+    return {node.id: 2 * _macs(graph, node) for node in graph}
+
+
+def parameters(graph: Graph) -> int:
+    """Number of trainable scalars; a tensor that several nodes share counts once."""
+    return sum(type_.numel() for key, type_ in graph.weight_types.items() if key in graph.trainable)
+
+
+def unknown(graph: Graph) -> tuple[str, ...]:
+    """Ids of the nodes whose computation nothing here can count."""
+    return tuple(node.id for node in graph if node.op == "frozen")
+
+
+def _macs(graph: Graph, node: Node) -> int:
+    if node.op not in ("conv2d", "conv_transpose2d", "linear", "matmul", "attention"):
+        return 0
+    given = graph.input_types(node)
+    x, out = given[0], graph.output_types(node)[0]
+    groups: int = node.attrs.get("groups", 1)
+    match node.op:
+        case "conv2d":
+            return out.numel() * x.concrete()[1] // groups * _taps(node)
+        case "conv_transpose2d":
+            return x.numel() * out.concrete()[1] // groups * _taps(node)
+        case "linear" | "matmul":
+            return out.numel() * x.concrete()[-1]
+        case _:  # attention: query times key, then the scores times value
+            keys = given[1].concrete()[-2]
+            return x.numel() * keys + out.numel() * keys
+
+
+def _taps(node: Node) -> int:
+    """Number of positions in the window of a convolution or pooling."""
+    height, width = node.attrs["kernel"]
+    return int(height * width)
+
+
+# What returns its input's own memory at inference.
+_VIEWS: Final = frozenset({"identity", "dropout", "dropout2d", "flatten", "reshape"})
+
+
+def activation_memory(graph: Graph) -> int:
+    """Peak bytes of activations when the nodes run in graph order and each tensor is freed after its last use.
+
+    Inputs and outputs of the graph count, stored tensors (weights and constants) do not. Nothing runs in place.
+    """
+    owner: dict[Value, Value] = {}
+    bytes_: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for given in graph.inputs:
+        owner[Value(given.id)] = Value(given.id)
+        bytes_[Value(given.id)] = _bytes(graph, Value(given.id))
+        last[Value(given.id)] = -1
+    for step, node in enumerate(graph):
+        for value in node.inputs:
+            last[owner[value]] = step
+        for value in _outputs(graph, node):
+            owner[value] = owner[node.inputs[0]] if node.op in _VIEWS else value
+            if owner[value] == value:
+                bytes_[value] = 0 if node.op == "constant" else _bytes(graph, value)
+                last[value] = step
+    for value in graph.outputs:
+        last[owner[value]] = len(graph)
+
+    live = peak = sum(bytes_[Value(given.id)] for given in graph.inputs)
+    ending: dict[int, int] = {}
+    for value, step in last.items():
+        ending[step] = ending.get(step, 0) + bytes_[value]
+    live -= ending.get(-1, 0)
+    for step, node in enumerate(graph):
+        live += sum(bytes_[value] for value in _outputs(graph, node) if owner[value] == value)
+        peak = max(peak, live)
+        live -= ending.get(step, 0)
+    return peak
+
+
+def _outputs(graph: Graph, node: Node) -> list[Value]:
+    return [node.value(i) for i in range(len(graph.output_types(node)))]
+
+
+def _bytes(graph: Graph, value: Value) -> int:
+    return graph.types[value].numel() * graph.types[value].dtype.bytes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast one thread of a processor runs the kernels of an inference engine: the constants of the estimate.
+
+    The defaults are a fit to onnxruntime 1.31 on a server processor with AVX-512 by ``benchmarks/latency_estimate.py``,
+    over single layers of many sizes. Other processors of the kind differ by a factor that ratios do not see.
+    """
+
+    run: float = 5.0
+    """Microseconds for each call, whatever the network."""
+    kernel: float = 0.5
+    """Microseconds for each kernel started."""
+    bandwidth: float = 30.0
+    """Gigabytes per second read and written."""
+    dense: float = 206.0
+    """GFLOP/s of a convolution in the blocked layout, with many filters and a large map."""
+    blocks: float = 0.67
+    """Blocks of filters (up to four are computed at once) at which such a convolution reaches half of ``dense``."""
+    border: float = 1.1
+    """Columns by which each row of a map seems longer for each column that a window reaches over its edge."""
+    depthwise: float = 123.0
+    """GFLOP/s of a depthwise convolution."""
+    plain: float = 180.0
+    """GFLOP/s of a convolution that does not fit the blocked layout: unrolled into columns and multiplied."""
+    plain_filters: float = 30.0
+    """Filters per group at which such a convolution reaches half of ``plain``."""
+    gemm: float = 100.0
+    """GFLOP/s of a matrix product."""
+    exponential: float = 1.0
+    """Nanoseconds per element of what is computed by an exponential (sigmoid, softmax, GELU, ...)."""
+    window: float = 0.3
+    """Nanoseconds per element that a pooling window looks at."""
+    block: int = 16
+    """Channels in a block of the blocked layout."""
+
+    def padded(self, channels: int) -> int:
+        """Channels that are computed where ``channels`` are needed."""
+        return -(-channels // self.block) * self.block
+
+
+CALIBRATED: Final = Machine()
+
+# Activations and operations that onnxruntime computes inside the convolution before them.
+_FUSED: Final = frozenset({"batch_norm", "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "hardsigmoid", "clamp"})
+_EXPONENTIAL: Final = frozenset(
+    {"sigmoid", "tanh", "gelu", "silu", "mish", "elu", "softplus", "exp", "pow", "softmax", "log_softmax"}
+)
+_POOLS: Final = frozenset({"max_pool2d", "avg_pool2d"})
+
+
+def latency_estimate(graph: Graph, machine: Machine = CALIBRATED) -> float:
+    """Milliseconds that onnxruntime needs on one thread, roughly: for ranking networks and for ratios between them.
+
+    A roofline (Williams, Waterman, Patterson, CACM 2009) for each fused kernel: the longer of computing, at a rate that
+    depends on the kind of operation, its channels and its map size, and of moving bytes; plus a fixed start.
+    """
+    return sum(latency_by_kernel(graph, machine).values(), machine.run / 1e3)
+
+
+def latency_by_kernel(graph: Graph, machine: Machine = CALIBRATED) -> dict[str, float]:
+    """Estimated milliseconds of every fused kernel, by the id of its first node."""
+    return {group[0].id: _kernel_time(graph, group, machine) for group in _kernels(graph)}
+
+
+def _kernels(graph: Graph) -> Iterator[tuple[Node, ...]]:
+    """Nodes that run as one kernel: a convolution with the batch norm, addition and activation that follow it."""
+    taken: set[str] = set()
+    for node in graph:
+        if node.id in taken or node.op in _VIEWS or node.op == "constant":
+            continue
+        group = [node]
+        if node.op in ("conv2d", "conv_transpose2d"):
+            while (follower := _follower(graph, group)) is not None and follower.id not in taken:
+                group.append(follower)
+        taken.update(member.id for member in group)
+        yield tuple(group)
+
+
+def _follower(graph: Graph, group: list[Node]) -> Node | None:
+    """The node that joins a convolution's kernel next, if any."""
+    value = group[-1].value()
+    users = graph.users.get(value, ())
+    if len(users) != 1 or value in graph.outputs or group[-1].op in _FUSED - {"batch_norm"}:
+        return None
+    user = users[0]
+    if user.op == "batch_norm":
+        return user if len(group) == 1 else None
+    if user.op == "add":
+        same = all(graph.types[v] == graph.types[value] for v in user.inputs)
+        return user if same and all(member.op != "add" for member in group) else None
+    return user if user.op in _FUSED else None
+
+
+def _kernel_time(graph: Graph, group: tuple[Node, ...], machine: Machine) -> float:
+    inside = {node.id for node in group}
+    read = {value for node in group for value in node.inputs if value.node not in inside}
+    moved = sum(_bytes(graph, value) for value in read) + sum(_bytes(graph, v) for v in _outputs(graph, group[-1]))
+    moved += sum(
+        graph.weight_types[key].numel() * graph.weight_types[key].dtype.bytes for key in group[0].weights.values()
+    )
+    computing = _computing(graph, group[0], machine)
+    return machine.kernel / 1e3 + max(computing, moved / machine.bandwidth / 1e6)
+
+
+def _computing(graph: Graph, node: Node, machine: Machine) -> float:
+    """Milliseconds of arithmetic."""
+    if node.op in _EXPONENTIAL:
+        return graph.output_types(node)[0].numel() * machine.exponential / 1e6
+    if node.op in _POOLS:
+        return graph.output_types(node)[0].numel() * _taps(node) * machine.window / 1e6
+    if node.op == "conv2d":
+        return _convolving(graph, node, machine)
+    return 2 * _macs(graph, node) / machine.gemm / 1e6
+
+
+def _convolving(graph: Graph, node: Node, machine: Machine) -> float:
+    _, channels, _, _ = graph.input_types(node)[0].concrete()
+    _, filters, height, width = graph.output_types(node)[0].concrete()
+    groups: int = node.attrs["groups"]
+    reach: int = node.attrs["kernel"][1] // 2
+    # Columns at the edges are computed one by one, those between them several at once.
+    steps = 2 * height * (width + machine.border * reach) * _taps(node) / 1e6
+    per_group, filters_per_group = channels // groups, filters // groups
+    if per_group == filters_per_group == 1:
+        return steps * machine.padded(channels) / machine.depthwise
+    if groups == 1:
+        blocked = channels < machine.block or channels % 4 == 0
+    else:
+        blocked = per_group % machine.block == 0 and filters_per_group % machine.block == 0
+    if not blocked:
+        rate = machine.plain * filters_per_group / (filters_per_group + machine.plain_filters)
+        return 2 * height * width * _taps(node) * filters * per_group / rate / 1e6
+    at_once = min(machine.padded(filters_per_group) // machine.block, 4)
+    rate = machine.dense * at_once / (at_once + machine.blocks)
+    inner = channels if channels < machine.block else machine.padded(per_group)
+    return steps * groups * machine.padded(filters_per_group) * inner / rate
