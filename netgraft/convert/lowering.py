@@ -1,0 +1,467 @@
+"""The one table from ops to torch, for everything that writes a network out.
+
+A node becomes a :class:`Layer` (a ``torch.nn`` class with constructor arguments) where it has weights of its own, and
+always an expression: a :class:`Call` of a torch function whose arguments may hold further expressions. Expressions are
+data, so that one writer can run them (:mod:`netgraft.convert.to_torch`) and another print them
+(:mod:`netgraft.convert.source`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from netgraft.errors import ConversionError
+from netgraft.ir import Batch, DType, Graph, Node, TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """The node's ``index``-th input."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """The node's weight in ``role``."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSize:
+    """``times`` the batch size."""
+
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Whether the network is in training mode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """``target(*args, **kwargs)``.
+
+    ``target`` is a name under ``torch``, ``F`` (torch.nn.functional) or ``torch.ops``; ``.name`` is a method of the
+    first argument, ``[]`` indexing, one of ``+ - * / **`` an operator, and a bare name one of :data:`HELPERS`. Arguments
+    are plain data, :class:`netgraft.ir.DType` included, in which expressions may stand anywhere.
+    """
+
+    target: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+Expression = Operand | Weight | BatchSize | Training | Call
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """``nn.{cls}(*args, **kwargs)``; its parameters and buffers are called like the op's weight roles."""
+
+    cls: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def batch_norm(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    count: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    """Batch normalisation of tensors that live elsewhere: F.batch_norm that counts batches, as nn.BatchNorm2d does."""
+    if training:
+        count.add_(1)
+        if momentum is None:
+            momentum = 1 / float(count)
+    return F.batch_norm(x, mean, var, weight, bias, training, momentum or 0.0, eps)
+
+
+HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm}
+"""Functions that torch does not have; they use ``torch``, ``Tensor`` and ``F`` only, so that they can be printed."""
+
+OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "**": operator.pow,
+    "[]": operator.getitem,
+}
+
+DTYPES: Final[Mapping[DType, torch.dtype]] = {
+    DType.F64: torch.float64,
+    DType.F32: torch.float32,
+    DType.F16: torch.float16,
+    DType.BF16: torch.bfloat16,
+    DType.I64: torch.int64,
+    DType.I32: torch.int32,
+    DType.I16: torch.int16,
+    DType.I8: torch.int8,
+    DType.U8: torch.uint8,
+    DType.BOOL: torch.bool,
+}
+
+X: Final = Operand(0)
+
+
+@cache
+def function(target: str) -> Callable[..., Any]:
+    """The function behind a :class:`Call`'s target; ConversionError if torch has none."""
+    if target in OPERATORS:
+        return OPERATORS[target]
+    if target in HELPERS:
+        return HELPERS[target]
+    if target.startswith("torch.ops."):
+        return _operation(target)
+    root, _, name = target.rpartition(".")
+    found: Callable[..., Any] = getattr({"torch": torch, "F": F, "": Tensor}[root], name)
+    return found
+
+
+def _operation(target: str) -> Callable[..., Any]:
+    # The name may come from a stranger's file: nothing but an operation may be reached by it (torch.ops.load_library).
+    try:
+        found = reduce(getattr, target.split(".")[1:], torch)
+    except (AttributeError, RuntimeError):
+        found = None
+    if not isinstance(found, torch._ops.OpOverload):
+        raise ConversionError(f"torch {torch.__version__} has no operation {target!r}")
+    return found
+
+
+def layer(node: Node, inputs: Sequence[TensorType]) -> Layer | None:
+    """The ``torch.nn`` class that computes ``node`` with its weights; None if there is none."""
+    rule = _LAYERS.get(node.op)
+    return rule(node.attrs, inputs[0]) if rule else None
+
+
+def expression(node: Node, graph: Graph) -> Expression:
+    """What computes ``node`` from its inputs and weights: a tensor, or a sequence of them if it has several outputs."""
+    return _EXPRESSIONS[node.op](node, graph.input_types(node), graph.output_types(node))
+
+
+def _square(window: Sequence[Any]) -> Any:
+    """``3`` for ``(3, 3)``: torch takes either."""
+    return window[0] if len(set(window)) == 1 else tuple(window)
+
+
+def _unless(defaults: Mapping[str, Any], **given: Any) -> dict[str, Any]:
+    """The arguments that differ from torch's defaults."""
+    return {name: value for name, value in given.items() if name not in defaults or value != defaults[name]}
+
+
+# Layers
+
+
+def _dtype(x: TensorType) -> dict[str, Any]:
+    return {} if x.dtype is DType.F32 else {"dtype": x.dtype}
+
+
+_WINDOW_DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1, "bias": True}
+
+
+def _windows(attrs: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: _square(attrs[name]) for name in names}
+
+
+def _conv_arguments(attrs: Mapping[str, Any], *windows: str) -> dict[str, Any]:
+    return _unless(_WINDOW_DEFAULTS, **_windows(attrs, *windows), groups=attrs["groups"])
+
+
+def _conv_layer(cls: str, *windows: str) -> Callable[[Mapping[str, Any], TensorType], Layer]:
+    def build(attrs: Mapping[str, Any], x: TensorType) -> Layer:
+        kwargs = _conv_arguments(attrs, *windows) | _unless(_WINDOW_DEFAULTS, bias=attrs["bias"]) | _dtype(x)
+        return Layer(cls, (x.shape[1], attrs["out_channels"], _square(attrs["kernel"])), kwargs)
+
+    return build
+
+
+def _linear_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer:
+    kwargs = _unless(_WINDOW_DEFAULTS, bias=attrs["bias"])
+    return Layer("Linear", (x.shape[-1], attrs["out_features"]), kwargs | _dtype(x))
+
+
+def _batch_norm_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer | None:
+    cls = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}.get(x.rank)
+    return Layer(cls, (x.shape[1],), _unless({"eps": 1e-5, "momentum": 0.1, "affine": True}, **attrs)) if cls else None
+
+
+def _group_norm_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer | None:
+    kwargs = _unless({"eps": 1e-5}, eps=attrs["eps"])
+    return Layer("GroupNorm", (attrs["groups"], x.shape[1]), kwargs) if attrs["affine"] else None
+
+
+def _layer_norm_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer | None:
+    shape = attrs["shape"][0] if len(attrs["shape"]) == 1 else attrs["shape"]
+    kwargs = _unless({"eps": 1e-5, "bias": True}, eps=attrs["eps"], bias=attrs["bias"])
+    return Layer("LayerNorm", (shape,), kwargs) if attrs["affine"] else None
+
+
+def _prelu_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer:
+    return Layer("PReLU", (attrs["parameters"],) if attrs["parameters"] != 1 else (), _dtype(x))
+
+
+_LAYERS: Final[Mapping[str, Callable[[Mapping[str, Any], TensorType], Layer | None]]] = {
+    "conv2d": _conv_layer("Conv2d", "stride", "padding", "dilation"),
+    "conv_transpose2d": _conv_layer("ConvTranspose2d", "stride", "padding", "output_padding", "dilation"),
+    "linear": _linear_layer,
+    "batch_norm": _batch_norm_layer,
+    "group_norm": _group_norm_layer,
+    "layer_norm": _layer_norm_layer,
+    "prelu": _prelu_layer,
+}
+
+
+# Expressions
+
+_Types = Sequence[TensorType]
+_Rule = Callable[[Node, _Types, _Types], Expression]
+
+
+def _role(node: Node, role: str) -> Weight | None:
+    return Weight(role) if role in node.weights else None
+
+
+def _conv(target: str, *windows: str) -> _Rule:
+    def build(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+        kwargs = _conv_arguments(node.attrs, *windows)
+        return Call(target, (X, Weight("weight")), _unless({"bias": None}, bias=_role(node, "bias")) | kwargs)
+
+    return build
+
+
+def _linear(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    return Call("F.linear", (X, Weight("weight")), _unless({"bias": None}, bias=_role(node, "bias")))
+
+
+def _batch_norm(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    stored = [Weight(role) for role in ("running_mean", "running_var", "num_batches_tracked")]
+    rest = (_role(node, "weight"), _role(node, "bias"), Training(), node.attrs["momentum"], node.attrs["eps"])
+    return Call("batch_norm", (X, *stored, *rest))
+
+
+def _norm(target: str, of: str) -> _Rule:
+    """Group and layer norm: the attribute ``of`` is what the function takes after the input."""
+
+    def build(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+        affine = _unless({"weight": None, "bias": None}, weight=_role(node, "weight"), bias=_role(node, "bias"))
+        return Call(target, (X, node.attrs[of]), affine | _unless({"eps": 1e-5}, eps=node.attrs["eps"]))
+
+    return build
+
+
+def _fixed(build: Expression) -> _Rule:
+    return lambda node, inputs, outputs: build
+
+
+def _of(target: str, *positional: str, **defaults: Any) -> _Rule:
+    """A function of the input and attributes: ``positional`` ones always, those of ``defaults`` where they differ."""
+
+    def build(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+        args = (X, *(node.attrs[name] for name in positional))
+        return Call(target, args, _unless(defaults, **{name: node.attrs[name] for name in defaults}))
+
+    return build
+
+
+def _clamp(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    bounds = _unless({"min": None, "max": None}, min=node.attrs["min"], max=node.attrs["max"])
+    return Call("torch.clamp", (X,), bounds) if bounds else X
+
+
+def _dropout(target: str) -> _Rule:
+    return lambda node, inputs, outputs: Call(target, (X, node.attrs["p"], Training()))
+
+
+def _operator(target: str) -> _Rule:
+    def build(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+        operands: list[Expression] = [Operand(i) for i in range(len(inputs))]
+        return reduce(lambda a, b: Call(target, (a, b)), operands)
+
+    return build
+
+
+def _with_scalar(target: str, attr: str) -> _Rule:
+    return lambda node, inputs, outputs: Call(target, (X, node.attrs[attr]))
+
+
+def _concat(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    return Call("torch.cat", ([Operand(i) for i in range(len(inputs))],), {"dim": node.attrs["dim"]})
+
+
+def _attention(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    p = node.attrs["p"]
+    kwargs = _unless(
+        {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None},
+        attn_mask=Operand(3) if len(inputs) == 4 else None,
+        dropout_p=Call("*", (p, Training())) if p else 0.0,
+        is_causal=node.attrs["causal"],
+        scale=node.attrs["scale"],
+    )
+    return Call("F.scaled_dot_product_attention", (Operand(0), Operand(1), Operand(2)), kwargs)
+
+
+def _pool(target: str, *windows: str) -> _Rule:
+    def build(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+        attrs = node.attrs
+        kernel = _square(attrs["kernel"])
+        defaults = {"stride": kernel, "padding": 0, "dilation": 1, "ceil_mode": False, "count_include_pad": True}
+        switches = {name: attrs[name] for name in ("ceil_mode", "count_include_pad") if name in attrs}
+        return Call(target, (X, kernel), _unless(defaults, **_windows(attrs, *windows), **switches))
+
+    return build
+
+
+def _adaptive_pool(target: str) -> _Rule:
+    return lambda node, inputs, outputs: Call(target, (X, _square(node.attrs["size"])))
+
+
+def _reduction(target: str) -> _Rule:
+    def build(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+        dims = tuple(node.attrs["dims"])
+        # To torch, no dimensions are all dimensions.
+        return Call(target, (X, dims), _unless({"keepdim": False}, keepdim=node.attrs["keepdim"])) if dims else X
+
+    return build
+
+
+def _flatten(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    start, end = node.attrs["start"], node.attrs["end"]
+    return Call(".flatten", (X, start) if end == -1 else (X, start, end))
+
+
+def _reshape(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    return Call(".reshape", (X, *(-1 if isinstance(d, Batch) else d for d in outputs[0].shape)))
+
+
+def _expand(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    have, want = inputs[0].shape, outputs[0].shape
+    kept = (*[None] * (len(want) - len(have)), *have)
+    return Call(".expand", (X, *(-1 if a == b else _size(b) for a, b in zip(kept, want, strict=True))))
+
+
+def _size(dim: int | Batch) -> int | BatchSize:
+    return BatchSize(dim.times) if isinstance(dim, Batch) else dim
+
+
+def _permute(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    return Call(".permute", (X, *node.attrs["dims"]))
+
+
+def _split(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    if len(outputs) == 1:
+        return X
+    return Call("torch.split", (X, [_size(s) for s in node.attrs["sizes"]]), {"dim": node.attrs["dim"]})
+
+
+def _slice(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    dim = node.attrs["dim"] % inputs[0].rank
+    step = node.attrs["step"] if node.attrs["step"] != 1 else None
+    return Call("[]", (X, (*[slice(None)] * dim, slice(node.attrs["start"], node.attrs["stop"], step))))
+
+
+def _pad(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    mode, value = node.attrs["mode"], node.attrs["value"]
+    return Call("F.pad", (X, node.attrs["pads"]), _unless({"mode": "constant", "value": 0.0}, mode=mode, value=value))
+
+
+def _interpolate(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    attrs = node.attrs
+    by = {"size": _square(attrs["size"])} if attrs["size"] is not None else {"scale_factor": _square(attrs["scale"])}
+    defaults = {"mode": "nearest", "align_corners": None, "antialias": False}
+    return Call("F.interpolate", (X,), by | _unless(defaults, **{name: attrs[name] for name in defaults}))
+
+
+def _frozen(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    args = tuple(_argument(value) for value in node.attrs["args"])
+    return Call(f"torch.ops.{node.attrs['target']}", args, {k: _argument(v) for k, v in node.attrs["kwargs"]})
+
+
+def _argument(value: Any) -> Any:
+    match value:
+        case ("input", int(index)):
+            return Operand(index)
+        case tuple():
+            return [_argument(v) for v in value]
+        case Batch(times):
+            return BatchSize(times)
+    return value
+
+
+_EXPRESSIONS: Final[Mapping[str, _Rule]] = {
+    "conv2d": _conv("F.conv2d", "stride", "padding", "dilation"),
+    "conv_transpose2d": _conv("F.conv_transpose2d", "stride", "padding", "output_padding", "dilation"),
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "group_norm": _norm("F.group_norm", "groups"),
+    "layer_norm": _norm("F.layer_norm", "shape"),
+    "prelu": _fixed(Call("F.prelu", (X, Weight("weight")))),
+    "constant": _fixed(Weight("value")),
+    "identity": _fixed(X),
+    "relu": _of("torch.relu"),
+    "relu6": _of("F.relu6"),
+    "leaky_relu": _of("F.leaky_relu", "slope"),
+    "elu": _of("F.elu", "alpha"),
+    "gelu": _of("F.gelu", approximate="none"),
+    "silu": _of("F.silu"),
+    "mish": _of("F.mish"),
+    "sigmoid": _of("torch.sigmoid"),
+    "tanh": _of("torch.tanh"),
+    "hardswish": _of("F.hardswish"),
+    "hardsigmoid": _of("F.hardsigmoid"),
+    "softplus": _of("F.softplus", beta=1.0, threshold=20.0),
+    "clamp": _clamp,
+    "sqrt": _of("torch.sqrt"),
+    "pow": _with_scalar("**", "exponent"),
+    "exp": _of("torch.exp"),
+    "add_scalar": _with_scalar("+", "value"),
+    "mul_scalar": _with_scalar("*", "value"),
+    "softmax": _of("torch.softmax", dim=None),
+    "log_softmax": _of("torch.log_softmax", dim=None),
+    "dropout": _dropout("F.dropout"),
+    "dropout2d": _dropout("F.dropout2d"),
+    "add": _operator("+"),
+    "mul": _operator("*"),
+    "sub": _operator("-"),
+    "div": _operator("/"),
+    "concat": _concat,
+    "matmul": _fixed(Call("torch.matmul", (Operand(0), Operand(1)))),
+    "attention": _attention,
+    "max_pool2d": _pool("F.max_pool2d", "stride", "padding", "dilation"),
+    "avg_pool2d": _pool("F.avg_pool2d", "stride", "padding"),
+    "adaptive_avg_pool2d": _adaptive_pool("F.adaptive_avg_pool2d"),
+    "adaptive_max_pool2d": _adaptive_pool("F.adaptive_max_pool2d"),
+    "mean": _reduction(".mean"),
+    "sum": _reduction(".sum"),
+    "flatten": _flatten,
+    "reshape": _reshape,
+    "permute": _permute,
+    "expand": _expand,
+    "split": _split,
+    "slice": _slice,
+    "pad": _pad,
+    "interpolate": _interpolate,
+    "pixel_shuffle": _of("F.pixel_shuffle", "factor"),
+    "pixel_unshuffle": _of("F.pixel_unshuffle", "factor"),
+    "frozen": _frozen,
+}
+
+LOWERED: Final = frozenset(_EXPRESSIONS)
+"""Names of the ops the table covers."""
