@@ -1,70 +1,64 @@
-"""Frozen nodes: an operation of PyTorch's that the op table does not know, as plain data, and how it is called again.
+"""Frozen nodes: an operation of PyTorch's that the op table does not know, as plain data.
 
 A frozen node's ``target`` is the operation's full name (``aten.roll.default``); ``args`` is a tuple and ``kwargs`` a
-tuple of (name, value) pairs, in which every value is one of
+tuple of (name, value) pairs. A tuple that begins with a string stands for something; every other tuple is a list:
 
 .. code-block:: text
 
     None, True, 1, 0.5, "text"          itself
     DType                               an element type
+    Batch(k)                            k times the batch size, a number
+    (value, ...)                        a list
     ("input", i)                        the node's i-th input
-    ("size", i, dim, times, parts)      inputs[i].shape[dim] * times // parts: a number that depends on the batch
-    ("list", value, ...)                a list
     ("training",)                       whether the network is being trained
-    ("device", "cpu")                   the device of the node's first input; of the given name if it has none
     ("memory_format", "channels_last")  torch.channels_last
     ("layout", "strided")               torch.strided
     ("dtype", "complex64")              torch.complex64: an element type that the graph does not have
+    ("device", "cpu")                   torch.device("cpu")
 
-What the operation returns is flattened to its tensors in order, one output of the node each.
+``types`` are the types of what the operation returns, by position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, DType
 
-TORCH_DTYPES: Mapping[DType, torch.dtype] = {
-    DType.F64: torch.float64,
-    DType.F32: torch.float32,
-    DType.F16: torch.float16,
-    DType.BF16: torch.bfloat16,
-    DType.I64: torch.int64,
-    DType.I32: torch.int32,
-    DType.I16: torch.int16,
-    DType.I8: torch.int8,
-    DType.U8: torch.uint8,
-    DType.BOOL: torch.bool,
+DTYPES: Mapping[torch.dtype, DType] = {
+    torch.float64: DType.F64,
+    torch.float32: DType.F32,
+    torch.float16: DType.F16,
+    torch.bfloat16: DType.BF16,
+    torch.int64: DType.I64,
+    torch.int32: DType.I32,
+    torch.int16: DType.I16,
+    torch.int8: DType.I8,
+    torch.uint8: DType.U8,
+    torch.bool: DType.BOOL,
 }
-"""The element types of the graph in PyTorch's words."""
-
-DTYPES: Mapping[torch.dtype, DType] = {theirs: ours for ours, theirs in TORCH_DTYPES.items()}
 """PyTorch's element types in the graph's words."""
 
+Constant = torch.memory_format | torch.layout | torch.dtype | torch.device
 
-def encode(argument: object, tensor: Callable[[object], int | None], size: Callable[[Batch], tuple[int, ...]]) -> Any:
-    """``argument`` of an operation as data.
 
-    ``tensor(argument)`` gives the index of the input that an argument stands for, None for anything else;
-    ``size(batch)`` gives (input, dim, times, parts) for a multiple of the batch size. ConversionError for what has no
-    form as data.
+def encode(argument: object, input: Callable[[object], int | None]) -> Any:
+    """``argument`` of an operation as data; ``input(x)`` is the index of the input that ``x`` stands for, or None.
+
+    ConversionError for what has no form as data.
     """
-    index = tensor(argument)
+    index = input(argument)
     if index is not None:
         return ("input", index)
     match argument:
-        case None | bool() | int() | float() | str():
+        case None | bool() | int() | float() | str() | Batch():
             return argument
-        case Batch():
-            return ("size", *size(argument))
         case list() | tuple():
-            return ("list", *(encode(item, tensor, size) for item in argument))
+            return tuple(encode(item, input) for item in argument)
         case torch.dtype():
             return DTYPES.get(argument, ("dtype", _name(argument)))
         case torch.device():
@@ -80,54 +74,12 @@ def _name(constant: object) -> str:
     return str(constant).removeprefix("torch.")
 
 
-def operation(target: str) -> Callable[..., Any]:
-    """The operation called ``target``; ConversionError where no loaded package defines it."""
-    found: Any = torch.ops
-    for part in target.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            raise ConversionError(
-                f"no operation {target!r} is known to PyTorch; import the package that defines "
-                f"{target.split('.')[0]!r} first"
-            ) from None
-    if not isinstance(found, torch._ops.OpOverload):
-        raise ConversionError(f"{target!r} is no full name of an operation; it looks like aten.roll.default")
+def constant(kind: str, name: str) -> Constant:
+    """The object of PyTorch's that ``(kind, name)`` stands for in an argument, kind being ``memory_format``,
+    ``layout``, ``dtype`` or ``device``; ConversionError for anything else.
+    """
+    kinds = {"memory_format": torch.memory_format, "layout": torch.layout, "dtype": torch.dtype}
+    found = torch.device(name) if kind == "device" else getattr(torch, name, None)
+    if not isinstance(found, kinds.get(kind, torch.device)):
+        raise ConversionError(f"a frozen node has the unreadable argument {(kind, name)!r}")
     return found
-
-
-def call(attrs: Mapping[str, Any], inputs: Sequence[Tensor], *, training: bool) -> tuple[Tensor, ...]:
-    """Runs a frozen node with the attributes ``attrs`` on ``inputs``; all tensors that it returns, in order."""
-    args = [_decode(value, inputs, training) for value in attrs["args"]]
-    kwargs = {name: _decode(value, inputs, training) for name, value in attrs["kwargs"]}
-    return tensors(operation(attrs["target"])(*args, **kwargs))
-
-
-def tensors(returned: object) -> tuple[Tensor, ...]:
-    """The tensors in what an operation returned, in order."""
-    if isinstance(returned, Tensor):
-        return (returned,)
-    if isinstance(returned, list | tuple):
-        return tuple(tensor for part in returned for tensor in tensors(part))
-    return ()
-
-
-def _decode(value: Any, inputs: Sequence[Tensor], training: bool) -> Any:
-    match value:
-        case DType():
-            return TORCH_DTYPES[value]
-        case ("input", int(index)):
-            return inputs[index]
-        case ("size", int(index), int(dim), int(times), int(parts)):
-            return inputs[index].shape[dim] * times // parts
-        case ("list", *items):
-            return [_decode(item, inputs, training) for item in items]
-        case ("training",):
-            return training
-        case ("device", str(name)):
-            return inputs[0].device if inputs else torch.device(name)
-        case ("memory_format" | "layout" | "dtype", str(name)):
-            return getattr(torch, name)
-        case tuple():
-            raise ConversionError(f"a frozen node has the unreadable argument {value!r}")
-    return value
