@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from netgraft.convert.frozen import TORCH_DTYPES, operation, tensors
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, DType, Graph, Node, TensorType
 
@@ -53,8 +54,8 @@ class Call:
     """``target(*args, **kwargs)``.
 
     ``target`` is a name under ``torch``, ``F`` (torch.nn.functional) or ``torch.ops``; ``.name`` is a method of the
-    first argument, ``[]`` indexing, one of ``+ - * / **`` an operator, and a bare name one of :data:`HELPERS`. Arguments
-    are plain data, :class:`netgraft.ir.DType` included, in which expressions may stand anywhere.
+    first argument, ``[]`` indexing, one of ``+ - * / // **`` an operator, and a bare name one of :data:`HELPERS`.
+    Arguments are plain data in which expressions may stand anywhere.
     """
 
     target: str
@@ -62,7 +63,19 @@ class Call:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-Expression = Operand | Weight | BatchSize | Training | Call
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The device of the node's first input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """``torch.{name}``: an element type, a memory format, a layout."""
+
+    name: str
+
+
+Expression = Operand | Weight | BatchSize | Training | Device | Constant | Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +106,7 @@ def batch_norm(
     return F.batch_norm(x, mean, var, weight, bias, training, momentum or 0.0, eps)
 
 
-HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm}
+HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm, "tensors": tensors}
 """Functions that torch does not have; they use ``torch``, ``Tensor`` and ``F`` only, so that they can be printed."""
 
 OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -101,21 +114,9 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "-": operator.sub,
     "*": operator.mul,
     "/": operator.truediv,
+    "//": operator.floordiv,
     "**": operator.pow,
     "[]": operator.getitem,
-}
-
-DTYPES: Final[Mapping[DType, torch.dtype]] = {
-    DType.F64: torch.float64,
-    DType.F32: torch.float32,
-    DType.F16: torch.float16,
-    DType.BF16: torch.bfloat16,
-    DType.I64: torch.int64,
-    DType.I32: torch.int32,
-    DType.I16: torch.int16,
-    DType.I8: torch.int8,
-    DType.U8: torch.uint8,
-    DType.BOOL: torch.bool,
 }
 
 X: Final = Operand(0)
@@ -129,20 +130,22 @@ def function(target: str) -> Callable[..., Any]:
     if target in HELPERS:
         return HELPERS[target]
     if target.startswith("torch.ops."):
-        return _operation(target)
+        return operation(target.removeprefix("torch.ops."))
     root, _, name = target.rpartition(".")
     found: Callable[..., Any] = getattr({"torch": torch, "F": F, "": Tensor}[root], name)
     return found
 
 
-def _operation(target: str) -> Callable[..., Any]:
-    # The name may come from a stranger's file: nothing but an operation may be reached by it (torch.ops.load_library).
-    try:
-        found = reduce(getattr, target.split(".")[1:], torch)
-    except (AttributeError, RuntimeError):
-        found = None
-    if not isinstance(found, torch._ops.OpOverload):
-        raise ConversionError(f"torch {torch.__version__} has no operation {target!r}")
+def dtype(type_: DType) -> Constant:
+    """An element type as an expression."""
+    return Constant(str(TORCH_DTYPES[type_]).removeprefix("torch."))
+
+
+def constant(name: str) -> Any:
+    """What a :class:`Constant` stands for; ConversionError if torch has none of that name."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype | torch.layout | torch.memory_format):
+        raise ConversionError(f"torch {torch.__version__} has no element type, layout or memory format {name!r}")
     return found
 
 
@@ -171,7 +174,7 @@ def _unless(defaults: Mapping[str, Any], **given: Any) -> dict[str, Any]:
 
 
 def _dtype(x: TensorType) -> dict[str, Any]:
-    return {} if x.dtype is DType.F32 else {"dtype": x.dtype}
+    return {} if x.dtype is DType.F32 else {"dtype": dtype(x.dtype)}
 
 
 _WINDOW_DEFAULTS = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "groups": 1, "bias": True}
@@ -390,18 +393,39 @@ def _interpolate(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 
 
 def _frozen(node: Node, inputs: _Types, outputs: _Types) -> Expression:
-    args = tuple(_argument(value) for value in node.attrs["args"])
-    return Call(f"torch.ops.{node.attrs['target']}", args, {k: _argument(v) for k, v in node.attrs["kwargs"]})
+    target = node.attrs["target"]
+    args = tuple(_argument(value, inputs) for value in node.attrs["args"])
+    call = Call(f"torch.ops.{target}", args, {name: _argument(v, inputs) for name, v in node.attrs["kwargs"]})
+    returned = [str(r.type) for r in operation(target)._schema.returns]
+    if returned == ["Tensor"]:
+        return call
+    if len(outputs) > 1 and (set(returned) == {"Tensor"} or len(returned) == 1):
+        return call
+    flat = Call("tensors", (call,))
+    return flat if len(outputs) > 1 else Call("[]", (flat, 0))
 
 
-def _argument(value: Any) -> Any:
+def _argument(value: Any, inputs: _Types) -> Any:
+    """The encoding of :mod:`netgraft.convert.frozen` as an expression."""
     match value:
+        case DType():
+            return dtype(value)
         case ("input", int(index)):
             return Operand(index)
+        case ("size", int(index), int(dim), int(times), int(parts)):
+            size = Call(".size", (Operand(index), dim))
+            size = Call("*", (size, times)) if times != 1 else size
+            return Call("//", (size, parts)) if parts != 1 else size
+        case ("list", *items):
+            return [_argument(item, inputs) for item in items]
+        case ("training",):
+            return Training()
+        case ("device", str(name)):
+            return Device() if inputs else Call("torch.device", (name,))
+        case ("memory_format" | "layout" | "dtype", str(name)):
+            return Constant(name)
         case tuple():
-            return [_argument(v) for v in value]
-        case Batch(times):
-            return BatchSize(times)
+            raise ConversionError(f"a frozen node has the unreadable argument {value!r}")
     return value
 
 

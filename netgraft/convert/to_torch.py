@@ -12,21 +12,24 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from netgraft.convert.frozen import TORCH_DTYPES
 from netgraft.convert.lowering import (
-    DTYPES,
     BatchSize,
     Call,
+    Constant,
+    Device,
     Expression,
     Layer,
     Operand,
     Training,
     Weight,
+    constant,
     expression,
     function,
     layer,
 )
 from netgraft.errors import ConversionError
-from netgraft.ir import Batch, DType, Graph, Model, Node, Value
+from netgraft.ir import Batch, Graph, Model, Node, Value
 
 
 def to_module(model: Model) -> Network:
@@ -40,7 +43,7 @@ def to_module(model: Model) -> Network:
     network = Network(graph)
     for key, type_ in graph.weight_types.items():
         # Copies, and casts where an edit computed in a wider type.
-        tensor = torch.tensor(np.asarray(model.weights[key]), dtype=DTYPES[type_.dtype])
+        tensor = torch.tensor(np.asarray(model.weights[key]), dtype=TORCH_DTYPES[type_.dtype])
         network.hold(key, tensor, trained=key in graph.trainable)
     return network
 
@@ -106,7 +109,7 @@ class Network(nn.Module):
         # Outer layers first: a layer may lie under another one (``layer1.0`` and ``layer1.0.conv1``).
         for prefix, form in sorted({p.prefix: p.layer for p in placed.values()}.items(), key=lambda item: len(item[0])):
             # On the meta device no initial values are drawn: the weights come next.
-            kwargs = {name: _plain(value) for name, value in form.kwargs.items()}
+            kwargs = {name: constant(v.name) if isinstance(v, Constant) else v for name, v in form.kwargs.items()}
             self._place(prefix, getattr(nn, form.cls)(*form.args, **kwargs, device="meta"))
         self._inputs = tuple(Value(given.id) for given in graph.inputs)
         self._outputs = graph.outputs
@@ -190,13 +193,13 @@ class Network(nn.Module):
                     raise ConversionError(f"{node.id} needs the batch size, which no input has")
                 value, axis, held = self._batch
                 return values[value].shape[axis] * times // held
+            case Device():
+                return values[node.inputs[0]].device
+            case Constant(name):
+                return constant(name)
             case list() | tuple():
                 return type(what)(self._evaluate(item, node, values) for item in what)
-        return _plain(what)
-
-
-def _plain(value: Any) -> Any:
-    return DTYPES[value] if isinstance(value, DType) else value
+        return what
 
 
 def _steps(graph: Graph, placed: dict[str, Placed]) -> tuple[_Step, ...]:
