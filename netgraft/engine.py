@@ -1,0 +1,278 @@
+"""Where the work of a search is done: in this process, or in several.
+
+An engine maps a function over items and yields the results in the order of the items::
+
+    with engine_from("processes:2") as engine:
+        for result in engine.map(evaluate, candidates):
+            ...
+
+A function that raises ends the map: its exception comes out as it is, with a note that names the item. A worker process
+that dies (out of memory, ``kill -9``, a crash in native code) does not: its item yields a :class:`WorkerDied`, a fresh
+worker takes the place, and the other items are done as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import pickle
+import reprlib
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from netgraft.errors import OptionError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class WorkerDied:
+    """The result of an item whose worker process ended before it had one; ``reason`` says how it ended."""
+
+    reason: str
+
+
+class Engine(Protocol):
+    """What does the work. Close it, or use it in a ``with`` block."""
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | WorkerDied]:
+        """Yield ``function(item)`` for every item, in the order of the items.
+
+        The work is done while the results are asked for; leaving the iterator early stops it.
+        """
+        ...
+
+    def close(self) -> None:
+        """End all workers."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Inline(Engine):
+    """One item after the other, in this process: for debugging, and for work that has threads of its own."""
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Yield ``function(item)`` for every item, in the order of the items."""
+        for index, item in enumerate(items):
+            with _naming(index, item):
+                result = function(item)
+            yield result
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+class Processes(Engine):
+    """Worker processes on this machine, each with so many threads; they start when first needed, and stay.
+
+    Workers are spawned, not forked (threads of native libraries do not survive a fork), so the function must be
+    importable, function, items and results must pickle, and a script that uses this needs its
+    ``if __name__ == "__main__"``. A function is sent along with every item: keep what is large on disk.
+    """
+
+    def __init__(self, workers: int, threads_per_worker: int = 1) -> None:
+        if workers < 1 or threads_per_worker < 1:
+            raise OptionError(
+                f"processes need at least 1 worker with 1 thread, not {workers} with {threads_per_worker}"
+            )
+        self.workers = workers
+        self.threads_per_worker = threads_per_worker
+        self._idle: list[_Worker] = []
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | WorkerDied]:
+        """Yield ``function(item)`` for every item, in the order of the items."""
+        waiting = deque(enumerate(items))
+        busy: dict[Connection, tuple[_Worker, int, T]] = {}
+        done: dict[int, R | WorkerDied] = {}
+        try:
+            for turn in range(len(waiting)):
+                while turn not in done:
+                    while waiting and len(busy) < self.workers:
+                        worker = self._idle.pop() if self._idle else _Worker(self.threads_per_worker)
+                        index, item = waiting.popleft()
+                        busy[worker.connection] = worker, index, item
+                        with _naming(index, item):
+                            worker.send(function, item)
+                    for connection in wait(list(busy)):
+                        assert isinstance(connection, Connection)
+                        worker, index, item = busy[connection]
+                        with _naming(index, item):
+                            done[index] = worker.result()
+                        del busy[connection]
+                        if worker.alive:
+                            self._idle.append(worker)
+                yield done.pop(turn)
+        finally:
+            # Nobody waits for what is still being worked on: after an error, Ctrl-C, or an iterator left early.
+            for worker, _, _ in busy.values():
+                worker.kill()
+
+    def close(self) -> None:
+        """End all idle workers; those of a map end with its iterator."""
+        while self._idle:
+            self._idle.pop().kill()
+
+
+def engine_from(spec: str) -> Engine:
+    """The engine that a command line names: ``inline``, or ``processes:N`` for N workers of one thread each."""
+    kind, colon, count = spec.partition(":")
+    if kind == "inline" and not colon:
+        return Inline()
+    if kind == "processes" and count.isascii() and count.isdigit() and int(count) > 0:
+        return Processes(int(count))
+    raise OptionError(f"unknown engine {spec!r}; use 'inline', or 'processes:2' for two worker processes")
+
+
+class _Worker:
+    """The caller's end of one worker process, which does one item at a time."""
+
+    def __init__(self, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.alive = True
+        # Not daemonic, as what a worker runs may start processes of its own; so its end is arranged for here, and in
+        # _end_with_parent for the case that this process has no time to.
+        self._process = context.Process(target=_work, args=(theirs,), name="netgraft-worker")
+        atexit.register(self.kill)
+        try:
+            with _threads_of_children(threads), _interrupts_held_back():
+                self._process.start()
+        except BaseException:
+            self.kill()
+            raise
+        theirs.close()
+
+    def send(self, function: Callable[[Any], Any], item: Any) -> None:
+        """Set the worker to work."""
+        # Plain pickles: those of multiprocessing leave torch's tensors behind in shared memory that dies with a worker.
+        message = pickle.dumps((function, item))
+        with suppress(BrokenPipeError, ConnectionResetError):  # a dead worker shows when its result is asked for
+            self.connection.send_bytes(message)
+
+    def result(self) -> Any:
+        """The result of the item at work, or how the worker died of it; raises what the function raised."""
+        try:
+            message = self.connection.recv_bytes()
+        except (EOFError, OSError):
+            self._process.join(timeout=5)
+            reason = _how_it_ended(self._process.exitcode)
+            self.kill()
+            return WorkerDied(reason)
+        succeeded, value = pickle.loads(message)
+        if succeeded:
+            return value
+        error, trace = value
+        error.add_note(f"raised in a worker process:\n{trace}")
+        raise error
+
+    def kill(self) -> None:
+        """End the process, whatever it is doing."""
+        self.alive = False
+        atexit.unregister(self.kill)
+        if self._process.pid is not None:
+            self._process.kill()
+            self._process.join()
+        self.connection.close()
+
+
+def _work(connection: Connection) -> None:
+    """What a worker process does, until the caller closes its end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to answer
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except EOFError:
+            return
+        try:
+            function, item = pickle.loads(message)
+            answer = pickle.dumps((True, function(item)))
+        except Exception as error:
+            answer = _pickled(error)
+        connection.send_bytes(answer)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent is gone, even in the middle of an item."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _pickled(error: Exception) -> bytes:
+    """An answer that raises ``error`` at the caller; exceptions that do not survive pickling come as RuntimeError."""
+    trace = traceback.format_exc()
+    try:
+        answer = pickle.dumps((False, (error, trace)))
+        pickle.loads(answer)
+    except Exception:
+        substitute = RuntimeError(f"{type(error).__name__}: {error}")
+        return pickle.dumps((False, (substitute, trace)))
+    return answer
+
+
+def _how_it_ended(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "the worker process hung up without ending"
+    if exitcode >= 0:
+        return f"the worker process exited with code {exitcode}"
+    if exitcode == -signal.SIGKILL:
+        return "the worker process was killed (SIGKILL), perhaps for want of memory"
+    return f"the worker process was ended by {signal.Signals(-exitcode).name}"
+
+
+@contextmanager
+def _naming(index: int, item: object) -> Iterator[None]:
+    """Note on an exception which item it is about."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"item {index}: {reprlib.repr(item)}")
+        raise
+
+
+@contextmanager
+def _threads_of_children(threads: int) -> Iterator[None]:
+    """Let processes started inside use so many threads each; numeric libraries read it when they are loaded."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(threads)))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Start processes inside with Ctrl-C blocked, so that one that is still loading prints no traceback either."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
