@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from netgraft.convert.frozen import TORCH_DTYPES, operation, tensors
+from netgraft.convert.frozen import DTYPES, constant
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, DType, Graph, Node, TensorType
 
@@ -70,8 +70,9 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """``torch.{name}``: an element type, a memory format, a layout."""
+    """An element type, layout, memory format or device: see :func:`netgraft.convert.frozen.constant`."""
 
+    kind: str
     name: str
 
 
@@ -106,7 +107,7 @@ def batch_norm(
     return F.batch_norm(x, mean, var, weight, bias, training, momentum or 0.0, eps)
 
 
-HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm, "tensors": tensors}
+HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm}
 """Functions that torch does not have; they use ``torch``, ``Tensor`` and ``F`` only, so that they can be printed."""
 
 OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -118,6 +119,9 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "**": operator.pow,
     "[]": operator.getitem,
 }
+
+TORCH_DTYPES: Final[Mapping[DType, torch.dtype]] = {ours: theirs for theirs, ours in DTYPES.items()}
+"""The element types of the graph in PyTorch's words."""
 
 X: Final = Operand(0)
 
@@ -136,17 +140,23 @@ def function(target: str) -> Callable[..., Any]:
     return found
 
 
+def operation(target: str) -> torch._ops.OpOverload:
+    """The operation that a frozen node names (``aten.roll.default``); ConversionError where nothing defines it."""
+    # The name may come from a stranger's file: nothing but an operation may be reached by it (torch.ops.load_library).
+    try:
+        found: object = reduce(getattr, target.split("."), torch.ops)
+    except (AttributeError, RuntimeError):
+        found = None
+    if not isinstance(found, torch._ops.OpOverload):
+        raise ConversionError(
+            f"torch {torch.__version__} has no operation {target!r} (one looks like aten.roll.default)"
+        )
+    return found
+
+
 def dtype(type_: DType) -> Constant:
     """An element type as an expression."""
-    return Constant(str(TORCH_DTYPES[type_]).removeprefix("torch."))
-
-
-def constant(name: str) -> Any:
-    """What a :class:`Constant` stands for; ConversionError if torch has none of that name."""
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype | torch.layout | torch.memory_format):
-        raise ConversionError(f"torch {torch.__version__} has no element type, layout or memory format {name!r}")
-    return found
+    return Constant("dtype", str(TORCH_DTYPES[type_]).removeprefix("torch."))
 
 
 def layer(node: Node, inputs: Sequence[TensorType]) -> Layer | None:
@@ -396,13 +406,8 @@ def _frozen(node: Node, inputs: _Types, outputs: _Types) -> Expression:
     target = node.attrs["target"]
     args = tuple(_argument(value, inputs) for value in node.attrs["args"])
     call = Call(f"torch.ops.{target}", args, {name: _argument(v, inputs) for name, v in node.attrs["kwargs"]})
-    returned = [str(r.type) for r in operation(target)._schema.returns]
-    if returned == ["Tensor"]:
-        return call
-    if len(outputs) > 1 and (set(returned) == {"Tensor"} or len(returned) == 1):
-        return call
-    flat = Call("tensors", (call,))
-    return flat if len(outputs) > 1 else Call("[]", (flat, 0))
+    returned = [str(value.type) for value in operation(target)._schema.returns]
+    return call if len(outputs) > 1 or returned == ["Tensor"] else Call("[]", (call, 0))
 
 
 def _argument(value: Any, inputs: _Types) -> Any:
@@ -412,20 +417,18 @@ def _argument(value: Any, inputs: _Types) -> Any:
             return dtype(value)
         case ("input", int(index)):
             return Operand(index)
-        case ("size", int(index), int(dim), int(times), int(parts)):
-            size = Call(".size", (Operand(index), dim))
-            size = Call("*", (size, times)) if times != 1 else size
-            return Call("//", (size, parts)) if parts != 1 else size
-        case ("list", *items):
-            return [_argument(item, inputs) for item in items]
+        case Batch(times):
+            return BatchSize(times)
         case ("training",):
             return Training()
         case ("device", str(name)):
-            return Device() if inputs else Call("torch.device", (name,))
-        case ("memory_format" | "layout" | "dtype", str(name)):
-            return Constant(name)
+            # Where the network is now, not where it was when it was read.
+            return Device() if inputs else Constant("device", name)
+        case (str(kind), str(name)):
+            constant(kind, name)
+            return Constant(kind, name)
         case tuple():
-            raise ConversionError(f"a frozen node has the unreadable argument {value!r}")
+            return [_argument(item, inputs) for item in value]
     return value
 
 

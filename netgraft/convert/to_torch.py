@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from netgraft.convert.frozen import TORCH_DTYPES
+from netgraft.convert.frozen import constant
 from netgraft.convert.lowering import (
+    TORCH_DTYPES,
     BatchSize,
     Call,
     Constant,
@@ -23,7 +24,6 @@ from netgraft.convert.lowering import (
     Operand,
     Training,
     Weight,
-    constant,
     expression,
     function,
     layer,
@@ -109,7 +109,9 @@ class Network(nn.Module):
         # Outer layers first: a layer may lie under another one (``layer1.0`` and ``layer1.0.conv1``).
         for prefix, form in sorted({p.prefix: p.layer for p in placed.values()}.items(), key=lambda item: len(item[0])):
             # On the meta device no initial values are drawn: the weights come next.
-            kwargs = {name: constant(v.name) if isinstance(v, Constant) else v for name, v in form.kwargs.items()}
+            kwargs = {
+                name: constant(v.kind, v.name) if isinstance(v, Constant) else v for name, v in form.kwargs.items()
+            }
             self._place(prefix, getattr(nn, form.cls)(*form.args, **kwargs, device="meta"))
         self._inputs = tuple(Value(given.id) for given in graph.inputs)
         self._outputs = graph.outputs
@@ -195,8 +197,8 @@ class Network(nn.Module):
                 return values[value].shape[axis] * times // held
             case Device():
                 return values[node.inputs[0]].device
-            case Constant(name):
-                return constant(name)
+            case Constant(kind, name):
+                return constant(kind, name)
             case list() | tuple():
                 return type(what)(self._evaluate(item, node, values) for item in what)
         return what
