@@ -1,0 +1,223 @@
+"""The memory of a run: a folder with an append-only journal and models by digest.
+
+.. code-block:: text
+
+    runs/first/
+      run.json        what was asked for: source, data, goals, limits, seed, versions (written once)
+      journal.jsonl   one JSON object a line: trials, finalists, notes, in the order in which they happened
+      models/SHA.safetensors   weights with their graph in the file's metadata, named by content
+      report.html
+
+A line is written only when everything it speaks of is on disk, so that a run killed at any moment resumes with every
+finished trial. A damaged last line (a write cut short) is dropped; damage elsewhere is an error that names the line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import safetensors
+import safetensors.numpy
+
+from netgraft.candidate import Trial, TrialState
+from netgraft.errors import StudyError
+from netgraft.ir import Model, parse, render
+from netgraft.ir.text import edit_from_data, edit_to_data
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network at the end of a run: trained longer, judged once on the test split, measured.
+
+    ``number`` is its trial (0: the original, trained equally long). ``validation`` and ``test`` are in the task's unit
+    with their standard errors. ``time`` is the measured latency relative to the original's (below 1 is faster) with its
+    95 % interval; the original's own entry is the A/A null. ``latency_ms`` is its measured time. FLOPs, parameters and
+    memory (bytes) are counted. ``epochs`` is all the training since the run began, ``model`` the artifact.
+    """
+
+    number: int
+    digest: str
+    validation: float
+    validation_error: float
+    test: float
+    test_error: float
+    time: float
+    time_low: float
+    time_high: float
+    latency_ms: float
+    flops: int
+    parameters: int
+    memory: int
+    epochs: float
+    model: str
+
+
+@dataclass
+class Study:
+    """An open run folder; a context manager that holds its lock. Use :meth:`create`, :meth:`open` or :meth:`read`."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    trials: dict[int, Trial] = field(default_factory=dict)
+    finalists: dict[int, Finalist] = field(default_factory=dict)
+    notes: list[Mapping[str, Any]] = field(default_factory=list)
+    _journal: Any = None
+
+    @classmethod
+    def create(cls, path: Path, settings: Mapping[str, Any]) -> Study:
+        """A new run in an empty or new folder; StudyError if it holds a run already."""
+        if (path / "run.json").exists():
+            raise StudyError(f"{path} holds a run already; continue it with --resume, or choose another folder")
+        try:
+            (path / "models").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StudyError(f"cannot make the run folder {path}: {error.strerror}") from None
+        _write(path / "run.json", json.dumps(settings, indent=2).encode())
+        return cls(path, settings)._opened()
+
+    @classmethod
+    def open(cls, path: Path) -> Study:
+        """An existing run, to go on with; StudyError where it is missing, damaged or in use."""
+        return cls.read(path)._opened()
+
+    @classmethod
+    def read(cls, path: Path) -> Study:
+        """An existing run, to look at."""
+        if not (path / "run.json").is_file():
+            raise StudyError(f"{path} is no run folder: it has no run.json")
+        try:
+            settings = json.loads((path / "run.json").read_text())
+        except json.JSONDecodeError as error:
+            raise StudyError(f"{path / 'run.json'} is damaged: {error}") from None
+        study = cls(path, settings)
+        for kind, data in _lines(path / "journal.jsonl"):
+            study._take(kind, data)
+        return study
+
+    def __enter__(self) -> Study:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the folder."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def add_trial(self, trial: Trial) -> None:
+        """Records a trial."""
+        data = asdict(trial) | {"edits": [edit_to_data(e) for e in trial.edits], "scores": dict(trial.scores)}
+        self._append("trial", data)
+        self.trials[trial.number] = trial
+
+    def add_finalist(self, finalist: Finalist) -> None:
+        """Records a finalist."""
+        self._append("finalist", asdict(finalist))
+        self.finalists[finalist.number] = finalist
+
+    def add_note(self, note: str, **data: Any) -> None:
+        """Records something else worth keeping (``note`` is its kind)."""
+        entry = {"note": note, **data}
+        self._append("note", entry)
+        self.notes.append(entry)
+
+    def note(self, kind: str) -> Mapping[str, Any] | None:
+        """The latest note of a kind."""
+        return next((n for n in reversed(self.notes) if n["note"] == kind), None)
+
+    def save_model(self, model: Model) -> str:
+        """Stores a model and returns the name of its artifact; the same model is stored once."""
+        metadata = {"graph": render(model.graph), "name": model.name}
+        data = safetensors.numpy.save({key: model.weights[key] for key in sorted(model.graph.weight_types)}, metadata)
+        name = sha256(data).hexdigest()[:24]
+        target = self.path / "models" / f"{name}.safetensors"
+        if not target.exists():
+            _write(target, data)
+        return name
+
+    def load_model(self, name: str) -> Model:
+        """The model of an artifact; StudyError where it is missing or damaged."""
+        path = self.path / "models" / f"{name}.safetensors"
+        try:
+            with safetensors.safe_open(path, "numpy") as file:
+                metadata = file.metadata()
+                weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
+        except (OSError, safetensors.SafetensorError) as error:
+            raise StudyError(f"cannot read the model {path}: {error}") from None
+        if not metadata or "graph" not in metadata:
+            raise StudyError(f"{path} holds weights without a graph; it was not written by netgraft")
+        return Model(parse(metadata["graph"]), weights, metadata.get("name", "network"))
+
+    @property
+    def seconds(self) -> float:
+        """Time that the recorded trials took."""
+        return sum(trial.seconds for trial in self.trials.values())
+
+    def _opened(self) -> Study:
+        path = self.path / "journal.jsonl"
+        journal = path.open("ab")
+        try:
+            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            journal.close()
+            raise StudyError(
+                f"another process is working on {self.path}; wait for it or choose another folder"
+            ) from None
+        journal.truncate(_intact(path))
+        journal.seek(0, os.SEEK_END)
+        self._journal = journal
+        return self
+
+    def _append(self, kind: str, data: Mapping[str, Any]) -> None:
+        if self._journal is None:
+            raise StudyError(f"{self.path} was opened for reading only")
+        self._journal.write(json.dumps({"kind": kind, **data}, sort_keys=True).encode() + b"\n")
+        self._journal.flush()
+        os.fsync(self._journal.fileno())
+
+    def _take(self, kind: str, data: dict[str, Any]) -> None:
+        if kind == "trial":
+            edits = tuple(edit_from_data(e) for e in data.pop("edits"))
+            trial = Trial(**data | {"state": TrialState(data["state"]), "edits": edits})
+            self.trials[trial.number] = trial
+        elif kind == "finalist":
+            finalist = Finalist(**data)
+            self.finalists[finalist.number] = finalist
+        else:
+            self.notes.append(data)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes()[: _intact(path)].splitlines(), 1):
+        try:
+            data = json.loads(line)
+            yield data.pop("kind"), data
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise StudyError(f"{path}, line {number} is damaged: {error}") from None
+
+
+def _intact(path: Path) -> int:
+    """Bytes up to the end of the last complete line."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
