@@ -1,7 +1,9 @@
-"""Carry: where each weight of a child comes from, as data, so that an edit can be stored, replayed and applied anywhere.
+"""Carry: where each weight of a child comes from, as data, so that an edit can be stored, replayed and applied
+anywhere.
 
-``Keep | Slice | Repeat | Concat | Pad | Fresh`` nest freely: ``Pad(Slice(Keep("conv.weight"), 0, (0, 2)), ...)`` takes two
-filters and puts them into a larger kernel. :func:`resolve` turns one into a tensor and says how much of it is inherited.
+``Keep | Slice | Repeat | Concat | Pad | Fresh`` nest freely: ``Pad(Slice(Keep("conv.weight"), 0, (0, 2)), ...)``
+takes two filters and puts them into a larger kernel. :func:`resolve` turns one into a tensor and says how much of it
+is inherited.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class Slice:
 @dataclass(frozen=True, slots=True)
 class Repeat:
     """Like :class:`Slice`, for indices that occur several times; ``divide`` divides each entry by how often its index
-    occurs, so that a consumer of repeated channels computes what it did (Net2Wider, Chen et al., ICLR 2016, section 2.4).
+    occurs, so that a consumer of repeated channels computes what it did (Net2Wider, Chen et al., ICLR 2016, section
+    2.4).
     """
 
     source: Carry
@@ -71,9 +74,9 @@ class Pad:
 class Fresh:
     """A new tensor.
 
-    ``init``: ``default`` (He normal with fan-in for kernels and matrices, Xavier-like for a linear layer's, and what the
-    role asks for otherwise), ``zeros``, ``ones`` or ``identity`` (a kernel or matrix that passes its input through).
-    ``shape`` may be left out where the op table gives it.
+    ``init``: ``default`` (He normal with fan-in for kernels and matrices, Xavier-like for a linear layer's, and what
+    the role asks for otherwise), ``zeros``, ``ones`` or ``identity`` (a kernel or matrix that passes its input
+    through). ``shape`` may be left out where the op table gives it.
     """
 
     init: str = "default"
@@ -93,7 +96,7 @@ def resolve(carry: Carry, weights: Weights, role: str, type: TensorType, rng: np
     array, inherited = _resolve(carry, weights, role, shape, type.dtype, rng)
     if array.shape != shape:
         raise GraphError(f"{carry} gives a tensor of shape {array.shape}, the graph needs {type}")
-    return np.ascontiguousarray(array), int(np.count_nonzero(inherited))
+    return np.array(array, order="C"), int(np.count_nonzero(inherited))
 
 
 def _resolve(

@@ -1,7 +1,7 @@
 """Region and Edit: how a graph changes.
 
-A region is a set of nodes; an edit replaces it by another graph with the same signature and says where every weight of the
-replacement comes from. Ids outside the region never change, so regions, diffs and lineages stay valid.
+A region is a set of nodes; an edit replaces it by another graph with the same signature and says where every weight
+of the replacement comes from. Ids outside the region never change, so regions, diffs and lineages stay valid.
 """
 
 from __future__ import annotations
@@ -97,9 +97,10 @@ class Region:
 class Edit:
     """Replace ``region`` by ``replacement``, whose inputs and outputs match the region's boundary in order and type.
 
-    ``carry`` says for each weight key *of the replacement* where it comes from; keys left out start fresh. A node of the
-    replacement may reuse an id of the region, and then keeps that name. ``origin`` says in a few words what proposed it
-    (``swap.kernel``, ``graft``). ``exact`` promises that the network computes the same function afterwards (in eval mode).
+    ``carry`` says for each weight key *of the replacement* where it comes from; keys left out start fresh. A node of
+    the replacement may reuse an id of the region, and then keeps that name. ``origin`` says in a few words what
+    proposed it (``swap.kernel``, ``graft``). ``exact`` promises that the network computes the same function
+    afterwards (in eval mode).
     """
 
     region: Region

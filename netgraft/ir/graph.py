@@ -172,8 +172,9 @@ class Graph:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits that name the arrangement: equal for graphs that differ only in ids, node order and the order of
-        commutative inputs. Covers ops, attributes, wiring, types and which weights are shared, not the weights' values.
+        """16 hex digits that name the arrangement: equal for graphs that differ only in ids, node order and the order
+        of commutative inputs. Covers ops, attributes, wiring, types and which weights are shared, not the weights'
+        values.
         """
         return _digest(self)
 
@@ -236,7 +237,12 @@ def _digest(graph: Graph) -> str:
         for position, value in enumerate(node.inputs):
             uses[value.node].append((0 if node.definition.commutative else position, value.index, up[node.id]))
     ends = [_hash(down[given.id], sorted(map(repr, uses[given.id]))) for given in graph.inputs]
-    return _hash(sorted(up.values()), ends)
+    readers: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+    for node in graph.nodes:
+        for role, key in node.weights.items():
+            readers[key].append((up[node.id], role))
+    together = sorted(sorted(pairs) for pairs in readers.values() if len(pairs) > 1)
+    return _hash(sorted(up.values()), ends, together)
 
 
 def topological(inputs: Iterable[Input], nodes: Sequence[Node]) -> tuple[Node, ...]:

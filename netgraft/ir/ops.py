@@ -1,8 +1,8 @@
 """The op table: every operation netgraft understands, with its arity, attributes, weights and shape rule.
 
-Attribute names and meanings follow PyTorch where it has them; windows (``kernel``, ``stride``, ``padding``, ``dilation``)
-are (height, width) pairs. What is not in the table is carried as a ``frozen`` node: the framework's own operation by
-name, with its arguments as data, which mutations leave alone.
+Attribute names and meanings follow PyTorch where it has them; windows (``kernel``, ``stride``, ``padding``,
+``dilation``) are (height, width) pairs. What is not in the table is carried as a ``frozen`` node: the framework's own
+operation by name, with its arguments as data, which mutations leave alone.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class OpDef:
     buffers: frozenset[str] = frozenset()
 
     def complete(self, attrs: Attrs) -> dict[str, Any]:
-        """``attrs`` with the defaults filled in, in the table's order; raises GraphError for unknown or missing ones."""
+        """``attrs`` with the defaults filled in, in the table's order; GraphError for unknown or missing ones."""
         unknown = attrs.keys() - self.attrs.keys()
         if unknown:
             raise GraphError(f"{self.name} has no attribute {sorted(unknown)[0]!r}; it has {sorted(self.attrs)}")
@@ -168,8 +168,8 @@ _DEFINITIONS = (
         pointwise=True,
     ),
     OpDef("prelu", (1, 1), shapes.same, {"parameters": 1}, _prelu_weights, pointwise=True),
-    # A stored tensor used as a value: a class token, a position embedding, a folded constant. ``trainable`` says whether
-    # it is a parameter of the network.
+    # A stored tensor used as a value: a class token, a position embedding, a folded constant. ``trainable`` says
+    # whether it is a parameter of the network.
     OpDef("constant", (0, 0), shapes.constant, {"type": REQUIRED, "trainable": False}, _constant_weights),
     # Activations and other shape-keeping operations.
     _pointwise("identity"),
@@ -238,9 +238,9 @@ _DEFINITIONS = (
     ),
     OpDef("pixel_shuffle", (1, 1), shapes.pixel_shuffle, {"factor": REQUIRED}),
     OpDef("pixel_unshuffle", (1, 1), shapes.pixel_unshuffle, {"factor": REQUIRED}),
-    # What the table does not know. ``target`` is the framework's name ("aten.roll.default"), ``args`` and ``kwargs`` its
-    # arguments as data, in which ("input", i) stands for the i-th input; ``types`` what it returns; ``reason`` why it is
-    # frozen, for people.
+    # What the table does not know. ``target`` is the framework's name ("aten.roll.default"), ``args`` and ``kwargs``
+    # its arguments as data, in which ("input", i) stands for the i-th input; ``types`` what it returns; ``reason`` why
+    # it is frozen, for people.
     OpDef(
         "frozen",
         (0, None),

@@ -1,7 +1,7 @@
 """Shape rules: from input types and attributes to output types.
 
-Every rule takes ``(inputs, attrs)`` and returns the output types, or raises :class:`~netgraft.errors.ShapeError` with both
-shapes in its message (the caller adds the node's id). Images are N, C, H, W; windows are (height, width) pairs.
+Every rule takes ``(inputs, attrs)`` and returns the output types, or raises :class:`~netgraft.errors.ShapeError` with
+both shapes in its message (the caller adds the node's id). Images are N, C, H, W; windows are (height, width) pairs.
 """
 
 from __future__ import annotations

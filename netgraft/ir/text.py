@@ -1,4 +1,5 @@
-"""One readable textual form of graphs and edits, and back: what is printed, diffed, journalled and kept as golden files.
+"""One readable textual form of graphs and edits, and back: what is printed, diffed, journalled and kept as golden
+files.
 
 .. code-block:: text
 

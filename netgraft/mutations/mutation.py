@@ -1,7 +1,7 @@
 """What a mutation is, and how several are combined.
 
-To add a kind of mutation: write one file beside this one with a class that has ``name`` and ``edits``, and one test file that
-runs ``check_mutation`` of ``tests/contracts.py`` over it.
+To add a kind of mutation: write one file beside this one with a class that has ``name`` and ``edits``, and one test
+file that runs ``check_mutation`` of ``tests/contracts.py`` over it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Mutation(Protocol):
         """Edits of ``graph`` in a random order drawn from ``rng``, lazily, without duplicates.
 
         Every edit can be applied, gives a graph that differs from ``graph``, and says where its weights come from.
-        ``weights`` are for ranking what to keep (by magnitude, say); they are not changed. A mutation that finds nothing to
-        do yields nothing.
+        ``weights`` are for ranking what to keep (by magnitude, say); they are not changed. A mutation that finds
+        nothing to do yields nothing.
         """
 
 

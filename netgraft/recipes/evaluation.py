@@ -1,0 +1,122 @@
+"""The rungs' work: building a candidate as a torch module, checking it against the original, fine-tuning it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from torch import nn
+
+from netgraft.candidate import Candidate
+from netgraft.convert.to_torch import to_module, weights_of
+from netgraft.costs.analytic import activation_memory, flops, latency_estimate, parameters
+from netgraft.ir import Graph, Model
+from netgraft.search import Result
+from netgraft.tasks import Schedule, Task, agreement, evaluate, recalibrate, train
+
+Step = Callable[[int, int], None]
+
+
+def counted(graph: Graph) -> dict[str, float]:
+    """The scores that follow from the graph alone: ``flops``, ``parameters``, ``memory`` (bytes of activations at batch
+    1) and ``latency`` (an estimate, in ms).
+    """
+    return {
+        "flops": flops(graph),
+        "parameters": parameters(graph),
+        "memory": activation_memory(graph),
+        "latency": latency_estimate(graph),
+    }
+
+
+def seed_of(seed: int, *purpose: int) -> int:
+    """An independent seed for one purpose within a run."""
+    return int(np.random.default_rng([seed, *purpose]).integers(2**31))
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Trains networks of one run: with the task's data, and the original as teacher unless it is to be left out."""
+
+    original: Model
+    task: Task
+    seed: int
+    learning_rate: float
+    teaching: bool = True
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The original, as it was given."""
+        return to_module(self.original).eval()
+
+    def train(self, model: Model, epochs: float, number: int, on_step: Step | None = None) -> Model | None:
+        """``model`` after ``epochs`` of training, or None where the loss ceased to be finite."""
+        module = to_module(model)
+        schedule = Schedule(epochs, learning_rate=self.learning_rate)
+        teacher = self.teacher if self.teaching else None
+        seed = seed_of(self.seed, 2, number)
+        if train(module, self.task, schedule, seed=seed, teacher=teacher, on_step=on_step).diverged:
+            return None
+        return replace(model, weights=weights_of(module))
+
+
+@dataclass(frozen=True)
+class Count:
+    """First rung: what follows from the graph alone."""
+
+    def __call__(self, candidate: Candidate) -> Result:
+        """Scores: those of :func:`counted`."""
+        return Result(candidate, counted(candidate.model.graph))
+
+
+@dataclass(frozen=True)
+class Check:
+    """Second rung, without training: re-estimate batch-norm statistics, then compare outputs with the original's.
+
+    The candidate goes on with the new statistics. Score: ``agreement`` (imitation loss, lower is better).
+    """
+
+    trainer: Trainer
+    batches: int = 4
+
+    def __call__(self, candidate: Candidate) -> Result:
+        """Never raises for a candidate that cannot run: that is a failure with its reason."""
+        started = time.perf_counter()
+        trainer = self.trainer
+        seed = seed_of(trainer.seed, 1)
+        try:
+            module = to_module(candidate.model)
+            recalibrate(module, trainer.task, batches=self.batches, seed=seed)
+            score = agreement(module, trainer.teacher, trainer.task, batches=self.batches, seed=seed)
+        except RuntimeError as error:  # torch's word for anything that cannot be computed
+            return Result(candidate, failure=str(error).splitlines()[0], seconds=time.perf_counter() - started)
+        checked = replace(candidate, model=replace(candidate.model, weights=weights_of(module)))
+        failure = "" if np.isfinite(score) else "its outputs are not finite"
+        return Result(checked, {"agreement": score}, failure, time.perf_counter() - started)
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Last rung: fine-tuning with the original as teacher.
+
+    Scores on the validation split: ``quality_before`` and ``quality`` with its standard error ``quality_error``.
+    """
+
+    trainer: Trainer
+    epochs: float
+
+    def __call__(self, candidate: Candidate) -> Result:
+        """The candidate with its new weights and its quality before and after."""
+        started = time.perf_counter()
+        trainer = self.trainer
+        before = evaluate(to_module(candidate.model), trainer.task, "validation")
+        model = trainer.train(candidate.model, self.epochs, candidate.number)
+        if model is None:
+            return Result(candidate, failure="the training diverged", seconds=time.perf_counter() - started)
+        after = evaluate(to_module(model), trainer.task, "validation")
+        tuned = replace(candidate, model=model, epochs=candidate.epochs + self.epochs)
+        scores = {"quality_before": before.quality, "quality": after.quality, "quality_error": after.error}
+        return Result(tuned, scores, seconds=time.perf_counter() - started)

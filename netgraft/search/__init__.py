@@ -1,0 +1,8 @@
+"""The search: strategies propose, rungs evaluate, the study remembers."""
+
+from __future__ import annotations
+
+from .population import Population
+from .strategy import Budget, Result, Rung, Strategy, search
+
+__all__ = ["Budget", "Population", "Result", "Rung", "Strategy", "search"]

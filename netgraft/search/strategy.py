@@ -1,0 +1,193 @@
+"""The search loop: proposals go up a ladder of rungs, from cheap to dear; every result is journalled as it arrives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from netgraft.candidate import Candidate, Trial, TrialState
+from netgraft.engine import Engine, WorkerDied
+from netgraft.metrics import Goal, Limit
+from netgraft.spaces import Space
+from netgraft.study import Study
+
+from .pareto import spread
+
+
+class Strategy(Protocol):
+    """Where the next candidates come from."""
+
+    def propose(
+        self,
+        space: Space,
+        trials: Sequence[Trial],
+        candidate_of: Callable[[Trial], Candidate],
+        first: int,
+        n: int,
+        rng: np.random.Generator,
+    ) -> list[Candidate]:
+        """Up to ``n`` new candidates numbered from ``first``; a function of its arguments alone."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a rung found out about a candidate; ``failure`` is empty, or says why it cannot go on."""
+
+    candidate: Candidate
+    scores: dict[str, float] = field(default_factory=dict)
+    failure: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the evaluation.
+
+    ``evaluate`` takes a candidate to its scores and may hand it back changed (trained). A candidate whose scores break one
+    of ``limits`` is infeasible. Of the rest, at most ``keep`` go on (all where None): those that :func:`pareto.spread`
+    picks over ``goals``, spread over the last of them.
+    """
+
+    name: str
+    evaluate: Callable[[Candidate], Result]
+    goals: Sequence[Goal] = ()
+    limits: Sequence[Limit] = ()
+    keep: int | None = None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends: after ``seconds`` of recorded work, or after ``trials`` complete trials, or when ``generations``
+    in a row proposed nothing new.
+    """
+
+    seconds: float | None = None
+    trials: int | None = None
+    generations: int = 5
+
+    def left(self, study: Study, running: float) -> bool:
+        """Whether there is something left, ``running`` seconds into work that is not recorded yet."""
+        complete = sum(t.state is TrialState.COMPLETE for t in study.trials.values()) - 1
+        if self.trials is not None and complete >= self.trials:
+            return False
+        return self.seconds is None or study.seconds + running < self.seconds
+
+
+def search(
+    space: Space,
+    strategy: Strategy,
+    rungs: Sequence[Rung],
+    *,
+    budget: Budget,
+    study: Study,
+    engine: Engine,
+    seed: int,
+    population: int = 16,
+    on_event: Callable[[str, Any], None] = lambda kind, data: None,
+) -> None:
+    """Fills ``study`` with trials until the budget is spent.
+
+    Trial 0, the original, must be in the study already. Generation ``g`` is drawn from ``(seed, g)`` and the trials of the
+    generations before it, so the same seed gives the same trials, resumed or not; trials that the study holds already are
+    not evaluated again. ``on_event(kind, data)`` hears of "generation", "rung", "candidate" and "trial".
+    """
+    done = [note for note in study.notes if note["note"] == "generation"]
+    idle = next((i for i, note in enumerate(reversed(done)) if note["candidates"]), len(done))
+    generation = len(done) + 1
+    while budget.left(study, 0.0) and idle < budget.generations:
+        before = [t for t in study.trials.values() if t.generation < generation]
+        first = max(t.number for t in before) + 1
+        rng = np.random.default_rng([seed, generation])
+        candidates = strategy.propose(space, before, lambda t: _revive(study, t), first, population, rng)
+        on_event("generation", (generation, len(candidates)))
+        idle = 0 if candidates else idle + 1
+        if _climb(candidates, generation, rungs, budget, study, engine, on_event):
+            study.add_note("generation", number=generation, candidates=len(candidates))
+        generation += 1
+
+
+def _revive(study: Study, trial: Trial) -> Candidate:
+    assert trial.model is not None, "complete trials have a model"
+    return Candidate(trial.number, study.load_model(trial.model), trial.parent, trial.edits, epochs=trial.epochs)
+
+
+def _climb(
+    candidates: Sequence[Candidate],
+    generation: int,
+    rungs: Sequence[Rung],
+    budget: Budget,
+    study: Study,
+    engine: Engine,
+    on_event: Callable[[str, Any], None],
+) -> bool:
+    """Takes one generation up the rungs, recording each trial as soon as its fate is known; False if the budget ended it."""
+    started = time.perf_counter()
+    standing = {c.number: Result(c) for c in candidates}
+    for depth, rung in enumerate(rungs):
+        last = depth == len(rungs) - 1
+        on_event("rung", (rung.name, len(standing)))
+        fresh = [r.candidate for r in standing.values() if not (last and r.candidate.number in study.trials)]
+        for candidate, result in zip(fresh, engine.map(rung.evaluate, fresh), strict=True):
+            if isinstance(result, WorkerDied):
+                result = Result(candidate, failure=result.reason)
+            number = candidate.number
+            scores = standing[number].scores | result.scores
+            spent = standing[number].seconds + result.seconds
+            result = replace(result, scores=scores, seconds=spent)
+            reason = result.failure or _broken(rung.limits, scores)
+            if reason:
+                del standing[number]
+                state = TrialState.FAILED if result.failure else TrialState.INFEASIBLE
+                _record(study, result, generation, state, f"{rung.name}: {reason}", on_event)
+            elif last:
+                _record(study, result, generation, TrialState.COMPLETE, "", on_event)
+            else:
+                standing[number] = result
+            on_event("candidate", number)
+            if last and candidate is not fresh[-1] and not budget.left(study, 0.0):
+                return False
+        if not last and rung.keep is not None and len(standing) > rung.keep:
+            results = list(standing.values())
+            kept = set(spread([[g.cost(r.scores) for g in rung.goals] for r in results], rung.keep))
+            for i, result in enumerate(results):
+                if i not in kept:
+                    del standing[result.candidate.number]
+                    reason = f"{rung.name}: others of its size promised more"
+                    _record(study, result, generation, TrialState.DROPPED, reason, on_event)
+        if not last and not budget.left(study, time.perf_counter() - started):
+            return False
+    return True
+
+
+def _broken(limits: Sequence[Limit], scores: dict[str, float]) -> str:
+    broken = [limit for limit in limits if limit.violation(scores) > 0]
+    return ", ".join(f"{limit.metric} {scores[limit.metric]:.4g} breaks {limit.text}" for limit in broken)
+
+
+def _record(
+    study: Study, result: Result, generation: int, state: TrialState, reason: str, on_event: Callable[[str, Any], None]
+) -> None:
+    candidate = result.candidate
+    if candidate.number in study.trials:
+        return  # recorded before an interruption
+    model = study.save_model(candidate.model) if state is TrialState.COMPLETE else None
+    trial = Trial(
+        candidate.number,
+        generation,
+        candidate.model.graph.digest,
+        state,
+        candidate.parent,
+        candidate.edits,
+        result.scores,
+        reason,
+        candidate.inheritance.share,
+        candidate.epochs,
+        model,
+        result.seconds,
+    )
+    study.add_trial(trial)
+    on_event("trial", trial)
