@@ -5,7 +5,8 @@
 Each repeat is one whole ``netgraft.costs.measured.compare`` with a seed of its own: ResNet-20 is the baseline, and
 both itself and a ResNet-20 with one more block (11 % more multiply-adds) are measured against it. That is done on the
 machine as it is found, and again beside neighbours: processes that multiply matrices in bursts of random length, more
-of them than there are cores. Prints a markdown table.
+of them than there are cores. How much of a core was left to the measuring is printed as well: 100 % is a machine to
+itself. Prints a markdown table.
 """
 
 from __future__ import annotations
@@ -109,6 +110,7 @@ def main() -> None:
         machine = f"{count} neighbours" if count else "as found"
         repeats: list[list[Ratio]] = []
         with neighbours(count):
+            wall, own = time.perf_counter(), time.process_time()
             for seed in range(options.repeats):
                 start = time.monotonic()
                 repeats.append(
@@ -122,9 +124,11 @@ def main() -> None:
                     )
                 )
                 durations.append(time.monotonic() - start)
+            share = (time.process_time() - own) / (time.perf_counter() - wall)
         print(row(f"{machine}, A against A", [same for same, _ in repeats], "no difference shown"))
         print(row(f"{machine}, one block more", [other for _, other in repeats], "slower"), flush=True)
         nulls = sum(same.null_low <= 1 <= same.null_high for same, _ in repeats)
+        print(f"| {machine}, share of a core: {100 * share:.0f} % |  |  |  |  |  |  |")
         print(f"| {machine}, A/A null beside it |  |  | {nulls} of {len(repeats)} |  |  |  |", flush=True)
     print(f"\nOne comparison took {np.median(durations):.1f} s (median), {max(durations):.1f} s at most.")
 

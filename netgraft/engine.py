@@ -100,7 +100,7 @@ class Processes(Engine):
         """Yield ``function(item)`` for every item, in the order of the items."""
         waiting = deque(enumerate(items))
         busy: dict[Connection, tuple[_Worker, int, T]] = {}
-        done: dict[int, R | WorkerDied] = {}
+        done: dict[int, tuple[T, R | WorkerDied | _Raised]] = {}
         try:
             for turn in range(len(waiting)):
                 while turn not in done:
@@ -108,17 +108,19 @@ class Processes(Engine):
                         worker = self._idle.pop() if self._idle else _Worker(self.threads_per_worker)
                         index, item = waiting.popleft()
                         busy[worker.connection] = worker, index, item
-                        with _naming(index, item):
-                            worker.send(function, item)
+                        worker.send(function, item)
                     for connection in wait(list(busy)):
                         assert isinstance(connection, Connection)
-                        worker, index, item = busy[connection]
-                        with _naming(index, item):
-                            done[index] = worker.result()
-                        del busy[connection]
+                        worker, index, item = busy.pop(connection)
+                        done[index] = item, worker.result()
                         if worker.alive:
                             self._idle.append(worker)
-                yield done.pop(turn)
+                item, outcome = done.pop(turn)
+                if isinstance(outcome, _Raised):
+                    # Not before its turn: which results come before an error must not hang on who was faster.
+                    with _naming(turn, item):
+                        raise outcome.error
+                yield outcome
         finally:
             # Nobody waits for what is still being worked on: after an error, Ctrl-C, or an iterator left early.
             for worker, _, _ in busy.values():
@@ -138,6 +140,13 @@ def engine_from(spec: str) -> Engine:
     if kind == "processes" and count.isascii() and count.isdigit() and int(count) > 0:
         return Processes(int(count))
     raise OptionError(f"unknown engine {spec!r}; use 'inline', or 'processes:2' for two worker processes")
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """The outcome of an item whose function raised."""
+
+    error: Exception
 
 
 class _Worker:
@@ -162,12 +171,15 @@ class _Worker:
     def send(self, function: Callable[[Any], Any], item: Any) -> None:
         """Set the worker to work."""
         # Plain pickles: those of multiprocessing leave torch's tensors behind in shared memory that dies with a worker.
-        message = pickle.dumps((function, item))
+        try:
+            message = pickle.dumps((function, item))
+        except Exception as error:
+            message = pickle.dumps((_raise, _portable(error)))
         with suppress(BrokenPipeError, ConnectionResetError):  # a dead worker shows when its result is asked for
             self.connection.send_bytes(message)
 
     def result(self) -> Any:
-        """The result of the item at work, or how the worker died of it; raises what the function raised."""
+        """The result of the item at work, what its function raised, or how the worker died of it."""
         try:
             message = self.connection.recv_bytes()
         except (EOFError, OSError):
@@ -175,12 +187,10 @@ class _Worker:
             reason = _how_it_ended(self._process.exitcode)
             self.kill()
             return WorkerDied(reason)
-        succeeded, value = pickle.loads(message)
-        if succeeded:
-            return value
-        error, trace = value
-        error.add_note(f"raised in a worker process:\n{trace}")
-        raise error
+        try:
+            return pickle.loads(message)
+        except Exception as error:
+            return _Raised(error)
 
     def kill(self) -> None:
         """End the process, whatever it is doing."""
@@ -203,9 +213,10 @@ def _work(connection: Connection) -> None:
             return
         try:
             function, item = pickle.loads(message)
-            answer = pickle.dumps((True, function(item)))
+            answer = pickle.dumps(function(item))
         except Exception as error:
-            answer = _pickled(error)
+            error.add_note(f"raised in a worker process:\n{traceback.format_exc()}")
+            answer = pickle.dumps(_Raised(_portable(error)))
         connection.send_bytes(answer)
 
 
@@ -217,16 +228,20 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _pickled(error: Exception) -> bytes:
-    """An answer that raises ``error`` at the caller; exceptions that do not survive pickling come as RuntimeError."""
-    trace = traceback.format_exc()
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, if it survives pickling; or else a RuntimeError of the same words."""
     try:
-        answer = pickle.dumps((False, (error, trace)))
-        pickle.loads(answer)
+        pickle.loads(pickle.dumps(error))
     except Exception:
         substitute = RuntimeError(f"{type(error).__name__}: {error}")
-        return pickle.dumps((False, (substitute, trace)))
-    return answer
+        for note in getattr(error, "__notes__", ()):
+            substitute.add_note(note)
+        return substitute
+    return error
 
 
 def _how_it_ended(exitcode: int | None) -> str:

@@ -54,6 +54,12 @@ def raise_awkwardly(_: int) -> None:
     raise Awkward("left", "right")
 
 
+def refuse_three_at_once(number: int) -> int:
+    if number < 3:
+        time.sleep(0.1)
+    return refuse_three(number)
+
+
 def die_at_three(number: int) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -109,6 +115,21 @@ def test_an_error_comes_out_as_it_is_with_its_item_named(engine: Engine) -> None
 
 
 # --- processes ---
+
+
+def test_an_error_does_not_overtake_the_results_before_it(processes: Processes) -> None:
+    list(processes.map(square, range(4)))  # both workers are up
+    results = processes.map(refuse_three_at_once, [1, 3, 4])
+    assert next(results) == 1
+    with pytest.raises(ShapeError):
+        next(results)
+
+
+def test_what_cannot_be_sent_does_not_overtake_either(processes: Processes) -> None:
+    results = processes.map(type, [1, lambda: None])
+    assert next(results) is int
+    with pytest.raises(Exception, match=r"[Pp]ickle"):
+        next(results)
 
 
 def test_workers_are_other_processes_and_stay_from_map_to_map(processes: Processes) -> None:
