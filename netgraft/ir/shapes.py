@@ -42,13 +42,13 @@ def axis(dim: int, rank: int) -> int:
 def window(size: int, kernel: int, stride: int, padding: int, dilation: int = 1, ceil_mode: bool = False) -> int:
     """Output size of a sliding window, as PyTorch counts it (with its rule for ``ceil_mode``)."""
     span = size + 2 * padding - dilation * (kernel - 1) - 1
-    if span < 0:
-        raise ShapeError(f"a window of {dilation * (kernel - 1) + 1} does not fit into {size} with padding {padding}")
-    if not ceil_mode:
-        return span // stride + 1
-    out = -(-span // stride) + 1
+    out = -(-span // stride) + 1 if ceil_mode else span // stride + 1
     # The last window must start inside the input or its left padding.
-    return out - 1 if (out - 1) * stride >= size + padding else out
+    if ceil_mode and (out - 1) * stride >= size + padding:
+        out -= 1
+    if out < 1:
+        raise ShapeError(f"a window of {dilation * (kernel - 1) + 1} does not fit into {size} with padding {padding}")
+    return out
 
 
 def same(inputs: Inputs, attrs: Attrs) -> Outputs:
