@@ -68,33 +68,21 @@ def activation_memory(graph: Graph) -> int:
 
     Inputs and outputs of the graph count, stored tensors (weights and constants) do not. Nothing runs in place.
     """
-    owner: dict[Value, Value] = {}
-    bytes_: dict[Value, int] = {}
-    last: dict[Value, int] = {}
-    for given in graph.inputs:
-        owner[Value(given.id)] = Value(given.id)
-        bytes_[Value(given.id)] = _bytes(graph, Value(given.id))
-        last[Value(given.id)] = -1
-    for step, node in enumerate(graph):
-        for value in node.inputs:
-            last[owner[value]] = step
+    # The tensor whose memory each value is in.
+    storage = {Value(given.id): Value(given.id) for given in graph.inputs}
+    for node in graph:
         for value in _outputs(graph, node):
-            owner[value] = owner[node.inputs[0]] if node.op in _VIEWS else value
-            if owner[value] == value:
-                bytes_[value] = 0 if node.op == "constant" else _bytes(graph, value)
-                last[value] = step
-    for value in graph.outputs:
-        last[owner[value]] = len(graph)
+            storage[value] = storage[node.inputs[0]] if node.op in _VIEWS else value
+    last_use = {storage[value]: step for step, node in enumerate(graph) for value in node.inputs}
+    last_use |= {storage[value]: len(graph) for value in graph.outputs}
 
-    live = peak = sum(bytes_[Value(given.id)] for given in graph.inputs)
-    ending: dict[int, int] = {}
-    for value, step in last.items():
-        ending[step] = ending.get(step, 0) + bytes_[value]
-    live -= ending.get(-1, 0)
+    live = {Value(given.id) for given in graph.inputs}
+    peak = sum(_bytes(graph, value) for value in live)
     for step, node in enumerate(graph):
-        live += sum(bytes_[value] for value in _outputs(graph, node) if owner[value] == value)
-        peak = max(peak, live)
-        live -= ending.get(step, 0)
+        if node.op != "constant":
+            live |= {value for value in _outputs(graph, node) if storage[value] == value}
+        peak = max(peak, sum(_bytes(graph, value) for value in live))
+        live = {value for value in live if last_use.get(value, step) > step}
     return peak
 
 
