@@ -76,8 +76,8 @@ def activation_memory(graph: Graph) -> int:
     last_use = {storage[value]: step for step, node in enumerate(graph) for value in node.inputs}
     last_use |= {storage[value]: len(graph) for value in graph.outputs}
 
-    live = {Value(given.id) for given in graph.inputs}
-    peak = sum(_bytes(graph, value) for value in live)
+    peak = sum(_bytes(graph, Value(given.id)) for given in graph.inputs)
+    live = {Value(given.id) for given in graph.inputs} & last_use.keys()
     for step, node in enumerate(graph):
         if node.op != "constant":
             live |= {value for value in _outputs(graph, node) if storage[value] == value}
