@@ -1,8 +1,8 @@
 """The one table from ops to torch, for everything that writes a network out.
 
-A node becomes a :class:`Layer` (a ``torch.nn`` class with constructor arguments) where it has weights of its own, and
-always an expression: a :class:`Call` of a torch function whose arguments may hold further expressions. Expressions are
-data, so that one writer can run them (:mod:`netgraft.convert.to_torch`) and another print them
+A node becomes a :class:`Layer` (a ``torch.nn`` class with constructor arguments) where there is one, and always an
+expression: a :class:`Call` of a torch function whose arguments may hold further expressions. Expressions are data, so
+that one writer can run them (:mod:`netgraft.convert.to_torch`) and another print them
 (:mod:`netgraft.convert.source`).
 """
 
@@ -160,7 +160,7 @@ def dtype(type_: DType) -> Constant:
 
 
 def layer(node: Node, inputs: Sequence[TensorType]) -> Layer | None:
-    """The ``torch.nn`` class that computes ``node`` with its weights; None if there is none."""
+    """The ``torch.nn`` class that computes ``node``, holding its weights if it has any; None if there is none."""
     rule = _LAYERS.get(node.op)
     return rule(node.attrs, inputs[0]) if rule else None
 
@@ -228,7 +228,21 @@ def _layer_norm_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer | None:
 
 
 def _prelu_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer:
-    return Layer("PReLU", (attrs["parameters"],) if attrs["parameters"] != 1 else (), _dtype(x))
+    return Layer("PReLU", (), _unless({"num_parameters": 1}, num_parameters=attrs["parameters"]) | _dtype(x))
+
+
+def _without_weights(cls: str, *positional: str, **keywords: str) -> Callable[[Mapping[str, Any], TensorType], Layer]:
+    """A class whose arguments are attributes; ``keywords`` gives the argument's name for the attribute's."""
+
+    def build(attrs: Mapping[str, Any], x: TensorType) -> Layer:
+        args = tuple(_square(attrs[name]) if isinstance(attrs[name], tuple) else attrs[name] for name in positional)
+        return Layer(cls, args, {keyword: attrs[name] for name, keyword in keywords.items()})
+
+    return build
+
+
+def _pool_layer(cls: str, *windows: str) -> Callable[[Mapping[str, Any], TensorType], Layer]:
+    return lambda attrs, x: Layer(cls, (_square(attrs["kernel"]),), _pool_arguments(attrs, *windows))
 
 
 _LAYERS: Final[Mapping[str, Callable[[Mapping[str, Any], TensorType], Layer | None]]] = {
@@ -239,6 +253,29 @@ _LAYERS: Final[Mapping[str, Callable[[Mapping[str, Any], TensorType], Layer | No
     "group_norm": _group_norm_layer,
     "layer_norm": _layer_norm_layer,
     "prelu": _prelu_layer,
+    "relu": _without_weights("ReLU"),
+    "relu6": _without_weights("ReLU6"),
+    "leaky_relu": _without_weights("LeakyReLU", "slope"),
+    "elu": _without_weights("ELU", "alpha"),
+    "gelu": _without_weights("GELU", approximate="approximate"),
+    "silu": _without_weights("SiLU"),
+    "mish": _without_weights("Mish"),
+    "sigmoid": _without_weights("Sigmoid"),
+    "tanh": _without_weights("Tanh"),
+    "hardswish": _without_weights("Hardswish"),
+    "hardsigmoid": _without_weights("Hardsigmoid"),
+    "softplus": _without_weights("Softplus", beta="beta", threshold="threshold"),
+    "softmax": _without_weights("Softmax", dim="dim"),
+    "log_softmax": _without_weights("LogSoftmax", dim="dim"),
+    "dropout": _without_weights("Dropout", "p"),
+    "dropout2d": _without_weights("Dropout2d", "p"),
+    "max_pool2d": _pool_layer("MaxPool2d", "stride", "padding", "dilation"),
+    "avg_pool2d": _pool_layer("AvgPool2d", "stride", "padding"),
+    "adaptive_avg_pool2d": _without_weights("AdaptiveAvgPool2d", "size"),
+    "adaptive_max_pool2d": _without_weights("AdaptiveMaxPool2d", "size"),
+    "flatten": _without_weights("Flatten", start="start_dim", end="end_dim"),
+    "pixel_shuffle": _without_weights("PixelShuffle", "factor"),
+    "pixel_unshuffle": _without_weights("PixelUnshuffle", "factor"),
 }
 
 
@@ -331,13 +368,22 @@ def _attention(node: Node, inputs: _Types, outputs: _Types) -> Expression:
     return Call("F.scaled_dot_product_attention", (Operand(0), Operand(1), Operand(2)), kwargs)
 
 
+def _pool_arguments(attrs: Mapping[str, Any], *windows: str) -> dict[str, Any]:
+    """What pooling takes after the kernel."""
+    defaults = {
+        "stride": _square(attrs["kernel"]),
+        "padding": 0,
+        "dilation": 1,
+        "ceil_mode": False,
+        "count_include_pad": True,
+    }
+    switches = {name: attrs[name] for name in ("ceil_mode", "count_include_pad") if name in attrs}
+    return _unless(defaults, **_windows(attrs, *windows), **switches)
+
+
 def _pool(target: str, *windows: str) -> _Rule:
     def build(node: Node, inputs: _Types, outputs: _Types) -> Expression:
-        attrs = node.attrs
-        kernel = _square(attrs["kernel"])
-        defaults = {"stride": kernel, "padding": 0, "dilation": 1, "ceil_mode": False, "count_include_pad": True}
-        switches = {name: attrs[name] for name in ("ceil_mode", "count_include_pad") if name in attrs}
-        return Call(target, (X, kernel), _unless(defaults, **_windows(attrs, *windows), **switches))
+        return Call(target, (X, _square(node.attrs["kernel"])), _pool_arguments(node.attrs, *windows))
 
     return build
 

@@ -89,6 +89,15 @@ def _is_layer(node: Node, prefix: str, form: Layer, graph: Graph) -> bool:
     return named and layer(node, graph.input_types(node)) == form
 
 
+def batch_source(graph: Graph) -> tuple[Value, int, int]:
+    """Where the batch size can be read: an input, its axis, and how many times the batch size that axis is."""
+    for given in graph.inputs:
+        for axis, dim in enumerate(given.type.shape):
+            if isinstance(dim, Batch):
+                return Value(given.id), axis, dim.times
+    raise ConversionError("the graph needs the batch size, which none of its inputs has")
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     """One node: the layer to apply or the expression to evaluate, and the values that nothing needs afterwards."""
@@ -116,15 +125,7 @@ class Network(nn.Module):
         self._inputs = tuple(Value(given.id) for given in graph.inputs)
         self._outputs = graph.outputs
         self._steps = _steps(graph, placed)
-        self._batch = next(
-            (
-                (Value(i.id), axis, d.times)
-                for i in graph.inputs
-                for axis, d in enumerate(i.type.shape)
-                if isinstance(d, Batch)
-            ),
-            None,
-        )
+        self._graph = graph
 
     def hold(self, key: str, tensor: Tensor, *, trained: bool) -> None:
         """Puts a weight at its key, as a parameter if it is ``trained``, otherwise as a buffer."""
@@ -191,9 +192,7 @@ class Network(nn.Module):
             case Training():
                 return self.training
             case BatchSize(times):
-                if self._batch is None:
-                    raise ConversionError(f"{node.id} needs the batch size, which no input has")
-                value, axis, held = self._batch
+                value, axis, held = batch_source(self._graph)
                 return values[value].shape[axis] * times // held
             case Device():
                 return values[node.inputs[0]].device
