@@ -1,8 +1,8 @@
 """Graphs as source: a readable ``model.py`` that needs torch alone and loads the network's weights strictly.
 
 The names of the weights spell a tree of modules. Every place in it that runs as a block of its own
-(:mod:`netgraft.convert.scopes`) becomes an ``nn.Sequential`` or a class; blocks whose code differs only in the values of
-arguments share one class, and those arguments are its parameters.
+(:mod:`netgraft.convert.scopes`) becomes an ``nn.Sequential`` or a class; blocks whose code differs only in the values
+of arguments share one class, and those arguments are its parameters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NEVER_SET: Final = frozenset({"device", "inplace", "padding_mode", "track_runni
 """Constructor arguments that no op has."""
 
 _CHANNELS: Final = frozenset(
-    [
+    {
         "in_channels",
         "out_channels",
         "in_features",
@@ -39,7 +39,7 @@ _CHANNELS: Final = frozenset(
         "normalized_shape",
         "groups",
         "size",
-    ]
+    }
 )
 """Arguments that count channels: equal values of these are one parameter."""
 
@@ -138,12 +138,8 @@ class _Writer:
 
     def _check(self, place: Place) -> None:
         for name in (*place.children, *place.tensors):
-            if (
-                not name
-                or hasattr(nn.Module, name)
-                or name == "training"
-                or (name in place.tensors and name in place.children)
-            ):
+            twice = name in place.tensors and name in place.children
+            if not name or twice or name == "training" or hasattr(nn.Module, name):
                 path = ".".join((*place.path, name))
                 raise ConversionError(f"no torch module can hold something called {path!r}; rename that weight")
         for child in place.children.values():
@@ -159,13 +155,10 @@ class _Writer:
 
     def _is_list(self, place: Place) -> bool:
         """Whether ``place`` can be an ``nn.ModuleList``."""
-        numbered = place.children and place.children.keys() == {str(i) for i in range(len(place.children))}
-        return (
-            bool(numbered)
-            and not place.tensors
-            and not place.layer
-            and all(map(self._is_element, place.children.values()))
-        )
+        if place.layer or place.tensors or not place.children:
+            return False
+        numbered = place.children.keys() == {str(i) for i in range(len(place.children))}
+        return numbered and all(map(self._is_element, place.children.values()))
 
     def _element(self, place: Place, slots: Slots, owner: Path) -> Code:
         if place.layer:
@@ -411,15 +404,13 @@ def _parameters(a_class: _Class) -> list[_Parameter]:
             kind = "channels" if origins[index].name in _CHANNELS else origins[index].name
             groups.setdefault((kind, tuple(map(literal, column))), []).append(index)
     place = a_class.places[0]
-    taken = (
-        set(dir(nn.Module)) | {"training", "self", "nn", "torch", "F"} | place.children.keys() | place.tensors.keys()
-    )
+    taken = {*dir(nn.Module), "training", "self", "nn", "torch", "F", *place.children, *place.tensors}
     names = _parameter_names(list(groups.values()), origins, taken)
     parameters = []
     for slots, name in zip(groups.values(), names, strict=True):
         values = [row[slots[0]] for row in a_class.values]
         default = origins[slots[0]].default
-        if any(origins[i].default != default for i in slots) or default not in map(literal, values):
+        if any(origins[i].default != default for i in slots) or default not in [literal(value) for value in values]:
             default = None
         annotation = " | ".join(sorted({_annotation(value) for value in values}))
         parameters.append(_Parameter(name, tuple(slots), annotation, default))
