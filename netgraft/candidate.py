@@ -14,8 +14,8 @@ class Candidate:
     """A network proposed by a search.
 
     ``number`` is its place in the sequence of proposals; 0 is the network the search began with. ``parent`` is the
-    number it came from by ``edits``, applied in order. ``epochs`` counts the training that it and its ancestors received since
-    the search began.
+    number it came from by ``edits``, applied in order. ``epochs`` counts the training that it and its ancestors
+    received since the search began.
     """
 
     number: int

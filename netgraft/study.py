@@ -137,7 +137,8 @@ class Study:
 
     def save_model(self, model: Model) -> str:
         """Stores a model and returns the name of its artifact; the same model is stored once."""
-        metadata = {"graph": render(model.graph), "name": model.name}
+        # One key: safetensors writes several in no fixed order, and the file is named by its content.
+        metadata = {"netgraft": json.dumps({"graph": render(model.graph), "name": model.name})}
         data = safetensors.numpy.save({key: model.weights[key] for key in sorted(model.graph.weight_types)}, metadata)
         name = sha256(data).hexdigest()[:24]
         target = self.path / "models" / f"{name}.safetensors"
@@ -154,9 +155,10 @@ class Study:
                 weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
         except (OSError, safetensors.SafetensorError) as error:
             raise StudyError(f"cannot read the model {path}: {error}") from None
-        if not metadata or "graph" not in metadata:
+        if not metadata or "netgraft" not in metadata:
             raise StudyError(f"{path} holds weights without a graph; it was not written by netgraft")
-        return Model(parse(metadata["graph"]), weights, metadata.get("name", "network"))
+        described = json.loads(metadata["netgraft"])
+        return Model(parse(described["graph"]), weights, described["name"])
 
     @property
     def seconds(self) -> float:

@@ -2,8 +2,8 @@
 
 AutoGO's loop (Salameh et al., NeurIPS 2023, section 4) on this project's parts: segment grafts and operation swaps, a
 population on the Pareto front. Deviations: children inherit weights and are fine-tuned with the original as teacher
-instead of being ranked by a predictor alone; quality is judged on a validation split, the test split once at the end; the
-original receives the same extra training as its children; latency is measured at the end.
+instead of being ranked by a predictor alone; quality is judged on a validation split, the test split once at the end;
+the original receives the same extra training as its children; latency is measured at the end.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Event = Callable[[str, Any], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run spends its effort. What is None follows from the size of the training split, never from the clock, so
-    that a seed means the same trials everywhere.
+    """How a run spends its effort. What is None follows from the size of the training split, never from the clock,
+    so that a seed means the same trials everywhere.
 
-    ``population`` networks are proposed a generation, ``keep`` of them fine-tuned for ``tune_epochs``; ``finalists`` are
-    trained for ``final_epochs`` more. ``pretrain_epochs`` trains the original first, for networks that come without
+    ``population`` networks are proposed a generation, ``keep`` of them fine-tuned for ``tune_epochs``; ``finalists``
+    are trained for ``final_epochs`` more. ``pretrain_epochs`` trains the original first, for networks that come without
     trained weights. ``search_share`` is the part of a time budget spent before the finals.
     """
 
@@ -64,8 +64,8 @@ class Plan:
 
     def for_examples(self, examples: int) -> Plan:
         """The plan with everything decided: short tunings see about 16,000 examples, finals four times as many."""
-        tune = self.tune_epochs if self.tune_epochs is not None else min(5.0, max(0.25, round(16_000 / examples, 2)))
-        final = self.final_epochs if self.final_epochs is not None else 4 * tune
+        tune = min(5.0, max(0.25, round(16_000 / examples, 2))) if self.tune_epochs is None else self.tune_epochs
+        final = 4 * tune if self.final_epochs is None else self.final_epochs
         return replace(self, tune_epochs=tune, final_epochs=final)
 
 
@@ -92,9 +92,9 @@ def optimize(
 ) -> Front:
     """Evolves ``model`` for ``task`` and returns the front of what was found; everything is kept in the folder ``out``.
 
-    ``goals`` and ``limits`` are written as in :mod:`netgraft.metrics`; ``budget`` is a time (``10m``, ``1h30m``) or a
-    number of fine-tuned networks (``40 trials``). With ``resume`` a run in ``out`` is continued: the same seed gives the
-    same trials, resumed or not. ``settings`` is kept in run.json and shown in the report (how the run was called).
+    ``goals`` and ``limits`` are written as in :mod:`netgraft.metrics`; ``budget`` is a time (``10m``, ``1h30m``) or
+    a number of fine-tuned networks (``40 trials``). With ``resume`` a run in ``out`` is continued: the same seed gives
+    the same trials, resumed or not. ``settings`` is kept in run.json and shown in the report (how the run was called).
     ``on_event(kind, data)`` hears what happens.
 
     Raises OptionError, DataError and StudyError for what cannot work, EmptyFrontError where no network was found within

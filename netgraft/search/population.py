@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.metrics import Goal
@@ -57,11 +58,12 @@ class Population:
                 children.append(child)
         return children
 
-    def _chances(self, parents: Sequence[Trial]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    def _chances(self, parents: Sequence[Trial]) -> npt.NDArray[np.float64]:
         quality = next((goal for goal in self.goals if goal.metric == "quality"), Goal("quality", True))
         lost = np.array([_cost(quality, trial.scores) for trial in parents])
-        chances: np.ndarray[tuple[int], np.dtype[np.float64]] = np.exp2(-(lost - lost.min()) / self.tolerance)
-        return chances / chances.sum()
+        chances: npt.NDArray[np.float64] = np.exp2(-(lost - lost.min()) / self.tolerance)
+        chances /= chances.sum()
+        return chances
 
 
 def _cost(goal: Goal, scores: Mapping[str, float]) -> float:

@@ -47,9 +47,9 @@ class Result:
 class Rung:
     """One step of the evaluation.
 
-    ``evaluate`` takes a candidate to its scores and may hand it back changed (trained). A candidate whose scores break one
-    of ``limits`` is infeasible. Of the rest, at most ``keep`` go on (all where None): those that :func:`pareto.spread`
-    picks over ``goals``, spread over the last of them.
+    ``evaluate`` takes a candidate to its scores and may hand it back changed (trained). A candidate whose scores break
+    one of ``limits`` is infeasible. Of the rest, at most ``keep`` go on (all where None): those that
+    :func:`pareto.spread` picks over ``goals``, spread over the last of them.
     """
 
     name: str
@@ -61,8 +61,8 @@ class Rung:
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search ends: after ``seconds`` of recorded work, or after ``trials`` complete trials, or when ``generations``
-    in a row proposed nothing new.
+    """When a search ends: after ``seconds`` of recorded work, or after ``trials`` complete trials, or when
+    ``generations`` in a row proposed nothing new.
     """
 
     seconds: float | None = None
@@ -91,9 +91,9 @@ def search(
 ) -> None:
     """Fills ``study`` with trials until the budget is spent.
 
-    Trial 0, the original, must be in the study already. Generation ``g`` is drawn from ``(seed, g)`` and the trials of the
-    generations before it, so the same seed gives the same trials, resumed or not; trials that the study holds already are
-    not evaluated again. ``on_event(kind, data)`` hears of "generation", "rung", "candidate" and "trial".
+    Trial 0, the original, must be in the study already. Generation ``g`` is drawn from ``(seed, g)`` and the trials of
+    the generations before it, so the same seed gives the same trials, resumed or not; trials that the study holds
+    already are not evaluated again. ``on_event(kind, data)`` hears of "generation", "rung", "candidate" and "trial".
     """
     done = [note for note in study.notes if note["note"] == "generation"]
     idle = next((i for i, note in enumerate(reversed(done)) if note["candidates"]), len(done))
@@ -124,7 +124,7 @@ def _climb(
     engine: Engine,
     on_event: Callable[[str, Any], None],
 ) -> bool:
-    """Takes one generation up the rungs, recording each trial as soon as its fate is known; False if the budget ended it."""
+    """Takes one generation up the rungs, recording each trial once decided; False if the budget ended it."""
     started = time.perf_counter()
     standing = {c.number: Result(c) for c in candidates}
     for depth, rung in enumerate(rungs):

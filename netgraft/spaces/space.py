@@ -21,8 +21,9 @@ GraphScores = Callable[[Graph], Mapping[str, float]]
 class Space:
     """All networks that ``mutation`` reaches from ``model``, within ``limits`` on what ``score`` counts.
 
-    A child is its parent after one to ``steps`` edits; while it breaks a limit, up to ``reach`` further edits are applied,
-    each the best of a few draws, so that a tight limit is reached by walking towards it instead of waiting for luck.
+    A child is its parent after one to ``steps`` edits; while it breaks a limit, up to ``reach`` further edits are
+    applied, each the best of a few draws, so that a tight limit is reached by walking towards it instead of waiting
+    for luck.
     """
 
     model: Model
@@ -39,7 +40,9 @@ class Space:
 
     def child(self, parent: Candidate, number: int, rng: np.random.Generator) -> Candidate | None:
         """A random child of ``parent`` within the limits, or None where none was found."""
-        model, edits, shares = parent.model, [], []
+        model = parent.model
+        edits: list[Edit] = []
+        shares: list[float] = []
         wanted = 1 + int(rng.integers(self.steps))
         excess = self.violation(model.graph)
         while len(edits) < wanted or (excess > 0 and len(edits) < wanted + self.reach):

@@ -1,0 +1,305 @@
+"""The command line: ``netgraft optimize | inspect | measure | export | report | demo``."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+
+from netgraft import console as screen
+from netgraft import report as report_page
+from netgraft import sources, tasks
+from netgraft.convert.onnx import to_onnx
+from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
+from netgraft.costs.measured import compare
+from netgraft.costs.measured import measure as measure_one
+from netgraft.errors import DataError, NetgraftError, OptionError
+from netgraft.front import Front
+from netgraft.ir import Batch, Model
+from netgraft.recipes import Plan
+from netgraft.recipes import optimize as optimize_model
+from netgraft.study import Study
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class _Commands(typer.core.TyperGroup):
+    """Turns every error meant for the user into one message and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NetgraftError as error:
+            errors.print("[bold red]error:[/]", end=" ")
+            errors.print(str(error), markup=False, soft_wrap=True)
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            errors.print("interrupted")
+            raise typer.Exit(130) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Give it the network you already have, get back a Pareto front of better ones.",
+)
+
+Source = Annotated[str, typer.Argument(help="FILE.pt2, FILE.py:NAME or zoo:NAME", show_default=False)]
+InputShape = Annotated[
+    str | None, typer.Option("--input", help="shape of one input, such as 3x32x32, for a FILE.py:NAME that names none")
+]
+
+
+@app.command()
+def optimize(
+    source: Source,
+    data: Annotated[str, typer.Option(help="digits, FILE.parquet, a folder, or FILE.py:NAME", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder of the run", show_default=False)],
+    goal: Annotated[list[str] | None, typer.Option(help="what to improve: quality, latency, flops, ...")] = None,
+    limit: Annotated[list[str] | None, typer.Option(help="what to keep to, such as 'flops<=0.9x'")] = None,
+    budget: Annotated[str, typer.Option(help="a time, such as 10m or 1h30m, or '40 trials'")] = "10m",
+    seed: Annotated[int, typer.Option(help="the same seed gives the same trials")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
+    input_shape: InputShape = None,
+    subset: Annotated[int | None, typer.Option(help="use this many training examples only")] = None,
+    pretrain: Annotated[
+        float | None, typer.Option(help="train the original first for so many epochs [default: 0; zoo networks: some]")
+    ] = None,
+    tune_epochs: Annotated[float | None, typer.Option(help="epochs of a short fine-tuning [default: by data]")] = None,
+    final_epochs: Annotated[float | None, typer.Option(help="epochs of a finalist [default: 4 tunings]")] = None,
+    finalists: Annotated[int, typer.Option(help="how many networks are trained longer and measured")] = 4,
+    learning_rate: Annotated[float, typer.Option(help="of fine-tuning, at its peak")] = 0.05,
+    teacher: Annotated[bool, typer.Option(help="fine-tune with the original as teacher")] = True,
+) -> None:
+    """Evolve a network: better, faster, smaller, within your limits."""
+    model = load(source, input_shape)
+    task = load_task(data, model, subset)
+    if pretrain is None:
+        pretrain = _pretrain_epochs(len(task.train)) if source.startswith("zoo:") else 0.0
+        if pretrain:
+            console.print(f"{source} comes without trained weights: training it first for {pretrain:g} epochs")
+    plan = Plan(
+        finalists=finalists,
+        tune_epochs=tune_epochs,
+        final_epochs=final_epochs,
+        pretrain_epochs=pretrain,
+        learning_rate=learning_rate,
+        teacher=teacher,
+    )
+    goals, limits = goal or ["quality", "latency"], limit or []
+    run(model, task, source, data, goals, limits, budget, out, seed, resume, plan)
+
+
+@app.command()
+def inspect(source: Source, input_shape: InputShape = None, nodes: bool = False) -> None:
+    """Show what a network is made of, what it costs, and what is frozen and why."""
+    model = load(source, input_shape)
+    graph = model.graph
+    signature = graph.signature
+    frozen = [node for node in graph if node.op == "frozen"]
+    console.print(f"[bold]{model.name}[/]  digest {graph.digest}")
+    console.print(
+        screen.columns(
+            "costs at batch 1",
+            ("", "value"),
+            [
+                ("inputs", ", ".join(map(str, signature.inputs))),
+                ("outputs", ", ".join(map(str, signature.outputs))),
+                ("operations", f"{len(graph)}, {len(frozen)} of them frozen"),
+                ("FLOPs", f"{flops(graph) / 1e6:,.2f} M"),
+                ("parameters", f"{parameters(graph):,}"),
+                ("activation memory, peak", f"{activation_memory(graph) / 1e6:,.2f} MB"),
+                ("latency, estimated", f"{latency_estimate(graph):.3f} ms (see 'netgraft measure')"),
+            ],
+        )
+    )
+    kinds, by_node = Counter(node.op for node in graph), flops_by_node(graph)
+    total = max(1, flops(graph))
+    by_kind: Counter[str] = Counter()
+    for node in graph:
+        by_kind[node.op] += by_node.get(node.id, 0)
+    rows = [(op, str(count), f"{by_kind[op] / total:.1%}") for op, count in kinds.most_common()]
+    console.print(screen.columns("operations", ("operation", "count", "share of FLOPs"), rows))
+    if nodes:
+        listed = [
+            (node.id, node.op, " ".join(str(t) for t in graph.output_types(node)), ", ".join(node.weights.values()))
+            for node in graph
+        ]
+        console.print(screen.columns("nodes", ("node", "operation", "gives", "weights"), listed))
+    if frozen:
+        reasons = [(node.id, node.attrs["target"], node.attrs["reason"]) for node in frozen]
+        console.print(screen.columns("frozen: kept as they are", ("node", "operation", "why"), reasons))
+
+
+@app.command()
+def measure(
+    source: Source,
+    second: Annotated[str | None, typer.Argument(help="a second network, measured interleaved")] = None,
+    input_shape: InputShape = None,
+    batch: Annotated[int, typer.Option(min=1)] = 1,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    seconds: Annotated[float, typer.Option(help="about how long to measure at most", min=1)] = 30.0,
+) -> None:
+    """Measure latency in onnxruntime, with its 95 % interval; of two networks, the ratio of the second to the first."""
+    first = to_onnx(load(source, input_shape))
+    where = f"onnxruntime, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+    if second is None:
+        found = measure_one(first, batch=batch, threads=threads, seconds=seconds)
+        interval = f"[{found.low_ms:.4g}, {found.high_ms:.4g}]"
+        console.print(f"{found.median_ms:.4g} ms {interval} ({where}, {found.sessions} sessions)", soft_wrap=True)
+        noisy = found.noisy
+    else:
+        other = to_onnx(load(second, input_shape))
+        (ratio,) = compare([other], first, batch=batch, threads=threads, seconds=seconds)
+        console.print(f"{source}: {ratio.baseline_ms:.4g} ms; {second}: {ratio.model_ms:.4g} ms ({where})")
+        console.print(
+            f"time of the second: {ratio.ratio:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}] of the first, "
+            f"a speed-up of {ratio.speedup:.2f}x: {ratio.verdict} "
+            f"({ratio.pairs} fresh session pairs; the first against itself: "
+            f"{ratio.null:.3f} [{ratio.null_low:.3f}, {ratio.null_high:.3f}])",
+            soft_wrap=True,
+        )
+        noisy = ratio.noisy
+    if noisy:
+        errors.print("[yellow]this machine is too busy for a sharp answer; measure again when it is quiet[/]")
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    to: Annotated[Path, typer.Option(help="folder to write to", show_default=False)],
+    pick: Annotated[str, typer.Option(help="knee, fastest, best, or the beginning of a digest")] = "knee",
+) -> None:
+    """Write one network of a run: model.py, weights.safetensors and model.onnx."""
+    chosen = Front(Study.read(run_folder))[pick]
+    for path in chosen.export(to):
+        console.print(str(path))
+
+
+@app.command()
+def report(run_folder: Annotated[Path, typer.Argument(metavar="RUN")]) -> None:
+    """Write the report of a run again and show its table."""
+    show(Study.read(run_folder))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
+    budget: Annotated[str, typer.Option(help="a time, or a number of trials")] = "2m30s",
+    seed: int = 0,
+) -> None:
+    """Train a ResNet-20 on handwritten digits, evolve it, and write the report: the whole way in a few minutes."""
+    source, data = "zoo:resnet20?channels=1&input=1x8x8", "digits"
+    model = load(source, None)
+    task = load_task(data, model, None)
+    number = 1
+    while out.exists():
+        number += 1
+        out = out.with_name(f"{out.name.removesuffix(f'-{number - 1}')}-{number}")
+    plan = Plan(pretrain_epochs=20.0, measure_seconds=25.0)
+    run(model, task, source, data, ["quality", "latency"], [], budget, out, seed, False, plan)
+
+
+def load(source: str, input_shape: str | None) -> Model:
+    """The network that SOURCE names."""
+    return sources.load(source, input_shape=_shape(input_shape) if input_shape else None)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise OptionError(f"--input {text!r} is no shape; write it like 3x32x32 (channels x height x width)")
+    return shape
+
+
+def load_task(data: str, model: Model, subset: int | None) -> tasks.Task:
+    """The task that DATA names, in the shape that the network takes; DataError where they cannot fit."""
+    signature = model.graph.signature
+    if len(signature.inputs) != 1 or signature.inputs[0].rank != 4:
+        raise DataError(f"{model.name} takes {signature}; image data needs one input [N,C,H,W]")
+    shape = signature.inputs[0].concrete()[1:]
+    output = signature.outputs[0]
+    if data.partition(":")[0].endswith(".py"):
+        return tasks.load(data, input_shape=shape, classes=output.concrete()[-1], subset=subset)
+    if len(signature.outputs) != 1 or output.rank != 2 or not isinstance(output.shape[0], Batch):
+        raise DataError(
+            f"{model.name} gives {', '.join(map(str, signature.outputs))}; data with labels needs one output "
+            "[N,classes]. For another kind of task, write it as FILE.py:NAME"
+        )
+    return tasks.load(data, input_shape=shape, classes=output.concrete()[1], subset=subset)
+
+
+def _pretrain_epochs(examples: int) -> float:
+    """Enough for a small network to be worth evolving: about 200,000 images, 20 epochs at the most."""
+    return float(max(3, min(20, round(200_000 / examples))))
+
+
+def run(
+    model: Model,
+    task: tasks.Task,
+    source: str,
+    data: str,
+    goals: list[str],
+    limits: list[str],
+    budget: str,
+    out: Path,
+    seed: int,
+    resume: bool,
+    plan: Plan,
+) -> None:
+    """Optimizes with progress on the terminal, and ends with the table and the report."""
+    for note in task.notes:
+        console.print(f"[dim]{note}[/]")
+    command = shlex.join(["netgraft", *sys.argv[1:]])
+    with screen.Watcher(console) as watcher:
+        front = optimize_model(
+            model,
+            task,
+            goals=goals,
+            limits=limits,
+            budget=budget,
+            out=out,
+            seed=seed,
+            resume=resume,
+            plan=plan,
+            settings={"source": source, "data": data, "command": command},
+            on_event=watcher,
+        )
+    show(front.study)
+
+
+def show(study: Study) -> None:
+    """Prints the table of finalists, writes the report, and says what to do next."""
+    table = report_page.table(study)
+    if table.rows:
+        console.print(screen.finalists(table))
+    console.print(table.headline, markup=False)
+    console.print(f"report: {report_page.write(study)}", soft_wrap=True)
+    if table.rows:
+        console.print(f"take it home: netgraft export {study.path} --pick knee --to better", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the ``netgraft`` command."""
+    # Exporters chat about their own future; what matters to the user comes as an error or in the report.
+    warnings.filterwarnings("ignore")
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    app()
+
+
+if __name__ == "__main__":
+    main()

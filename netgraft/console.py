@@ -1,0 +1,138 @@
+"""What a person sees on the terminal: progress of a run, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table as Grid
+
+from netgraft.candidate import Trial, TrialState
+from netgraft.report import Table
+
+
+class Watcher:
+    """Shows a run's events: a live line on a terminal, plain lines elsewhere. Use it in a ``with`` block."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(20),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.line = self.progress.add_task("starting", total=None)
+        self.original: Trial | None = None
+        self.generation = 0
+
+    def __enter__(self) -> Watcher:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def __call__(self, kind: str, data: Any) -> None:
+        """One event of a run: see :func:`netgraft.recipes.optimize`."""
+        match kind:
+            case "pretrain":
+                self._show(f"training the original for {data:g} epochs")
+            case "step":
+                step, total = data
+                self.progress.update(self.line, completed=step, total=total)
+            case "generation":
+                self.generation, count = data
+                self._show(f"generation {self.generation}: {count} proposals")
+            case "rung":
+                name, count = data
+                if name != "count":
+                    self.progress.update(self.line, description=self._where(name, count), completed=0, total=count)
+            case "candidate":
+                self.progress.advance(self.line)
+            case "trial":
+                self._trial(data)
+            case "finals":
+                count, epochs, total = data
+                self._show(f"finals: {count} networks, {epochs:g} epochs each; the original {total:g}, as much as any")
+            case "final":
+                trial, epochs = data
+                name = f"{trial.digest} ({trial.origin})" if trial.number else "the original"
+                self._show(f"training {name} for {epochs:g} epochs")
+            case "measure":
+                self._show(f"test split, once; then measuring {data} networks, interleaved")
+            case "interrupted":
+                self.console.print("[yellow]interrupted[/]: what was found so far is kept; go on with --resume")
+
+    def _where(self, rung: str, count: int) -> str:
+        doing = {"check": "checking", "tune": "fine-tuning"}.get(rung, rung)
+        return f"generation {self.generation}: {doing} {count}"
+
+    def _show(self, text: str) -> None:
+        self.progress.update(self.line, description=text, completed=0, total=None)
+        self.console.print(f"[dim]{text}[/]", highlight=False)
+
+    def _trial(self, trial: Trial) -> None:
+        if trial.state is not TrialState.COMPLETE:
+            return
+        if self.original is None or trial.number == 0:
+            self.original = trial
+        scores, start = trial.scores, self.original.scores
+        quality = f"{scores['quality']:.2f} ± {scores['quality_error']:.2f}"
+        if trial.number == 0:
+            self.console.print(
+                f"original: validation quality {quality}, {scores['flops'] / 1e6:.1f} MFLOPs, "
+                f"{int(scores['parameters']):,} parameters",
+                highlight=False,
+            )
+            return
+        self.console.print(
+            f"  {trial.digest}  quality {quality} (before tuning {scores['quality_before']:.2f})  "
+            f"time est. {scores['latency'] / start['latency']:.2f}x  flops {scores['flops'] / start['flops']:.2f}x  "
+            f"weights kept {trial.inherited:.0%}  [dim]{_short(trial.origin)}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _short(text: str, width: int = 60) -> str:
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Grid:
+    """A table whose first column is text and whose others are figures."""
+    grid = Grid(title=title, title_justify="left", header_style="bold")
+    for i, name in enumerate(header):
+        grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+    for row in rows:
+        grid.add_row(*row)
+    return grid
+
+
+def finalists(table: Table) -> Grid:
+    """The finalists of a run."""
+    quality = f"test {table.quality.name} ({table.quality.unit})"
+    return columns(
+        "finalists, trained equally long; time relative to the original's",
+        ("network", "picks", quality, "time", "95 % interval", "speed-up", "FLOPs", "parameters"),
+        (
+            (
+                row.label,
+                " ".join(table.picks(row)),
+                f"{row.test:.2f} ± {row.test_error:.2f}",
+                f"{row.time:.3f}x",
+                f"[{row.low:.3f}, {row.high:.3f}]",
+                f"{row.speedup:.2f}x",
+                f"{row.flops_ratio:.2f}x",
+                f"{row.parameters_ratio:.2f}x",
+            )
+            for row in table
+        ),
+    )

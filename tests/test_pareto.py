@@ -1,0 +1,42 @@
+"""Dominance, ranks and the choice of well-spread points."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netgraft.search.pareto import front, ranks, spread
+
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12)
+
+
+def dominates(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+@given(points)
+def test_front_holds_what_nothing_dominates_once(costs: list[tuple[int, int]]) -> None:
+    kept = [costs[i] for i in front(costs)]
+    assert len(set(kept)) == len(kept)
+    assert set(kept) == {p for p in costs if not any(dominates(q, p) for q in costs)}
+
+
+@given(points)
+def test_a_dominated_point_has_a_worse_rank(costs: list[tuple[int, int]]) -> None:
+    rank = ranks(costs)
+    assert all(rank[i] < rank[j] for i, p in enumerate(costs) for j, q in enumerate(costs) if dominates(p, q))
+
+
+@given(points, st.integers(1, 5))
+def test_spread_gives_as_many_as_asked_for(costs: list[tuple[int, int]], count: int) -> None:
+    picked = spread(costs, count)
+    assert len(set(picked)) == len(picked) == min(count, len(costs))
+
+
+def test_spread_covers_the_last_cost() -> None:
+    costs = [(5.0, 1.0), (4.0, 2.0), (9.0, 3.0), (3.0, 4.0), (1.0, 5.0), (2.0, 6.0)]
+    assert spread(costs, 3) == [1, 3, 4]
+
+
+def test_spread_over_one_cost_takes_the_lowest() -> None:
+    assert spread([(3.0,), (1.0,), (2.0,)], 2) == [1, 2]
