@@ -104,28 +104,26 @@ class Machine:
 
     run: float = 5.0
     """Microseconds for each call, whatever the network."""
-    kernel: float = 0.5
+    kernel: float = 0.35
     """Microseconds for each kernel started."""
-    bandwidth: float = 30.0
-    """Gigabytes per second read and written."""
-    dense: float = 206.0
+    bandwidth: float = 60.0
+    """Gigabytes per second of activations, which come from a cache."""
+    weights: float = 20.0
+    """Gigabytes per second of weights, which come from further away."""
+    dense: float = 215.0
     """GFLOP/s of a convolution in the blocked layout, with many filters and a large map."""
-    blocks: float = 0.67
+    blocks: float = 0.38
     """Blocks of filters (up to four are computed at once) at which such a convolution reaches half of ``dense``."""
-    border: float = 1.1
+    border: float = 1.75
     """Columns by which each row of a map seems longer for each column that a window reaches over its edge."""
-    depthwise: float = 123.0
+    depthwise: float = 170.0
     """GFLOP/s of a depthwise convolution."""
     plain: float = 180.0
     """GFLOP/s of a convolution that does not fit the blocked layout: unrolled into columns and multiplied."""
-    plain_filters: float = 30.0
+    plain_filters: float = 20.0
     """Filters per group at which such a convolution reaches half of ``plain``."""
-    gemm: float = 100.0
+    matrix: float = 160.0
     """GFLOP/s of a matrix product."""
-    exponential: float = 1.0
-    """Nanoseconds per element of what is computed by an exponential (sigmoid, softmax, GELU, ...)."""
-    window: float = 0.3
-    """Nanoseconds per element that a pooling window looks at."""
     block: int = 16
     """Channels in a block of the blocked layout."""
 
@@ -136,12 +134,27 @@ class Machine:
 
 CALIBRATED: Final = Machine()
 
-# Activations and operations that onnxruntime computes inside the convolution before them.
-_FUSED: Final = frozenset({"batch_norm", "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "hardsigmoid", "clamp"})
-_EXPONENTIAL: Final = frozenset(
-    {"sigmoid", "tanh", "gelu", "silu", "mish", "elu", "softplus", "exp", "pow", "softmax", "log_softmax"}
+# Nanoseconds per element of the output, beyond moving it; measured behind a convolution. What is missing costs _OTHER.
+_ELEMENT: Final = {
+    **{"relu": 0.0, "batch_norm": 0.0, "leaky_relu": 0.1, "clamp": 0.15, "relu6": 0.15, "hardsigmoid": 0.15},
+    **{"hardswish": 0.15, "sigmoid": 0.25, "tanh": 0.25, "silu": 0.33, "gelu": 0.7, "elu": 2.0, "prelu": 3.0},
+    **{"softplus": 11.0, "mish": 12.0, "softmax": 8.5, "log_softmax": 8.5, "group_norm": 1.2, "layer_norm": 0.7},
+    **{"add": 0.0, "mul": 0.0, "sub": 0.0, "div": 0.0, "add_scalar": 0.0, "mul_scalar": 0.0, "exp": 0.15},
+    **{"pixel_shuffle": 3.0, "pixel_unshuffle": 3.0, "linear": 0.0, "conv2d": 0.0, "matmul": 0.0},
+}
+_OTHER: Final = 0.3
+
+# The same per element that a window or a reduction looks at.
+_WINDOW: Final = 0.035
+_REDUCED: Final = 0.4
+
+# The same per element that is put from the blocked into the plain layout.
+_REORDERED: Final = 1.2
+
+# What onnxruntime computes inside the convolution before it.
+_FUSED: Final = frozenset(
+    {"batch_norm", "relu", "relu6", "leaky_relu", "clamp", "sigmoid", "tanh", "hardsigmoid", "hardswish"}
 )
-_POOLS: Final = frozenset({"max_pool2d", "avg_pool2d"})
 
 
 def latency_estimate(graph: Graph, machine: Machine = CALIBRATED) -> float:
@@ -189,24 +202,30 @@ def _follower(graph: Graph, group: list[Node]) -> Node | None:
 
 def _kernel_time(graph: Graph, group: tuple[Node, ...], machine: Machine) -> float:
     inside = {node.id for node in group}
-    read = {value for node in group for value in node.inputs if value.node not in inside}
-    moved = sum(_bytes(graph, value) for value in read) + sum(_bytes(graph, v) for v in _outputs(graph, group[-1]))
-    moved += sum(
+    moved = {value for node in group for value in node.inputs if value.node not in inside}
+    activations = sum(_bytes(graph, value) for value in moved.union(_outputs(graph, group[-1])))
+    weights = sum(
         graph.weight_types[key].numel() * graph.weight_types[key].dtype.bytes for key in group[0].weights.values()
     )
-    computing = _computing(graph, group[0], machine)
-    return machine.kernel / 1e3 + max(computing, moved / machine.bandwidth / 1e6)
+    computing = sum(_computing(graph, node, machine) for node in group)
+    # Weights are fetched ahead while computing, activations are not.
+    return (
+        machine.kernel / 1e3 + max(computing, weights / machine.weights / 1e6) + activations / machine.bandwidth / 1e6
+    )
 
 
 def _computing(graph: Graph, node: Node, machine: Machine) -> float:
     """Milliseconds of arithmetic."""
-    if node.op in _EXPONENTIAL:
-        return graph.output_types(node)[0].numel() * machine.exponential / 1e6
-    if node.op in _POOLS:
-        return graph.output_types(node)[0].numel() * _taps(node) * machine.window / 1e6
-    if node.op == "conv2d":
-        return _convolving(graph, node, machine)
-    return 2 * _macs(graph, node) / machine.gemm / 1e6
+    elements = sum(graph.types[value].numel() for value in _outputs(graph, node))
+    match node.op:
+        case "conv2d":
+            return _convolving(graph, node, machine)
+        case "max_pool2d" | "avg_pool2d":
+            return elements * _taps(node) * _WINDOW / 1e6
+        case "adaptive_avg_pool2d" | "adaptive_max_pool2d" | "mean" | "sum":
+            return graph.input_types(node)[0].numel() * _REDUCED / 1e6
+        case _:
+            return 2 * _macs(graph, node) / machine.matrix / 1e6 + elements * _ELEMENT.get(node.op, _OTHER) / 1e6
 
 
 def _convolving(graph: Graph, node: Node, machine: Machine) -> float:
@@ -217,7 +236,7 @@ def _convolving(graph: Graph, node: Node, machine: Machine) -> float:
     # Columns at the edges are computed one by one, those between them several at once.
     steps = 2 * height * (width + machine.border * reach) * _taps(node) / 1e6
     per_group, filters_per_group = channels // groups, filters // groups
-    if per_group == filters_per_group == 1:
+    if per_group == filters_per_group == 1 and groups > 1:
         return steps * machine.padded(channels) / machine.depthwise
     if groups == 1:
         blocked = channels < machine.block or channels % 4 == 0
@@ -225,8 +244,15 @@ def _convolving(graph: Graph, node: Node, machine: Machine) -> float:
         blocked = per_group % machine.block == 0 and filters_per_group % machine.block == 0
     if not blocked:
         rate = machine.plain * filters_per_group / (filters_per_group + machine.plain_filters)
-        return 2 * height * width * _taps(node) * filters * per_group / rate / 1e6
+        products = 2 * height * width * _taps(node) * filters * per_group / rate
+        # Every window is written out and read again, in four bytes an element.
+        unrolled = 8 * height * width * _taps(node) * channels / machine.bandwidth if _taps(node) > 1 else 0.0
+        return (products + unrolled) / 1e6
     at_once = min(machine.padded(filters_per_group) // machine.block, 4)
     rate = machine.dense * at_once / (at_once + machine.blocks)
     inner = channels if channels < machine.block else machine.padded(per_group)
-    return steps * groups * machine.padded(filters_per_group) * inner / rate
+    products = steps * groups * machine.padded(filters_per_group) * inner / rate
+    # Less than a block of channels is read from the plain layout, into which all but the network's input must be put.
+    source = node.inputs[0]
+    reordered = channels < machine.block and source.node in graph
+    return products + (graph.types[source].numel() * _REORDERED / 1e6 if reordered else 0.0)
