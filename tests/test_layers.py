@@ -39,7 +39,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert.torch": ("ir.* convert.lowering", "numpy torch"),
     "convert.source": ("ir.* convert.lowering convert.torch", "numpy torch safetensors"),
     "convert.onnx": ("ir.* convert.lowering convert.torch", "numpy torch onnx onnxscript onnxruntime"),
-    "convert": ("ir.* convert.lowering convert.torch convert.source convert.onnx", ""),
+    "convert": ("", ""),
     "costs.analytic": ("ir.* candidate metrics", "numpy"),
     "costs.measured": ("ir.* candidate metrics convert.* engine", "numpy onnxruntime scipy torch"),
     "costs": ("costs.analytic costs.measured", ""),
@@ -51,16 +51,21 @@ LAYERS: dict[str, tuple[str, str]] = {
     "mutations.*": ("ir.* segments.* fit", "numpy"),
     "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
     # the search and its memory
+    "spaces.*": ("ir.* candidate metrics mutations.*", "numpy"),
     "study": ("ir.* candidate", "numpy safetensors"),
-    "search.*": ("ir.* candidate metrics engine mutations.* study", "numpy"),
+    "search.*": ("ir.* candidate metrics engine spaces.* study", "numpy"),
     # sources of networks: plain torch modules, and the strings that name one
     "zoo.*": ("", "torch"),
     "sources": ("ir.* convert.* zoo.*", "torch"),
+    # what a run gives back
+    "export": ("ir.* convert.*", "numpy torch safetensors"),
+    "report.*": ("ir.* candidate metrics study search.*", "jinja2 numpy"),
+    "front": ("ir.* convert.* study export report.*", "torch"),
     # everything put together
     "recipes.*": ("*", "numpy torch"),
-    "report.*": ("ir.* candidate metrics study search.*", "jinja2 numpy"),
+    "console": ("candidate report.*", "rich"),
     "__init__": ("*", "torch"),
-    "cli": ("*", "numpy torch typer rich"),
+    "cli": ("*", "numpy torch typer rich click"),
 }
 
 
