@@ -78,8 +78,8 @@ def constant(kind: str, name: str) -> Constant:
     """The object of PyTorch's that ``(kind, name)`` stands for in an argument, kind being ``memory_format``,
     ``layout``, ``dtype`` or ``device``; ConversionError for anything else.
     """
-    kinds = {"memory_format": torch.memory_format, "layout": torch.layout, "dtype": torch.dtype}
-    found = torch.device(name) if kind == "device" else getattr(torch, name, None)
-    if not isinstance(found, kinds.get(kind, torch.device)):
+    found: Any = torch.device(name) if kind == "device" else getattr(torch, name, None)
+    if type(found).__name__ != kind:
         raise ConversionError(f"a frozen node has the unreadable argument {(kind, name)!r}")
-    return found
+    decoded: Constant = found
+    return decoded

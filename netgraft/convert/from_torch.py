@@ -1,0 +1,245 @@
+"""Reading PyTorch: a module or an exported program becomes a graph with weights.
+
+``torch.export`` traces; its training IR is what is read, because dropout and batch norm still stand in it as
+themselves, so that the graph serves evaluation and training. Where a network writes into part of a tensor, that IR has
+no functional reading, and the decomposed one (``run_decompositions({})``) is read instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+
+from netgraft.convert.lowering import function
+from netgraft.convert.program import Reader, WritesIntoViewError
+from netgraft.errors import GraphError, SourceError
+from netgraft.ir import Batch, Graph, Input, Model, Node, TensorType, Value
+
+_FIRST_LINE = 200
+
+
+def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, name: str | None = None) -> Model:
+    """The network that ``module`` is, for any batch size; the module itself is left as it is.
+
+    ``example_inputs`` are what ``forward`` is called with; the first dimension of the first one is the batch. Node ids
+    are module paths, weight keys the names in ``state_dict()``. Outputs are the tensors that ``forward`` returns, in
+    order, out of whatever tuples, dicts or dataclasses hold them. Operations without a counterpart are frozen nodes.
+
+    A UserWarning says where the result is less than the module: a batch size that could not be made variable, or code
+    that only training runs. SourceError, in one line, where the module does not run on the inputs or cannot be traced.
+    """
+    name = name or type(module).__name__
+    args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    if not args or not all(isinstance(x, Tensor) and x.ndim for x in args):
+        raise SourceError(f"{name}: the example inputs must be a tensor, or a tuple of tensors, with a batch dimension")
+    original = _copy(module, name)
+    try:
+        with torch.no_grad():
+            original.eval()(*(x.clone() for x in args))
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) for x in args)
+        raise SourceError(f"{name} does not run on example inputs of shape {shapes}: {reason(error)}") from None
+    args = _widened(args)
+    try:
+        program = _export(_copy(module, name).eval(), args, dynamic=True)
+        graph, weights = _read(program, name)
+        dynamic = _has_batch(graph)
+    except Exception:  # whatever it was, it will come again unless the variable batch was the reason
+        dynamic = False
+    if not dynamic:
+        try:
+            program = _export(_copy(module, name).eval(), args, dynamic=False)
+        except Exception as error:
+            raise SourceError(
+                f"{name} cannot be traced by torch.export: {reason(error)}. What depends on the values of tensors (if, "
+                "for, .item()) has to go; or export the network yourself and give the .pt2 file"
+            ) from None
+        graph, weights = _read(program, name)
+        graph = _with_variable_batch(graph, name)
+    graph = _with_training(graph, _copy(module, name), args, name, dynamic)
+    return Model(graph, weights, name)
+
+
+def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
+    """The network in an exported program, as :func:`from_module` reads it.
+
+    A program exported without ``dynamic_shapes`` has a fixed batch size; it is made variable where that follows from
+    the graph, and a UserWarning says so where it does not. SourceError for what a graph cannot hold: outputs that are
+    no tensors, buffers that the network changes as it runs, control flow, dynamic sizes other than the batch.
+    """
+    graph, weights = _read(program, name)
+    return Model(graph if _has_batch(graph) else _with_variable_batch(graph, name), weights, name)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong in one line: the first line of the message, and where in the user's own code it happened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0][:_FIRST_LINE].rstrip(".:") if lines else type(error).__name__
+    packages = Path(torch.__file__).parent.parent, Path(__file__).parent.parent
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(path.is_relative_to(package) for package in packages):
+            return f"{text} ({path.name}, line {frame.lineno})"
+    return text
+
+
+def _copy(module: nn.Module, name: str) -> nn.Module:
+    """A copy to export: a failed export may leave what it traced unusable."""
+    try:
+        copied = copy.deepcopy(module)
+    except Exception as error:
+        raise SourceError(f"{name} cannot be copied: {reason(error)}") from None
+    for part in copied.modules():
+        # In evaluation a momentum of None, a cumulative average, would be traced as 0: NaN survives.
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.momentum is None:
+            part.momentum = math.nan
+    return copied
+
+
+def _widened(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs with a batch of at least two: torch.export takes a size of one for fixed."""
+    if args[0].shape[0] != 1:
+        return args
+    return tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in args)
+
+
+def _export(module: nn.Module, args: tuple[Tensor, ...], *, dynamic: bool) -> ExportedProgram:
+    collection: Callable[[], Any] = ShapesCollection
+    shapes = collection()
+    args = tuple(x.detach().clone() for x in args)
+    for x in args:
+        if dynamic and x.shape[0] == args[0].shape[0]:
+            shapes[x] = {0: Dim.AUTO}
+    with _quiet():
+        return torch.export.export(module, args, strict=False, dynamic_shapes=shapes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own warnings, and without the fused operations that its attention takes in evaluation only."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _read(program: ExportedProgram, name: str) -> tuple[Graph, dict[str, npt.NDArray[Any]]]:
+    try:
+        try:
+            return Reader(program).read()
+        except WritesIntoViewError as error:
+            _warn(f"{name}: {error}; read from decomposed operations, which have no dropout")
+            with _quiet():
+                decomposed = program.run_decompositions({})
+            return Reader(decomposed).read()
+    except GraphError as error:
+        raise SourceError(f"{name} cannot be read: {error}") from None
+    except SourceError as error:
+        raise SourceError(f"{name} cannot be read: {error}") from None
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def _has_batch(graph: Graph) -> bool:
+    return any(isinstance(d, Batch) for given in graph.inputs for d in given.type.shape)
+
+
+def _with_training(graph: Graph, module: nn.Module, args: tuple[Tensor, ...], name: str, dynamic: bool) -> Graph:
+    """The graph with what training alone shows: the dropout within attention. Warns of any other difference."""
+    try:
+        trained, _ = Reader(_export(module.train(), args, dynamic=dynamic)).read()
+    except Exception as error:
+        _warn(f"{name} could not be traced in training mode, so that a difference there goes unseen: {reason(error)}")
+        return graph
+    if not dynamic and _has_batch(graph):
+        trained = generalise(trained)
+    with_dropout = Graph(graph.inputs, tuple(_with_dropout(node, trained) for node in graph), graph.outputs)
+    if with_dropout.digest != trained.digest:
+        _warn(f"{name} computes something else in training, which is left out: the graph has what evaluation runs")
+        return graph
+    return with_dropout
+
+
+def _with_dropout(node: Node, trained: Graph) -> Node:
+    if node.op != "attention" or node.id not in trained or trained[node.id].op != "attention":
+        return node
+    return replace(node, attrs={**node.attrs, "p": trained[node.id].attrs["p"]})
+
+
+def _with_variable_batch(graph: Graph, name: str) -> Graph:
+    try:
+        return generalise(graph)
+    except GraphError as error:
+        _warn(f"{name} was read for batches of {graph.inputs[0].type.shape[0]} only: {error}")
+        return graph
+
+
+def generalise(graph: Graph) -> Graph:
+    """A graph of fixed shapes for any batch size, the first dimension of its first input being the batch.
+
+    What is reshaped keeps the batch in front. GraphError where a node does not allow that.
+    """
+    size = graph.inputs[0].type.shape[0]
+    assert isinstance(size, int)
+    types: dict[Value, TensorType] = {}
+    inputs = []
+    for given in graph.inputs:
+        held = given.type.shape[:1] == (size,)
+        type_ = given.type.with_shape((Batch(), *given.type.shape[1:])) if held else given.type
+        inputs.append(Input(given.id, type_))
+        types[Value(given.id)] = type_
+    nodes = []
+    for node in graph:
+        read = [types[value] for value in node.inputs]
+        if any(isinstance(d, Batch) for type_ in read for d in type_.shape):
+            node = replace(node, attrs=_general_attrs(node, graph, read, size))
+        nodes.append(node)
+        for index, type_ in enumerate(node.definition.infer(read, node.attrs)):
+            if type_.concrete(size) != graph.types[Value(node.id, index)].shape:
+                raise GraphError(f"{node.id} would compute {type_}")
+            types[Value(node.id, index)] = type_
+    return Graph(tuple(inputs), tuple(nodes), graph.outputs)
+
+
+_SHAPES = frozenset(["size", "sizes", "shape", "repeats"])
+
+
+def _general_attrs(node: Node, graph: Graph, read: list[TensorType], size: int) -> dict[str, Any]:
+    attrs = dict(node.attrs)
+    if node.op in ("reshape", "expand"):
+        attrs["shape"] = _general_shape(node, read[0].shape, attrs["shape"], size)
+    elif node.op == "frozen":
+        operation: Any = function(f"torch.ops.{attrs['target']}")
+        leading = {graph.types[value].shape[0] for value, type_ in zip(node.inputs, read, strict=True) if type_.shape}
+        if any(arg.name in _SHAPES for arg in operation._schema.arguments) or any(
+            not type_.shape or type_.shape[0] not in leading for type_ in attrs["types"]
+        ):
+            raise GraphError(f"{node.id} ({attrs['target']}) may depend on the batch size")
+        attrs["types"] = tuple(
+            type_.with_shape(_general_shape(node, read[0].shape, type_.shape, size)) for type_ in attrs["types"]
+        )
+    return attrs
+
+
+def _general_shape(node: Node, read: tuple[Any, ...], shape: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    if not isinstance(read[0], Batch) or not shape or shape[0] % size:
+        raise GraphError(f"{node.id} ({node.op}) moves the batch from the first dimension")
+    return (Batch(shape[0] // size), *shape[1:])

@@ -1,0 +1,514 @@
+"""From an exported program to a graph: node by node, with what it stores, names, and writes in place."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx
+from torch._ops import HigherOrderOperator, OpOverload
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+
+from netgraft.convert.aten import RULES, Call, Operand, Result, Stored, Untranslatable
+from netgraft.convert.frozen import DTYPES, encode
+from netgraft.errors import ConversionError, GraphError, SourceError
+from netgraft.ir import Batch, Graph, Input, Node, TensorType, Value
+from netgraft.ir.ops import definition
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+_BATCHES = (1, 2, 3, 5, 8, 13)
+
+
+class WritesIntoViewError(SourceError):
+    """A network that writes into part of a tensor which it reads elsewhere: only decomposed operations say what that
+    computes.
+    """
+
+
+def size_of(size: int | torch.SymInt) -> int | Batch:
+    """A dimension: fixed, or a multiple of the batch size (the only symbol); SourceError for anything else."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    sizes = [int(expression.subs(dict.fromkeys(expression.free_symbols, n))) for n in _BATCHES]
+    if len(set(sizes)) == 1:
+        return sizes[0]
+    if sizes[0] > 0 and sizes == [sizes[0] * n for n in _BATCHES]:
+        return Batch(sizes[0])
+    raise SourceError(f"the size {expression} is no multiple of the batch size")
+
+
+def type_of(tensor: Tensor) -> TensorType:
+    """The type of a tensor; SourceError for an element type that the graph does not have."""
+    if tensor.dtype not in DTYPES:
+        raise SourceError(f"the network computes in {tensor.dtype}, which the graph does not have")
+    return TensorType(tuple(size_of(d) for d in tensor.shape), DTYPES[tensor.dtype])
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a node comes from: the call of a module, the module's path, and what the node does there."""
+
+    call: str
+    path: str
+    name: str
+
+
+class Reader:
+    """Reads one program once."""
+
+    def __init__(self, program: ExportedProgram) -> None:
+        self._program = program
+        self._nodes: dict[str, Node] = {}
+        self._types: dict[Value, TensorType] = {}
+        self._places: dict[str, _Place] = {}
+        self._stored: dict[str, Stored] = {}
+        self._results: dict[fx.Node, Any] = {}
+        self._aliases = _Aliases()
+        self._place = _Place("", "", "")
+
+    def read(self) -> tuple[Graph, dict[str, npt.NDArray[Any]]]:
+        """The graph and its weights; SourceError for what a graph cannot hold."""
+        inputs = self._read_inputs()
+        returned = self._run(self._program.graph_module, self._program.graph)
+        outputs = self._read_outputs(returned)
+        read = Graph(tuple(inputs), _needed(self._nodes, outputs), outputs)
+        named = _named(read, self._places)
+        keys = {new: old for a, b in zip(read, named, strict=True) for old, new in zip(*_keys(a, b), strict=True)}
+        return named, {new: _array(self._stored[old]) for new, old in keys.items()}
+
+    # Inputs and outputs
+
+    def _read_inputs(self) -> list[Input]:
+        placeholders = {node.name: node for node in self._program.graph.nodes if node.op == "placeholder"}
+        inputs = []
+        for spec in self._program.graph_signature.input_specs:
+            node = placeholders[spec.arg.name]
+            if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
+                assert spec.target is not None
+                held = self._program.state_dict.get(spec.target)
+                tensor = self._program.constants[spec.target] if held is None else held
+                if not isinstance(tensor, Tensor):
+                    raise SourceError(f"the network holds {spec.target!r}, which is no tensor")
+                self._results[node] = self._store(spec.target, tensor, spec.kind is InputKind.PARAMETER)
+            elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
+                type_ = type_of(node.meta["val"])
+                if any(isinstance(d, Batch) for d in type_.shape[1:]):
+                    raise SourceError(f"input {node.name!r} is {type_}; only its first dimension may be dynamic")
+                inputs.append(Input(node.name, type_))
+                self._results[node] = Value(node.name)
+                self._types[Value(node.name)] = type_
+            elif not isinstance(spec.arg, ConstantArgument):
+                raise SourceError(f"input {node.name!r} is no tensor")
+        if not inputs:
+            raise SourceError("the network takes no tensor")
+        return inputs
+
+    def _store(self, key: str, tensor: Tensor, trainable: bool) -> Stored:
+        stored = Stored(key, tensor.detach(), trainable)
+        self._stored[key] = stored
+        return stored
+
+    def _read_outputs(self, returned: Sequence[Any]) -> tuple[Value, ...]:
+        outputs = []
+        for spec, operand in zip(self._program.graph_signature.output_specs, returned, strict=True):
+            if spec.kind is OutputKind.BUFFER_MUTATION:
+                if not str(spec.target).endswith(_STATISTICS):
+                    raise _changes(str(spec.target))
+            elif spec.kind is OutputKind.USER_OUTPUT and operand is not None:
+                if not isinstance(operand, Value | Stored):
+                    raise SourceError(f"it returns {operand!r} besides tensors; let it return tensors only")
+                outputs.append(self.value(operand))
+        if not outputs:
+            raise SourceError("it returns no tensor")
+        return tuple(outputs)
+
+    # Running through the program
+
+    def _run(self, module: fx.GraphModule, graph: fx.Graph) -> Sequence[Any]:
+        """Reads all nodes; what the graph returns."""
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                self._results[node] = getattr(module, str(node.target))
+            elif node.op == "call_function":
+                self._results[node] = self._call(node)
+            elif node.op == "output":
+                returned = self._look_up(node.args[0])
+                return returned if isinstance(returned, list | tuple) else [returned]
+        return []
+
+    def _look_up(self, argument: Any) -> Any:
+        """An argument with the results of nodes filled in, and sizes as ours."""
+        if isinstance(argument, fx.Node):
+            argument = self._results[argument]
+        if isinstance(argument, torch.SymInt):
+            return size_of(argument)
+        if isinstance(argument, list | tuple):
+            return [self._look_up(item) for item in argument]
+        return argument
+
+    def _call(self, node: fx.Node) -> Any:
+        if node.target is operator.getitem:
+            return self._look_up(node.args[0])[node.args[1]]
+        if isinstance(node.target, HigherOrderOperator):
+            return self._inline(node)
+        value = node.meta.get("val")
+        if not isinstance(node.target, OpOverload) or not _holds_tensor(value):
+            return value  # a number, or an assertion about one
+        self._place = _place(node, node.target.__name__.split(".")[0].strip("_"))
+        self._aliases.add(node)
+        if node.target._schema.is_mutable:
+            return self._write(node, node.target)
+        return self._apply(node.target, node)
+
+    def _inline(self, node: fx.Node) -> Any:
+        name = str(node.target)
+        if name not in _INLINED or (name == "wrap_with_autocast" and node.args[2]):
+            raise SourceError(f"it uses torch's {name}, which a graph cannot hold")
+        given = [self._look_up(arg) for arg in node.args]
+        at = next(i for i, arg in enumerate(given) if isinstance(arg, fx.GraphModule))
+        module = given[at]
+        placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+        self._results.update(zip(placeholders, given[at + 1 :], strict=True))
+        return self._run(module, module.graph)
+
+    def _write(self, node: fx.Node, target: OpOverload) -> Result:
+        """An operation that works in place: the value it computes takes the place of what it overwrote."""
+        written = [arg.name for arg in target._schema.arguments if arg.alias_info and arg.alias_info.is_write]
+        base = node.args[0] if node.args else None
+        if not isinstance(base, fx.Node) or written != [target._schema.arguments[0].name]:
+            raise WritesIntoViewError(f"{target} writes into {' and '.join(written)}")
+        origin = self._results.get(self._aliases.origin(base))
+        if isinstance(origin, Stored) and not _is_folded(origin.key):
+            if origin.key.endswith("num_batches_tracked"):
+                return origin
+            raise _changes(origin.key)
+        arguments = self._bind(target, node)
+        if isinstance(origin, Stored) and _is_constant(target, arguments):
+            return self._fold(target, arguments)
+        functional = _functional(target)
+        if functional is None:
+            raise WritesIntoViewError(f"{target} has no form that leaves its input alone")
+        stale = self._aliases.read_later(base, node)
+        if stale is not None:
+            raise WritesIntoViewError(f"{target} writes into a tensor of which {stale.name} is another view")
+        result = self._apply(functional, node)
+        for alias in self._aliases.same(base):
+            self._results[alias] = result
+        return result
+
+    def _apply(self, target: OpOverload, node: fx.Node) -> Result:
+        arguments = self._bind(target, node)
+        if _is_constant(target, arguments):
+            return self._fold(target, arguments)
+        value = node.meta["val"]
+        returned = value if isinstance(value, list | tuple) else [value]
+        types = tuple(type_of(x) if isinstance(x, Tensor) else None for x in returned)
+        used = frozenset(_used(node)) if isinstance(value, list | tuple) else frozenset([0])
+        reason = "the graph has no operation for it"
+        rule = RULES.get(_unspaced(target)) if target.namespace == "aten" else None
+        if rule is not None:
+            try:
+                result = rule(Call(arguments, tuple(filter(None, types)), used, self))
+                self._check(result, types, used)
+                return result
+            except Untranslatable as error:
+                reason = str(error)
+        result = self._freeze(target, node, types, reason)
+        return result if isinstance(value, list | tuple) else result[0]
+
+    def _bind(self, target: OpOverload, node: fx.Node) -> dict[str, Any]:
+        given = dict(zip((arg.name for arg in target._schema.arguments), node.args, strict=False)) | node.kwargs
+        return {
+            arg.name: self._look_up(given[arg.name]) if arg.name in given else arg.default_value
+            for arg in target._schema.arguments
+        }
+
+    def _fold(self, target: OpOverload, arguments: Mapping[str, Any]) -> Result:
+        """What does not depend on the input is computed now, views as views, so that writing in place works too."""
+        with torch.no_grad():
+            computed = target(**{name: _real(value) for name, value in arguments.items()})
+        parts = computed if isinstance(computed, list | tuple) else [computed]
+        folded = tuple(self._store(f"%{len(self._stored)}", part, trainable=False) for part in parts)
+        return folded if isinstance(computed, list | tuple) else folded[0]
+
+    def _check(self, result: Result, types: Sequence[TensorType | None], used: frozenset[int]) -> None:
+        results = result if isinstance(result, tuple) else (result,)
+        for index in used:
+            part = results[index]
+            if part is None:
+                raise Untranslatable("a side result is used")
+            if self.type(part) != types[index]:
+                raise Untranslatable(f"the graph would compute {self.type(part)} in place of {types[index]}")
+
+    def _freeze(
+        self, target: OpOverload, node: fx.Node, types: Sequence[TensorType | None], reason: str
+    ) -> tuple[Value, ...]:
+        inputs: list[Value] = []
+
+        def index(argument: object) -> int | None:
+            if not isinstance(argument, Value | Stored):
+                return None
+            value = self.value(argument)
+            if value not in inputs:
+                inputs.append(value)
+            return inputs.index(value)
+
+        known = [type_ for type_ in types if type_ is not None]
+        if len(known) != len(types):
+            raise SourceError(f"{target} returns more than tensors")
+        arguments = self._bind(target, node)
+        if target.__name__.split(".")[0] != "batch_norm":
+            arguments |= {name: _TRAINING for name in ("train", "training") if name in arguments}
+        names = [arg.name for arg in target._schema.arguments]
+        try:
+            data = {name: value if value is _TRAINING else encode(value, index) for name, value in arguments.items()}
+        except ConversionError as error:
+            raise SourceError(f"{target}: {error}") from None
+        positional = tuple(data[name] for name in names[: len(node.args)])
+        keywords = tuple((name, data[name]) for name in node.kwargs if name != "pin_memory")
+        attrs = {"target": str(target), "args": positional, "kwargs": keywords, "types": tuple(known), "reason": reason}
+        first = self.emit("frozen", *inputs, weights={}, attrs=attrs)
+        return tuple(Value(first.node, i) for i in range(len(known)))
+
+    # What the rules use
+
+    def emit(self, op: str, *inputs: Value, weights: Mapping[str, Stored], attrs: Mapping[str, Any]) -> Value:
+        """Adds a node; Untranslatable where its shape rule, or its weights, do not agree."""
+        entry = definition(op)
+        if op != "frozen" and any(isinstance(value, Batch | Value | Stored) for value in attrs.values()):
+            raise Untranslatable("an attribute is computed")
+        full = entry.complete(attrs)
+        types = [self._types[value] for value in inputs]
+        try:
+            outputs = entry.infer(types, full)
+        except GraphError as error:
+            raise Untranslatable(str(error)) from None
+        for role, expected in entry.weights(types, full).items():
+            if self.type(weights[role]) != expected:
+                raise Untranslatable(f"its {role} is {self.type(weights[role])}, not {expected}")
+        id = f"%{len(self._nodes)}"
+        self._nodes[id] = Node(id, op, inputs, full, {role: stored.key for role, stored in weights.items()})
+        self._places[id] = self._place if op == "frozen" else replace(self._place, name=op)
+        self._types.update((Value(id, i), type_) for i, type_ in enumerate(outputs))
+        return Value(id)
+
+    def value(self, operand: Operand) -> Value:
+        """The operand as a value; a stored tensor becomes a constant node, one for each tensor."""
+        if isinstance(operand, Value):
+            return operand
+        id = f"%constant:{operand.key}"
+        if id not in self._nodes:
+            attrs = {"type": self.type(operand), "trainable": operand.trainable}
+            self._nodes[id] = Node(id, "constant", (), attrs, {"value": operand.key})
+            self._types[Value(id)] = self.type(operand)
+            self._places[id] = self._place
+        return Value(id)
+
+    def type(self, operand: Operand) -> TensorType:
+        """The operand's type."""
+        return self._types[operand] if isinstance(operand, Value) else type_of(operand.tensor)
+
+    def tracked(self, running_mean: Stored) -> Stored:
+        """The count of batches beside a running mean; a new one where the program has lost it."""
+        key = running_mean.key.removesuffix("running_mean") + "num_batches_tracked"
+        return self._stored.get(key) or self._store(key, torch.zeros((), dtype=torch.int64), trainable=False)
+
+    def transposed(self, operand: Operand) -> Stored | None:
+        """The stored matrix whose transpose the operand is."""
+        node = self._nodes.get(operand.node) if isinstance(operand, Value) else None
+        if node is None or node.op != "permute" or node.attrs["dims"] != (1, 0):
+            return None
+        source = self._nodes.get(node.inputs[0].node)
+        return self._stored[source.weights["value"]] if source and source.op == "constant" else None
+
+
+_TRAINING = ("training",)
+
+
+class _Aliases:
+    """Which results of a program may share memory, by the schemas of what computed them."""
+
+    def __init__(self) -> None:
+        self._origin: dict[fx.Node, fx.Node] = {}
+        self._copy: dict[fx.Node, fx.Node] = {}
+        self._sharing: defaultdict[fx.Node, list[fx.Node]] = defaultdict(list)
+
+    def add(self, node: fx.Node) -> None:
+        """Takes note of a call."""
+        assert isinstance(node.target, OpOverload)
+        schema, name = node.target._schema, node.target.__name__.split(".")[0]
+        base = node.args[0] if node.args else None
+        shares = any(returned.alias_info for returned in schema.returns) or "dropout" in name
+        if isinstance(base, fx.Node) and shares:
+            self._origin[node] = self.origin(base)
+            if schema.is_mutable or name in ("detach", "alias"):
+                self._copy[node] = self._copy.get(base, base)
+        self._sharing[self.origin(node)].append(node)
+
+    def origin(self, node: fx.Node) -> fx.Node:
+        """The node whose memory ``node`` looks into."""
+        if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
+            return self.origin(node.args[0])
+        return self._origin.get(node, node)
+
+    def _family(self, node: fx.Node) -> Iterator[fx.Node]:
+        origin = self.origin(node)
+        for member in dict.fromkeys([origin, *self._sharing[origin]]):
+            yield member
+            yield from (user for user in member.users if user.target is operator.getitem)
+
+    def same(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes that are the same tensor, itself included."""
+        first = self._copy.get(node, node)
+        return [member for member in self._family(node) if self._copy.get(member, member) is first]
+
+    def read_later(self, written: fx.Node, writer: fx.Node) -> fx.Node | None:
+        """Another view of what ``writer`` writes into that is read after it."""
+        same = self.same(written)
+        for member in self._family(written):
+            later = any(writer < user for user in member.users if user.target is not operator.getitem)
+            if member is not writer and member not in same and later:
+                return member
+        return None
+
+
+def _changes(buffer: str) -> SourceError:
+    return SourceError(f"it changes its buffer {buffer!r} as it runs, which a graph cannot hold")
+
+
+def _unspaced(target: OpOverload) -> str:
+    return str(target).partition(".")[2]
+
+
+def _functional(target: OpOverload) -> OpOverload | None:
+    name, overload = _unspaced(target).split(".")
+    packet = getattr(getattr(torch.ops, target.namespace), name.removesuffix("_"), None)
+    found = getattr(packet, overload, None)
+    return found if isinstance(found, OpOverload) and not found._schema.is_mutable else None
+
+
+def _holds_tensor(value: object) -> bool:
+    parts = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(part, Tensor) for part in parts)
+
+
+def _used(node: fx.Node) -> Iterator[int]:
+    for user in node.users:
+        if user.target is operator.getitem and user.users and isinstance(user.args[1], int):
+            yield user.args[1]
+
+
+def _is_folded(key: str) -> bool:
+    # What the names of folded constants become is settled at the end.
+    return key.startswith("%")
+
+
+def _keys(old: Node, new: Node) -> tuple[Iterable[str], Iterable[str]]:
+    return old.weights.values(), new.weights.values()
+
+
+def _is_constant(target: OpOverload, arguments: Mapping[str, Any]) -> bool:
+    """Whether the operation gives the same whatever the input, the training and the random state."""
+    depends = any(
+        isinstance(item, Value | Batch) or (isinstance(item, Stored) and item.trainable)
+        for value in arguments.values()
+        for item in _flat(value)
+    )
+    return not depends and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _real(value: Any) -> Any:
+    if isinstance(value, Stored):
+        return value.tensor
+    return [_real(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _array(stored: Stored) -> npt.NDArray[Any]:
+    if stored.tensor.dtype is torch.bfloat16:
+        raise SourceError(f"weight {stored.key!r} is bfloat16, which numpy lacks; call .float() on the network")
+    array: npt.NDArray[Any] = stored.tensor.cpu().numpy().copy()
+    return array
+
+
+def _place(node: fx.Node, name: str) -> _Place:
+    stack = [(call, path) for call, (path, _) in node.meta.get("nn_module_stack", {}).items() if call[0] != "_"]
+    call, path = stack[-1] if stack else ("", "")
+    # What torch.export(strict=True) writes: L['self'].layers[0].conv
+    path = re.sub(r"^L\['self'\]\.?", "", path)
+    path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path)
+    return _Place(call, re.sub(r"[\s(){}<>,=:]+", "_", path).strip("."), name)
+
+
+def _needed(nodes: Mapping[str, Node], outputs: Sequence[Value]) -> tuple[Node, ...]:
+    """The nodes that the outputs depend on, in order."""
+    needed = {value.node for value in outputs}
+    for node in reversed(list(nodes.values())):
+        if node.id in needed:
+            needed.update(value.node for value in node.inputs)
+    return tuple(node for node in nodes.values() if node.id in needed)
+
+
+def _named(graph: Graph, places: Mapping[str, _Place]) -> Graph:
+    """The graph with ids for people: a module's path where a call of it is one node, otherwise the path of the module
+    around it and the name of the operation; constants are called like what they hold.
+    """
+    taken = {given.id for given in graph.inputs}
+    names: dict[str, str] = {}
+
+    def claim(node: Node, stem: str) -> None:
+        id, count = stem, 1
+        while id in taken:
+            count += 1
+            id = f"{stem}_{count}"
+        taken.add(id)
+        names[node.id] = id
+
+    kept = [node for node in graph if node.op == "constant" and not _is_folded(node.weights["value"])]
+    rest = [node for node in graph if node not in kept]
+    paths = [places[node.id].path for node in rest] + [node.weights["value"] for node in kept]
+    outer = {path[:end] for path in paths for end in (m.start() for m in re.finditer(r"\.", path))}
+    calls = Counter(places[node.id].call for node in rest)
+
+    def is_module(node: Node) -> bool:
+        place = places[node.id]
+        return bool(place.path) and calls[place.call] == 1 and place.path not in outer
+
+    for node in kept:
+        claim(node, node.weights["value"])
+    for node in filter(is_module, rest):
+        claim(node, places[node.id].path)
+    for node in rest:
+        if node.id not in names:
+            place = places[node.id]
+            claim(node, f"{place.path}.{place.name}" if place.path else place.name)
+    return _renamed(graph, names)
+
+
+def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
+    def value(old: Value) -> Value:
+        return Value(names.get(old.node, old.node), old.index)
+
+    def weights(node: Node) -> dict[str, str]:
+        return {role: f"{names[node.id]}.{role}" if _is_folded(key) else key for role, key in node.weights.items()}
+
+    nodes = [
+        replace(node, id=names[node.id], inputs=tuple(map(value, node.inputs)), weights=weights(node)) for node in graph
+    ]
+    return Graph(graph.inputs, tuple(nodes), tuple(map(value, graph.outputs)))
