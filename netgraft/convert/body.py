@@ -4,6 +4,7 @@ else gets a name that is free by then.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -72,7 +73,7 @@ class Body:
 
     def _argument(self, id: str) -> str:
         name = re.sub(r"[^0-9A-Za-z_]", "_", id)
-        if not re.match(r"[A-Za-z]", name) or name in _RESERVED:
+        if not re.match(r"[A-Za-z]", name) or name in _RESERVED or keyword.iskeyword(name):
             name = f"input_{name}"
         while name in self._names.values():
             name += "_"

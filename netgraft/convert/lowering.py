@@ -99,7 +99,7 @@ def batch_norm(
     momentum: float | None,
     eps: float,
 ) -> Tensor:
-    """Batch normalisation of tensors that live elsewhere: F.batch_norm that counts batches, as nn.BatchNorm2d does."""
+    """F.batch_norm that also counts batches, as nn.BatchNorm2d does."""
     if training:
         count.add_(1)
         if momentum is None:
@@ -357,15 +357,22 @@ def _concat(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 
 
 def _attention(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    # PyTorch's ONNX exporter takes four dimensions only: three get a dimension of heads.
+    heads = inputs[0].rank == 3
+
+    def four(index: int) -> Expression:
+        return Call(".unsqueeze", (Operand(index), 1)) if heads and inputs[index].rank == 3 else Operand(index)
+
     p = node.attrs["p"]
     kwargs = _unless(
         {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "scale": None},
-        attn_mask=Operand(3) if len(inputs) == 4 else None,
+        attn_mask=four(3) if len(inputs) == 4 else None,
         dropout_p=Call("*", (p, Training())) if p else 0.0,
         is_causal=node.attrs["causal"],
         scale=node.attrs["scale"],
     )
-    return Call("F.scaled_dot_product_attention", (Operand(0), Operand(1), Operand(2)), kwargs)
+    mixed = Call("F.scaled_dot_product_attention", (four(0), four(1), four(2)), kwargs)
+    return Call(".squeeze", (mixed, 1)) if heads else mixed
 
 
 def _pool_arguments(attrs: Mapping[str, Any], *windows: str) -> dict[str, Any]:

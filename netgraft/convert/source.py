@@ -184,7 +184,7 @@ class _Writer:
 
     def _sequence(self, scope: Scope) -> tuple[Place | Layer, ...] | None:
         """What an ``nn.Sequential`` of this block would hold; None where it cannot be one."""
-        if len(scope.entering) != 1 or len(scope.leaving) != 1 or scope.place.tensors:
+        if len(scope.entering) != 1 or len(scope.leaving) != 1 or scope.place.tensors or not scope.items:
             return None
         current = scope.entering[0]
         steps: list[Place | Layer] = []

@@ -1,0 +1,111 @@
+"""A network as files that need nothing of netgraft: ``model.py``, ``weights.safetensors`` and ``model.onnx``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from netgraft.convert.onnx import example_inputs, to_onnx, verify
+from netgraft.convert.source import emit
+from netgraft.convert.to_torch import to_module
+from netgraft.errors import ConversionError, OptionError
+from netgraft.ir import Graph, Model
+
+FILES: Final = ("model.py", "weights.safetensors", "model.onnx")
+RECORD: Final = "netgraft.json"
+CLASS_NAME: Final = "Network"
+TOLERANCE: Final = 1e-5
+
+
+def export(model: Model, directory: str | os.PathLike[str], *, original: Model | None = None) -> list[Path]:
+    """Writes the network into ``directory`` and returns the paths; nothing is written unless everything was verified.
+
+    The files are loaded again and compared with :func:`~netgraft.convert.to_torch.to_module` first: ``model.py`` with
+    ``weights.safetensors`` loaded strictly (within 1e-5) and ``model.onnx`` in onnxruntime (within 1e-4).
+    ``netgraft.json`` says what the network is, beside ``original`` if that is given, and which files are netgraft's:
+    OptionError rather than overwrite a file that it did not write, or that was changed since. ConversionError where the
+    network cannot be written.
+    """
+    folder = Path(directory)
+    _refuse_foreign_files(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".netgraft-", dir=folder) as name:
+        draft = Path(name)
+        (draft / "model.py").write_text(emit(model.graph, class_name=CLASS_NAME), encoding="utf-8")
+        state = {key: tensor.contiguous() for key, tensor in to_module(model).state_dict().items()}
+        save_file(state, draft / "weights.safetensors")
+        data = to_onnx(model, draft / "model.onnx")
+        off = _verify_source(draft, model)
+        record = {
+            "name": model.name,
+            **_facts(model.graph),
+            "original": _facts(original.graph) if original else None,
+            "greatest_difference": {"model.py": off, "model.onnx": verify(data, model)},
+            "files": {file: _digest(draft / file) for file in FILES},
+        }
+        (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        for file in (*FILES, RECORD):
+            os.replace(draft / file, folder / file)
+    return [folder / file for file in (*FILES, RECORD)]
+
+
+def _facts(graph: Graph) -> dict[str, Any]:
+    parameters = sum(graph.weight_types[key].numel() for key in graph.trainable)
+    return {"signature": str(graph.signature), "parameters": parameters, "digest": graph.digest}
+
+
+def _digest(path: Path) -> str:
+    return blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; export needs a folder")
+    present = [file for file in (*FILES, RECORD) if (folder / file).exists()]
+    if not present:
+        return
+    try:
+        written = dict(json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        written = {}
+    for file in present:
+        if file != RECORD and written.get(file) != _digest(folder / file):
+            raise OptionError(f"{folder / file} was not written by netgraft, or was changed; choose another folder")
+    if not written:
+        raise OptionError(f"{folder / RECORD} was not written by netgraft; choose another folder")
+
+
+def load(directory: str | os.PathLike[str]) -> nn.Module:
+    """The network that :func:`export` wrote, as its own ``model.py`` makes it, with its weights.
+
+    This runs ``model.py``: use it on files you trust.
+    """
+    folder = Path(directory)
+    spec = importlib.util.spec_from_file_location("netgraft_exported_model", folder / "model.py")
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    namespace = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(namespace)
+    network: nn.Module = getattr(namespace, CLASS_NAME)()
+    network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
+    return network
+
+
+def _verify_source(folder: Path, model: Model) -> float:
+    """The greatest difference between the written source and the graph; ConversionError where it is too great."""
+    inputs = example_inputs(model.graph, batch=2)
+    with torch.no_grad():
+        ours, theirs = to_module(model).eval()(*inputs), load(folder).eval()(*inputs)
+    pairs = zip(*(x if isinstance(x, tuple) else (x,) for x in (ours, theirs)), strict=True)
+    off = max(float(((a - b).abs() / a.abs().clamp(min=1)).max()) if a.numel() else 0.0 for a, b in pairs)
+    if not off <= TOLERANCE:
+        raise ConversionError(f"{model.name}: the written model.py differs by {off:.2g}; please report this")
+    return off
