@@ -15,13 +15,13 @@ else had the core. With more threads (and on Windows, whose thread clock ticks a
 
 *A low percentile.* A session's time is the 20th percentile of its timings. Others slow a run down and hardly ever speed
 it up, so low values are the clean ones; the minimum is as clean, but hangs on a single timing and scattered twice as
-much. It serves as a check instead.
+much on a net of half a millisecond. It serves as a check instead.
 
 *The median and its order statistics.* Reported are the median ratio over the pairs and the distribution-free interval
 for a median: under no assumption but independent pairs, the k-th smallest and k-th largest ratio enclose it with a
 known binomial probability. A t-interval on the logarithms is a little narrower, but a few wild pairs stretch it without
-end. The level is 99 %, because looking at the interval again and again until it is narrow costs some of it. The
-interval is never narrower than half a percent to either side, about what the best protocol can resolve.
+end. The level is 99 %, to leave room for looking at the interval again and again until it is narrow, and for pairs
+that are not quite independent. It is never narrower than half a percent to either side: the bias of one session.
 
 *A against A.* The baseline runs twice in every comparison, as itself and as its own twin, in a session of its own. What
 this null shows of a difference that cannot be there is added to every interval.
