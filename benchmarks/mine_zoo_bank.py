@@ -20,7 +20,6 @@ from netgraft.segments import Bank, Vocabulary, mine
 
 PACKAGED = Path(__file__).parents[1] / "netgraft" / "segments" / "zoo.jsonl"
 VOCABULARY_SIZE = 1000
-CUTS = 6
 
 
 def graphs(names: Iterable[str]) -> Iterator[tuple[str, Graph]]:
@@ -34,7 +33,7 @@ def graphs(names: Iterable[str]) -> Iterator[tuple[str, Graph]]:
 def bank(names: Iterable[str]) -> Bank:
     """The bank of the named networks."""
     models = list(graphs(names))
-    return mine(models, Vocabulary.learn([graph for _, graph in models], VOCABULARY_SIZE), CUTS)
+    return mine(models, Vocabulary.learn([graph for _, graph in models], VOCABULARY_SIZE))
 
 
 def main() -> None:

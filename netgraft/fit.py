@@ -558,6 +558,8 @@ class _Program:
             integrality=np.array(self._integral, int),
             bounds=Bounds(low, high),
             constraints=LinearConstraint(matrix, [r[1] for r in self._rows], [r[2] for r in self._rows]),
+            # Programs of real segments need a few nodes; a limit in seconds would not be deterministic.
+            options={"node_limit": 10_000},
         )
         if result.x is None:
             raise _Misfit(f"no choice of {what} gives the signature")

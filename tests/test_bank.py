@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from contracts import GOLDEN_NAMES, golden
 
+from netgraft import zoo
+from netgraft.convert.from_torch import from_module
 from netgraft.errors import GraphError, SourceError
 from netgraft.ir import Batch, Builder, Graph, Signature, TensorType, Value
-from netgraft.segments import Bank, Segment, Vocabulary, head, mine
+from netgraft.segments import Bank, Segment, Vocabulary, default, head, mine
 from netgraft.segments.bpe import LONGEST
 
 MODELS = [(name, golden(name)) for name in GOLDEN_NAMES]
@@ -164,3 +168,42 @@ def test_constants_and_shared_weights_stay_where_they_are() -> None:
     graph: Graph = b.build(Value(end.node))
     bank = mine([("shared", graph)], Vocabulary.learn([graph] * 2, 100))
     assert all(len({node.op for node in s.graph} & {"conv2d"}) == 1 and len(s.graph) == 2 for s in bank)
+
+
+@pytest.fixture(scope="module")
+def packaged() -> Bank:
+    return default()
+
+
+def test_the_packaged_bank_covers_the_zoo(packaged: Bank) -> None:
+    networks = {name for segment in packaged for name in segment.provenance}
+    assert networks == set(zoo.names())
+    assert len(packaged) > 500
+
+
+def test_every_packaged_segment_is_what_its_line_promises(packaged: Bank) -> None:
+    for segment in packaged:
+        assert len(segment.graph) <= LONGEST
+    assert len({segment.graph.digest for segment in packaged}) == len(packaged)
+
+
+def test_the_benchmark_mines_small_networks_the_same_twice(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "benchmarks" / "mine_zoo_bank.py"
+    spec = importlib.util.spec_from_file_location("mine_zoo_bank", script)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    for path in paths:
+        module.bank(["vgg11", "squeezenet"]).save(path)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert len(Bank.load(paths[0])) > 20
+
+
+def test_packaged_segments_of_a_network_are_those_its_graph_gives(packaged: Bank) -> None:
+    """Re-mining one network with the packaged vocabulary finds its share of the packaged bank."""
+    torch.manual_seed(0)
+    example = torch.zeros(2, *zoo.entry("squeezenet").input_shape)
+    graph = from_module(zoo.build("squeezenet").eval(), (example,)).graph
+    mined = {segment.digest for segment in mine([("squeezenet", graph)], packaged.vocabulary)}
+    assert mined == {segment.digest for segment in packaged if "squeezenet" in segment.provenance}

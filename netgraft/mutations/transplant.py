@@ -165,6 +165,7 @@ _SUMS = frozenset(["add", "mul", "sub", "div"])
 def _spaces(graph: Graph) -> dict[Value, Value]:
     """For every value the first one that has the same channels in the same order."""
     parent: dict[Value, Value] = {value: value for value in graph.types}
+    position = {value: i for i, value in enumerate(graph.types)}
 
     def root(value: Value) -> Value:
         while parent[value] != value:
@@ -178,7 +179,7 @@ def _spaces(graph: Graph) -> dict[Value, Value]:
         width = _width(graph.types[node.value()])
         for value in node.inputs:
             if width is not None and width == _width(graph.types[value]):
-                first, second = sorted((root(value), root(node.value())), key=list(graph.types).index)
+                first, second = sorted((root(value), root(node.value())), key=position.__getitem__)
                 parent[second] = first
     return {value: root(value) for value in graph.types}
 
