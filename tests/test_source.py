@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from networks import CASES, IMAGE, NETWORKS, Case, N, randomised, residual
 from torch import nn
 
+from netgraft import zoo
+from netgraft.convert.from_torch import from_module
 from netgraft.convert.source import emit
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError
@@ -70,6 +72,29 @@ def test_repeated_blocks_are_written_once() -> None:
     assert "nn.Sequential(Block2(), Block(8), Block(8))" in text
     assert "self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)" in text
     assert "return torch.relu(self.bn2(self.conv2(y)) + x)" in text
+
+
+def plain_stack(blocks: int, **attrs: Any) -> Graph:
+    """Numbered sequences of convolution, batch norm and activation, one after the other."""
+    b = Builder()
+    x = b.input("x", TensorType(IMAGE))
+    for i in range(blocks):
+        arguments = {"out_channels": 4, "kernel": (3, 3), "padding": (1, 1)} | {k: v(i) for k, v in attrs.items()}
+        x = b.add("conv2d", x, id=f"blocks.{i}.0", **arguments)
+        x = b.add("relu", b.add("batch_norm", x, id=f"blocks.{i}.1"))
+    return b.build(b.add("flatten", x))
+
+
+def test_sequences_that_occur_often_have_a_class() -> None:
+    text = emit(plain_stack(3, out_channels=lambda i: (8, 4, 12)[i]))
+    assert "class ConvBatchNormReLU(nn.Sequential):" in text
+    assert "ConvBatchNormReLU(4, 8), ConvBatchNormReLU(8, 4), ConvBatchNormReLU(4, 12)" in text
+    assert "ConvBatchNormReLU" not in emit(plain_stack(2))
+
+
+def test_equal_objects_in_a_row_are_a_loop() -> None:
+    assert "*(ConvBatchNormReLU() for _ in range(4))" in emit(plain_stack(4))
+    assert_same(randomised(plain_stack(4)), (torch.randn(2, *IMAGE[1:]),))
 
 
 def two_blocks(**second: Any) -> Graph:
@@ -196,3 +221,17 @@ def test_any_wiring_as_source(graph: Graph) -> None:
     theirs.load_state_dict(ours.state_dict(), strict=True)
     x = torch.randn(2, 2, 3, 3)
     torch.testing.assert_close(theirs(x), ours(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("name", "most_lines"), [("squeezenet", 60), ("vit_tiny", 80)])
+def test_a_network_of_the_zoo_comes_back(name: str, most_lines: int) -> None:
+    network = zoo.build(name)
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 1:
+            tensor.data.uniform_(0.5, 1.5)
+    x = torch.randn(2, 3, 32, 32)
+    model = from_module(network, x)
+    assert model.weights.keys() == network.state_dict().keys()
+    text = assert_same(model, (x,))
+    assert len(text.splitlines()) <= most_lines
+    torch.testing.assert_close(to_module(model).eval()(x), network.eval()(x), atol=1e-5, rtol=1e-5)

@@ -65,7 +65,7 @@ class Body:
         self.arguments = tuple(self._names[value] for value in scope.entering)
         for item in scope.items:
             self._write(item)
-        taken = self._take(scope.leaving, nesting=0)
+        taken = self._take(scope.leaving, nesting=0, limit=10 * _LENGTH)
         codes = [self._operand(value, taken) for value in scope.leaving]
         self._flush()
         result = codes[0] if len(codes) == 1 else _separated(codes)
@@ -103,7 +103,7 @@ class Body:
         what = None if isinstance(item, Scope) else self.flow.expressions[item.id]
         return 0 if isinstance(what, Call) and what.target in OPERATORS else 1
 
-    def _take(self, reads: tuple[Value, ...], nesting: int) -> dict[Value, _Pending]:
+    def _take(self, reads: tuple[Value, ...], nesting: int, limit: int = _LENGTH) -> dict[Value, _Pending]:
         """The pending code that goes into what reads ``reads``: all of it that is read, if it comes last and in order
         (nothing may run in another order than the graph's) and is short; otherwise everything pending is written.
         """
@@ -113,7 +113,7 @@ class Body:
             return {}
         last = self._pending[-len(wanted) :]
         length = sum(len(_plain(p.code)) for p in last)
-        if [p.value for p in last] == wanted and length <= _LENGTH and max(p.depth for p in last) + nesting <= _DEPTH:
+        if [p.value for p in last] == wanted and length <= limit and max(p.depth for p in last) + nesting <= _DEPTH:
             del self._pending[-len(wanted) :]
             return {p.value: p for p in last}
         self._flush()

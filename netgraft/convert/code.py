@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Final
 
 from netgraft.convert.lowering import Constant
@@ -127,8 +128,19 @@ def fill(code: Code, slot: Callable[[int], str], instance: Callable[[Instance], 
                 value = fill(argument.value, slot, instance)
                 if argument.default is None or flat(value) != argument.default:
                     filled.append(Argument(value, argument.keyword))
-            return Apply(fill(head, slot, instance), tuple(filled), brackets)
+            return Apply(fill(head, slot, instance), tuple(_runs(filled)), brackets)
     return code
+
+
+def _runs(arguments: list[Code | Argument]) -> Iterator[Code | Argument]:
+    """Four or more equal objects in a row become one loop."""
+    for _, group in groupby(arguments):
+        same = list(group)
+        made = same[0]
+        if len(same) > 3 and isinstance(made, Apply) and isinstance(made.head, str) and made.head not in ("", "()"):
+            yield Join(("*(", made, f" for _ in range({len(same)}))"))
+        else:
+            yield from same
 
 
 def flat(code: Code | Argument) -> str:
@@ -163,8 +175,6 @@ def layout(before: str, code: Code | Argument, after: str, indent: int) -> list[
                     "".join(map(flat, parts[at + 1 :])) + after,
                     indent,
                 )
-        case Apply(head, (only,), brackets) if isinstance(only, Apply) and only.head == "":
-            return layout(before + flat(head) + brackets[0], only, brackets[1] + after, indent)
         case Apply(head, arguments, brackets) if not isinstance(head, str) and len(flat(head)) > WIDTH // 2:
             called = brackets[0] + ", ".join(map(flat, arguments)) + brackets[1]
             return layout(before, head, called + after, indent)

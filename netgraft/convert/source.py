@@ -102,17 +102,38 @@ class _Writer:
         self.flow = Flow(graph)
         self.whole = scopes(self.flow)
         self.blocks = {scope.place.path: scope for scope in _all(self.whole)}
-        self.classes: list[_Class] = []
-        self._numbers: dict[_Template, int] = {}
+        self._sequences = {path: self._sequence(scope) for path, scope in self.blocks.items()}
         self._check(self.flow.root)
-        self._instance(self.whole, Slots())
+        # Once with a class for every block, to see which occur often; then the rest of the sequences in place.
+        self._named = set(self.blocks)
+        self._write_classes()
+        self._named = self._worth_a_name()
+        self._write_classes()
         taken = set(_TAKEN) | {class_name}
         for a_class in self.classes[:-1]:
-            a_class.name = _unused(_class_name(a_class.places[0].path), taken)
+            a_class.name = _unused(_class_name(a_class), taken)
             taken.add(a_class.name)
         self.classes[-1].name = class_name
         for a_class in self.classes:
             a_class.parameters = _parameters(a_class)
+
+    def _write_classes(self) -> None:
+        self.classes: list[_Class] = []
+        self._numbers: dict[_Template, int] = {}
+        self._instance(self.whole, Slots())
+
+    def _worth_a_name(self) -> set[Path]:
+        """The blocks that are classes: what is no sequence, and sequences of three layers that occur three times."""
+
+        def layers(code: Code) -> int:
+            inside = self.classes[code.template].template.elements if isinstance(code, Instance) else ()
+            return sum(map(layers, inside)) or 1
+
+        named = {path for path, sequence in self._sequences.items() if sequence is None}
+        for a_class in self.classes:
+            if len(a_class.places) >= 3 and sum(map(layers, a_class.template.elements)) >= 3:
+                named.update(place.path for place in a_class.places)
+        return named
 
     def text(self) -> str:
         """The file."""
@@ -129,6 +150,8 @@ class _Writer:
         inputs, outputs = (", ".join(map(str, types)) for types in (graph.signature.inputs, graph.signature.outputs))
         return [
             f'"""{inputs} -> {outputs}, written by netgraft; it needs torch only.',
+            "",
+            "To load its weights:",
             "",
             "    from safetensors.torch import load_file",
             f"    network = {name}()",
@@ -166,8 +189,8 @@ class _Writer:
         scope = self.blocks.get(place.path)
         if scope is None:
             return Apply("nn.ModuleList", (Apply("", self._elements(place, slots, owner), "[]"),))
-        sequence = self._sequence(scope)
-        if sequence is None:
+        sequence = self._sequences[place.path]
+        if sequence is None or place.path in self._named:
             return self._instance(scope, slots, owner)
         return Apply("nn.Sequential", self._sequence_elements(sequence, slots, owner))
 
@@ -227,7 +250,7 @@ class _Writer:
 
     def _template(self, scope: Scope, slots: Slots) -> _Template:
         place = scope.place
-        sequence = self._sequence(scope)
+        sequence = self._sequences[place.path]
         if sequence is not None:
             elements = self._sequence_elements(sequence, slots, ())
             return _Template("nn.Sequential", elements, (), (), (), tuple(slots.origins))
@@ -366,8 +389,14 @@ def _construct(form: Layer, slots: Slots, owner: Path) -> Code:
     return Apply(f"nn.{form.cls}", tuple(arguments))
 
 
-def _class_name(path: Path) -> str:
-    """``down_sample`` is a DownSample; a numbered place is a Block."""
+def _class_name(a_class: _Class) -> str:
+    """A short sequence is called after its layers (ConvBatchNormReLU); otherwise ``down_sample`` is a DownSample, and a
+    numbered place is a Block.
+    """
+    layers = [e.head for e in a_class.template.elements if isinstance(e, Apply) and isinstance(e.head, str)]
+    if a_class.template.base == "nn.Sequential" and len(layers) == len(a_class.template.elements) <= 3:
+        return "".join(re.sub(r"\dd$", "", head.removeprefix("nn.")) for head in layers)
+    path = a_class.places[0].path
     words = re.findall(r"[A-Za-z0-9]+", path[-1]) if path else []
     name = "".join(word[0].upper() + word[1:] for word in words)
     return name if name[:1].isalpha() else "Block"
