@@ -6,7 +6,7 @@ bytes that it reads and writes and with no FLOPs; :func:`unknown` lists such nod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,21 +102,23 @@ class Machine:
     over single layers of many sizes. Other processors of the kind differ by a factor that ratios do not see.
     """
 
-    run: float = 5.0
+    run: float = 6.0
     """Microseconds for each call, whatever the network."""
     kernel: float = 0.35
     """Microseconds for each kernel started."""
-    bandwidth: float = 60.0
+    bandwidth: float = 72.0
     """Gigabytes per second of activations, which come from a cache."""
-    weights: float = 20.0
-    """Gigabytes per second of weights, which come from further away."""
-    dense: float = 215.0
+    cache: float = 2.0
+    """Megabytes of weights that stay close to the core from one call to the next."""
+    weights: float = 23.0
+    """Gigabytes per second of weights where they do not."""
+    dense: float = 232.0
     """GFLOP/s of a convolution in the blocked layout, with many filters and a large map."""
-    blocks: float = 0.38
+    blocks: float = 0.47
     """Blocks of filters (up to four are computed at once) at which such a convolution reaches half of ``dense``."""
-    border: float = 1.75
-    """Columns by which each row of a map seems longer for each column that a window reaches over its edge."""
-    depthwise: float = 170.0
+    border: float = 2.1
+    """How many times longer an output takes whose window reaches over the left or right edge, less one."""
+    depthwise: float = 155.0
     """GFLOP/s of a depthwise convolution."""
     plain: float = 180.0
     """GFLOP/s of a convolution that does not fit the blocked layout: unrolled into columns and multiplied."""
@@ -168,7 +170,9 @@ def latency_estimate(graph: Graph, machine: Machine = CALIBRATED) -> float:
 
 def latency_by_kernel(graph: Graph, machine: Machine = CALIBRATED) -> dict[str, float]:
     """Estimated milliseconds of every fused kernel, by the id of its first node."""
-    return {group[0].id: _kernel_time(graph, group, machine) for group in _kernels(graph)}
+    cached = _weight_bytes(graph, graph.weight_types) <= machine.cache * 1e6
+    fetch = machine.bandwidth if cached else machine.weights
+    return {group[0].id: _kernel_time(graph, group, machine, fetch) for group in _kernels(graph)}
 
 
 def _kernels(graph: Graph) -> Iterator[tuple[Node, ...]]:
@@ -200,18 +204,20 @@ def _follower(graph: Graph, group: list[Node]) -> Node | None:
     return user if user.op in _FUSED else None
 
 
-def _kernel_time(graph: Graph, group: tuple[Node, ...], machine: Machine) -> float:
+def _kernel_time(graph: Graph, group: tuple[Node, ...], machine: Machine, fetch: float) -> float:
+    """Milliseconds of a kernel whose weights come at ``fetch`` gigabytes per second."""
     inside = {node.id for node in group}
     moved = {value for node in group for value in node.inputs if value.node not in inside}
     activations = sum(_bytes(graph, value) for value in moved.union(_outputs(graph, group[-1])))
-    weights = sum(
-        graph.weight_types[key].numel() * graph.weight_types[key].dtype.bytes for key in group[0].weights.values()
-    )
+    weights = _weight_bytes(graph, group[0].weights.values())
     computing = sum(_computing(graph, node, machine) for node in group)
     # Weights are fetched ahead while computing, activations are not.
-    return (
-        machine.kernel / 1e3 + max(computing, weights / machine.weights / 1e6) + activations / machine.bandwidth / 1e6
-    )
+    return machine.kernel / 1e3 + max(computing, weights / fetch / 1e6) + activations / machine.bandwidth / 1e6
+
+
+def _weight_bytes(graph: Graph, keys: Iterable[str]) -> int:
+    types = (graph.weight_types[key] for key in keys)
+    return sum(type_.numel() * type_.dtype.bytes for type_ in types)
 
 
 def _computing(graph: Graph, node: Node, machine: Machine) -> float:
@@ -229,12 +235,14 @@ def _computing(graph: Graph, node: Node, machine: Machine) -> float:
 
 
 def _convolving(graph: Graph, node: Node, machine: Machine) -> float:
-    _, channels, _, _ = graph.input_types(node)[0].concrete()
+    _, channels, *size = graph.input_types(node)[0].concrete()
     _, filters, height, width = graph.output_types(node)[0].concrete()
     groups: int = node.attrs["groups"]
-    reach: int = node.attrs["kernel"][1] // 2
-    # Columns at the edges are computed one by one, those between them several at once.
-    steps = 2 * height * (width + machine.border * reach) * _taps(node) / 1e6
+    rows, columns = (_inside(node, axis, size[axis], out) for axis, out in enumerate((height, width)))
+    # Outputs whose window reaches over an edge are computed one by one, those between them several at once.
+    padding: int = node.attrs["padding"][1]
+    edges = 2 * min(padding, width)
+    steps = 2 * rows * columns * (1 + machine.border * edges / width) / 1e6
     per_group, filters_per_group = channels // groups, filters // groups
     if per_group == filters_per_group == 1 and groups > 1:
         return steps * machine.padded(channels) / machine.depthwise
@@ -244,10 +252,10 @@ def _convolving(graph: Graph, node: Node, machine: Machine) -> float:
         blocked = per_group % machine.block == 0 and filters_per_group % machine.block == 0
     if not blocked:
         rate = machine.plain * filters_per_group / (filters_per_group + machine.plain_filters)
-        products = 2 * height * width * _taps(node) * filters * per_group / rate
+        windows = height * width * channels * _taps(node)
         # Every window is written out and read again, in four bytes an element.
-        unrolled = 8 * height * width * _taps(node) * channels / machine.bandwidth if _taps(node) > 1 else 0.0
-        return (products + unrolled) / 1e6
+        unrolling = 8 * windows / machine.bandwidth if _taps(node) > 1 else 0.0
+        return (2 * windows * filters_per_group / rate + unrolling) / 1e6
     at_once = min(machine.padded(filters_per_group) // machine.block, 4)
     rate = machine.dense * at_once / (at_once + machine.blocks)
     inner = channels if channels < machine.block else machine.padded(per_group)
@@ -256,3 +264,9 @@ def _convolving(graph: Graph, node: Node, machine: Machine) -> float:
     source = node.inputs[0]
     reordered = channels < machine.block and source.node in graph
     return products + (graph.types[source].numel() * _REORDERED / 1e6 if reordered else 0.0)
+
+
+def _inside(node: Node, axis: int, size: int, out: int) -> int:
+    """How many pairs of an output and a tap of its window lie, along one axis, inside the map and not in its padding."""
+    kernel, stride, padding, dilation = (node.attrs[name][axis] for name in ("kernel", "stride", "padding", "dilation"))
+    return sum(0 <= i * stride - padding + tap * dilation < size for i in range(out) for tap in range(kernel))
