@@ -267,6 +267,6 @@ def _convolving(graph: Graph, node: Node, machine: Machine) -> float:
 
 
 def _inside(node: Node, axis: int, size: int, out: int) -> int:
-    """How many pairs of an output and a tap of its window lie, along one axis, inside the map and not in its padding."""
+    """Along one axis: how many pairs of an output and a tap of its window lie inside the map, not in its padding."""
     kernel, stride, padding, dilation = (node.attrs[name][axis] for name in ("kernel", "stride", "padding", "dilation"))
     return sum(0 <= i * stride - padding + tap * dilation < size for i in range(out) for tap in range(kernel))

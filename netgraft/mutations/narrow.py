@@ -7,6 +7,7 @@ group are the dense layers that make its channels and the dense layers that read
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
@@ -87,8 +88,15 @@ def channel_groups(graph: Graph) -> list[ChannelGroup]:
     A group that touches something opaque is left out: a frozen node, an input or output of the graph, a concatenation
     of its channels, a grouped convolution that is not depthwise, a weight shared with another node.
     """
-    groups = (_group(graph, node) for node in graph if _makes(node))
-    return list({group.makers: group for group in groups if group is not None}.values())
+    uses = Counter(key for node in graph for key in node.weights.values())
+    shared = {key for key, count in uses.items() if count > 1}
+    groups: list[ChannelGroup] = []
+    for node in graph:
+        if _makes(node) and not any(node.id in group.makers for group in groups):
+            group = _group(graph, node)
+            if group is not None and not any(shared & set(graph[m.node].weights.values()) for m in group.members):
+                groups.append(group)
+    return groups
 
 
 def narrow(graph: Graph, group: ChannelGroup, kept: Iterable[int], origin: str = "narrow") -> Edit:
@@ -159,16 +167,8 @@ def _group(graph: Graph, maker: Node) -> ChannelGroup | None:
                 return None
             members.add(_Member(user.id, "passes", axis.inner))
             waiting.extend((user.value(i), out) for i in range(len(graph.output_types(user))))
-    nodes = {member.node for member in members}
-    readable = channels > 1 and any(member.part == "reads" for member in members)
-    return ChannelGroup(channels, frozenset(members), tuple(axes.items())) if readable and _own(graph, nodes) else None
-
-
-def _own(graph: Graph, nodes: set[str]) -> bool:
-    """Whether no weight of the given nodes is used more than once in the graph."""
-    keys = [key for node in graph for key in node.weights.values()]
-    mine = [key for id in nodes for key in graph[id].weights.values()]
-    return all(keys.count(key) == 1 for key in mine)
+    read = channels > 1 and any(member.part == "reads" for member in members)
+    return ChannelGroup(channels, frozenset(members), tuple(axes.items())) if read else None
 
 
 def _makes(node: Node) -> bool:
