@@ -17,18 +17,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 
 from netgraft.candidate import Trial, TrialState
-from netgraft.errors import StudyError
+from netgraft.errors import GraphError, StudyError
 from netgraft.ir import Model, parse, render
 from netgraft.ir.text import edit_from_data, edit_to_data
 
@@ -95,11 +96,16 @@ class Study:
             raise StudyError(f"{path} is no run folder: it has no run.json")
         try:
             settings = json.loads((path / "run.json").read_text())
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise StudyError(f"{path / 'run.json'} is damaged: {error}") from None
         study = cls(path, settings)
-        for kind, data in _lines(path / "journal.jsonl"):
-            study._take(kind, data)
+        journal = path / "journal.jsonl"
+        for number, line in enumerate(_lines(journal), 1):
+            try:
+                data = json.loads(line)
+                study._take(data.pop("kind"), data)
+            except (ValueError, LookupError, TypeError, AttributeError, GraphError) as error:
+                raise StudyError(f"{journal}, line {number} is damaged: {error}") from None
         return study
 
     def __enter__(self) -> Study:
@@ -139,7 +145,9 @@ class Study:
         """Stores a model and returns the name of its artifact; the same model is stored once."""
         # One key: safetensors writes several in no fixed order, and the file is named by its content.
         metadata = {"netgraft": json.dumps({"graph": render(model.graph), "name": model.name})}
-        data = safetensors.numpy.save({key: model.weights[key] for key in sorted(model.graph.weight_types)}, metadata)
+        # safetensors writes an array's memory as it lies: a transposed one would come back scrambled.
+        weights = {key: np.asarray(model.weights[key], order="C") for key in sorted(model.graph.weight_types)}
+        data = safetensors.numpy.save(weights, metadata)
         name = sha256(data).hexdigest()[:24]
         target = self.path / "models" / f"{name}.safetensors"
         if not target.exists():
@@ -199,15 +207,8 @@ class Study:
             self.notes.append(data)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_bytes()[: _intact(path)].splitlines(), 1):
-        try:
-            data = json.loads(line)
-            yield data.pop("kind"), data
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise StudyError(f"{path}, line {number} is damaged: {error}") from None
+def _lines(path: Path) -> list[bytes]:
+    return path.read_bytes()[: _intact(path)].splitlines() if path.exists() else []
 
 
 def _intact(path: Path) -> int:

@@ -1,0 +1,277 @@
+"""The numbers of a run in one place: a row for each finalist, the picks among them, lineages and the headline.
+
+The page and the terminal both show what stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Literal
+
+from netgraft.candidate import Trial, TrialState
+from netgraft.errors import StudyError
+from netgraft.search.pareto import front
+from netgraft.study import Finalist, Study
+
+from . import words
+
+Verdict = Literal["faster", "slower", "no difference shown"]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What the task is judged by."""
+
+    name: str
+    unit: str
+    higher_is_better: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finalist as it is reported.
+
+    ``test`` and ``validation`` are in the task's unit, with standard errors. ``time`` is the measured latency as a
+    multiple of the original's with its 95 % interval (``low``, ``high``); ``speedup`` is its inverse, with the interval
+    turned round. FLOPs, parameters and memory (bytes of activations) are counted; their ratios are to the original.
+    ``inherited`` is the product of the shares of inherited weights along the lineage. ``origins`` says how it came
+    about, step by step.
+    """
+
+    number: int
+    label: str
+    digest: str
+    test: float
+    test_error: float
+    validation: float
+    validation_error: float
+    time: float
+    low: float
+    high: float
+    latency_ms: float
+    flops: int
+    parameters: int
+    memory: int
+    flops_ratio: float
+    parameters_ratio: float
+    memory_ratio: float
+    inherited: float
+    epochs: float
+    origins: tuple[str, ...]
+
+    @property
+    def is_original(self) -> bool:
+        """Whether this is the network that the run began with."""
+        return self.number == 0
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast as the original."""
+        return 1 / self.time
+
+    @property
+    def speedup_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the speed-up."""
+        return 1 / self.high, 1 / self.low
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the measurement allows to say; nothing as long as the interval holds 1."""
+        if self.is_original:
+            return "no difference shown"
+        if self.high < 1:
+            return "faster"
+        return "slower" if self.low > 1 else "no difference shown"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came out of a run. ``rows`` are the finalists, the original first, then from fast to slow.
+
+    ``picks`` maps ``knee``, ``fastest`` and ``best`` to the numbers of rows; it is empty as long as there are none.
+    Picks are made on the *validation* quality, so that the test quality reported for them was not selected for, and
+    the original is picked only where nothing else is there:
+
+    - ``best`` has the best quality, and of equals the least time;
+    - ``fastest`` has the least time among those not worse than the original by more than two of its standard errors, or
+      of all if there is no such one;
+    - ``knee`` lies furthest from the line between the two ends of the front of quality against time.
+    """
+
+    task: str
+    quality: Quality
+    headline: str
+    rows: tuple[Row, ...] = ()
+    picks: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def original(self) -> Row | None:
+        """The original's row, once it has been measured."""
+        return next((row for row in self.rows if row.is_original), None)
+
+    @property
+    def pick(self) -> Row | None:
+        """The row to look at first: the knee."""
+        return next((row for row in self.rows if row.number == self.picks["knee"]), None)
+
+    def names(self, row: Row) -> tuple[str, ...]:
+        """The names under which a row is picked."""
+        return tuple(name for name, number in self.picks.items() if number == row.number)
+
+
+def summarize(study: Study) -> Summary:
+    """What came out of a run; without rows, and with a headline that says so, while there are no finalists.
+
+    StudyError for a run whose journal or settings lack what they must hold.
+    """
+    task, quality = _task(study)
+    rows = tuple(sorted((_row(study, finalist) for finalist in study.finalists.values()), key=_original_first))
+    if not rows:
+        return Summary(task, quality, _unfinished(study))
+    entrants = [row for row in rows if not row.is_original] or rows
+    original = rows[0] if rows[0].is_original else None
+    knee = _knee(entrants, quality)
+    picks = {
+        "knee": knee.number,
+        "fastest": _fastest(entrants, original, quality).number,
+        "best": _best(entrants, quality).number,
+    }
+    return Summary(task, quality, _headline(knee, original, quality), rows, picks)
+
+
+def lineage(study: Study, number: int) -> tuple[Trial, ...]:
+    """The trials that led to a candidate, from the original to itself; StudyError where one is missing."""
+    path: list[Trial] = []
+    at: int | None = number
+    while at is not None:
+        if at not in study.trials or len(path) > len(study.trials):
+            raise StudyError(
+                f"{study.path} is damaged: the lineage of trial {number} does not lead back to the original"
+            )
+        path.append(study.trials[at])
+        at = study.trials[at].parent
+    return tuple(reversed(path))
+
+
+def estimated_time(study: Study, trial: Trial) -> float | None:
+    """The latency estimated during the search, as a multiple of the original's; None where there is none."""
+    estimate = trial.scores.get("latency")
+    base = study.trials[0].scores.get("latency") if 0 in study.trials else None
+    return estimate / base if estimate is not None and base else None
+
+
+def _original_first(row: Row) -> tuple[bool, float]:
+    return not row.is_original, row.time
+
+
+def _task(study: Study) -> tuple[str, Quality]:
+    try:
+        task = study.settings["task"]
+        quality = task["quality"]
+        return task["name"], Quality(quality["name"], quality["unit"], quality["higher_is_better"])
+    except (KeyError, TypeError):
+        raise StudyError(f"{study.path / 'run.json'} does not say what the task is; start the run anew") from None
+
+
+def _row(study: Study, finalist: Finalist) -> Row:
+    path = lineage(study, finalist.number)
+    try:
+        ratios = {name: getattr(finalist, name) / path[0].scores[name] for name in ("flops", "parameters", "memory")}
+    except KeyError as error:
+        raise StudyError(f"{study.path} is damaged: trial {path[0].number} has no {error.args[0]}") from None
+    return Row(
+        number=finalist.number,
+        label="original" if finalist.number == 0 else f"#{finalist.number}",
+        digest=finalist.digest,
+        test=finalist.test,
+        test_error=finalist.test_error,
+        validation=finalist.validation,
+        validation_error=finalist.validation_error,
+        time=finalist.time,
+        low=finalist.time_low,
+        high=finalist.time_high,
+        latency_ms=finalist.latency_ms,
+        flops=finalist.flops,
+        parameters=finalist.parameters,
+        memory=finalist.memory,
+        flops_ratio=ratios["flops"],
+        parameters_ratio=ratios["parameters"],
+        memory_ratio=ratios["memory"],
+        inherited=prod(trial.inherited for trial in path),
+        epochs=finalist.epochs,
+        origins=tuple(trial.origin for trial in path[1:]),
+    )
+
+
+# --- picks ---
+
+
+def _loss(row: Row, quality: Quality) -> float:
+    return -row.validation if quality.higher_is_better else row.validation
+
+
+def _best(rows: Sequence[Row], quality: Quality) -> Row:
+    return min(rows, key=lambda row: (_loss(row, quality), row.time))
+
+
+def _fastest(rows: Sequence[Row], original: Row | None, quality: Quality) -> Row:
+    good = rows
+    if original is not None:
+        worst = _loss(original, quality) + 2 * original.validation_error
+        good = [row for row in rows if _loss(row, quality) <= worst]
+    return min(good or rows, key=lambda row: (row.time, _loss(row, quality)))
+
+
+def _knee(rows: Sequence[Row], quality: Quality) -> Row:
+    """On the good side of the line between the ends of the front; the better one of the ends if no row is."""
+    best = front([(_loss(row, quality), row.time) for row in rows])
+    by_time = sorted((rows[i] for i in best), key=lambda row: row.time)
+    quick, good = by_time[0], by_time[-1]
+
+    def gain(row: Row) -> float:
+        # With both scaled to 0..1 the ends are (0, 1) and (1, 0), and on the line between them the two sum to 1.
+        time = (row.time - quick.time) / (good.time - quick.time)
+        loss = (_loss(row, quality) - _loss(good, quality)) / (_loss(quick, quality) - _loss(good, quality))
+        return 1 - time - loss
+
+    knee = max(by_time[1:-1], key=gain, default=good)
+    return knee if knee is not good and gain(knee) > 0 else good
+
+
+# --- words ---
+
+
+def _headline(pick: Row, original: Row | None, quality: Quality) -> str:
+    if pick.is_original:
+        return f"No other network came out than the original, at {_with_unit(pick, quality)}"
+    beside = f"original {_with_unit(original, quality)}" if original else "the original is not measured yet"
+    return f"{_speed(pick)} at {_with_unit(pick, quality)} ({beside})"
+
+
+def _with_unit(row: Row, quality: Quality) -> str:
+    return words.quality(row.test, row.test_error, quality.unit)
+
+
+def _speed(row: Row) -> str:
+    if row.verdict == "faster":
+        middle, low, high = words.factors([row.speedup, *row.speedup_interval])
+        return f"{middle}x faster [{low}, {high}]"
+    middle, low, high = words.factors([row.time, row.low, row.high])
+    if row.verdict == "slower":
+        return f"{middle}x slower [{low}, {high}]"
+    return f"No difference in speed shown (time {middle}x [{low}, {high}])"
+
+
+def _unfinished(study: Study) -> str:
+    tried = [trial for trial in study.trials.values() if trial.number]
+    if not tried:
+        return "Nothing has been tried yet"
+    networks = f"{len(tried)} network{'s' if len(tried) > 1 else ''}"
+    if all(trial.state in (TrialState.INFEASIBLE, TrialState.FAILED) for trial in tried):
+        return f"No feasible network among {networks} tried"
+    return f"Unfinished: {networks} tried, none trained to the end and measured yet"
