@@ -147,6 +147,14 @@ def test_blocks_that_wait_for_each_other_are_taken_apart() -> None:
     assert_same(randomised(graph), (torch.randn(2, *IMAGE[1:]),))
 
 
+def test_weights_between_the_nodes_of_a_block_stay_outside() -> None:
+    b = Builder()
+    x = b.add("conv2d", b.input("x", TensorType(IMAGE)), id="a.one", out_channels=4, kernel=(1, 1))
+    x = b.add("conv2d", x, id="other", out_channels=4, kernel=(1, 1))
+    x = b.add("conv2d", x, id="a.two", out_channels=4, kernel=(1, 1))
+    assert_same(randomised(b.build(x)), (torch.randn(2, *IMAGE[1:]),))
+
+
 def test_several_inputs_and_outputs() -> None:
     b = Builder()
     x, y = b.input("left", TensorType(IMAGE)), b.input("right", TensorType(IMAGE))

@@ -165,7 +165,16 @@ def test_a_key_that_no_module_can_hold(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["load_library", "aten.roll", "aten.no_such_op.default", "aten.__class__", "", "os.system"]
+    "target",
+    [
+        "load_library",
+        "aten.roll",
+        "aten.no_such_op.default",
+        "aten.__class__",
+        "",
+        "os.system",
+        "aten.from_file.default",
+    ],
 )
 def test_only_operations_can_be_named(target: str) -> None:
     with pytest.raises(ConversionError, match="no operation"):

@@ -142,12 +142,13 @@ def function(target: str) -> Callable[..., Any]:
 
 def operation(target: str) -> torch._ops.OpOverload:
     """The operation that a frozen node names (``aten.roll.default``); ConversionError where nothing defines it."""
-    # The name may come from a stranger's file: nothing but an operation may be reached by it (torch.ops.load_library).
+    # The name may come from a stranger's file: nothing but an operation may be reached by it (torch.ops.load_library),
+    # and none that opens files.
     try:
         found: object = reduce(getattr, target.split("."), torch.ops)
     except (AttributeError, RuntimeError):
         found = None
-    if not isinstance(found, torch._ops.OpOverload):
+    if not isinstance(found, torch._ops.OpOverload) or any(a.name == "filename" for a in found._schema.arguments):
         raise ConversionError(
             f"torch {torch.__version__} has no operation {target!r} (one looks like aten.roll.default)"
         )

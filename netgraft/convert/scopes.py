@@ -175,7 +175,9 @@ def _region(flow: Flow, path: Path, nodes: Sequence[Node]) -> list[Node] | None:
         if any(id in members or id in before for id in readers):
             before.add(node.id)
     between = (after & before) - members
-    if not members or any(flow.homes[id] != path[: len(flow.homes[id])] for id in between):
+    # A block reaches no weights outside of it, and takes nothing from another block.
+    foreign = any(flow.graph[id].weights or flow.homes[id] != path[: len(flow.homes[id])] for id in between)
+    if not members or foreign:
         return None
     region = [node for node in nodes if node.id in members | between]
     return region if _boundary(flow, region)[1] else None
