@@ -120,9 +120,11 @@ def main() -> None:
         seed=options.seed,
         resume=options.out.exists(),
         plan=plan,
-        on_event=lambda kind, data: print(f"[{time.perf_counter() - started:6.0f} s] {kind}", data, flush=True)
-        if kind in ("generation", "finals", "finalist", "measure")
-        else None,
+        on_event=lambda kind, data: (
+            print(f"[{time.perf_counter() - started:6.0f} s] {kind}", data, flush=True)
+            if kind in ("generation", "finals", "finalist", "measure")
+            else None
+        ),
     )
     study, pick = front.study, front.fastest()
     original = study.load_model(study.trials[0].model or "")
@@ -137,8 +139,12 @@ def main() -> None:
 
     entries = [Entry("the original, no extra training", original, 0.0), Entry("the original", equally_long, extra)]
     entries += [
-        Entry(f"netgraft {row.digest} ({'/'.join(front.table.picks(row)) or 'finalist'})", front[row.digest].model, row.epochs)
-        for row in front.table
+        Entry(
+            f"netgraft {row.digest} ({'/'.join(front.summary.names(row)) or 'finalist'})",
+            front[row.digest].model,
+            row.epochs,
+        )
+        for row in front.summary.rows
         if not row.is_original
     ]
     narrow = at_time(width_scaled, 0.3, 1.0, pick.row.time, baseline)
@@ -151,7 +157,9 @@ def main() -> None:
     report(entries, ratios, task, time.perf_counter() - started, options)
 
 
-def report(entries: list[Entry], ratios: list[Ratio], task: tasks.Task, seconds: float, options: argparse.Namespace) -> None:
+def report(
+    entries: list[Entry], ratios: list[Ratio], task: tasks.Task, seconds: float, options: argparse.Namespace
+) -> None:
     """Prints the table in Markdown."""
     print(f"\n{date.today()}, {platform.machine()}, torch {version('torch')}, onnxruntime {version('onnxruntime')}, ")
     print(f"{len(task.train):,} training images, seed {options.seed}, {seconds / 60:.0f} min in all\n")

@@ -1,1 +1,26 @@
-"""netgraft."""
+"""netgraft: give it the network you already have, get back a Pareto front of better ones.
+
+.. code-block:: python
+
+    import netgraft as ng
+
+    model = ng.load(torch_module, example_inputs=x)
+    task = ng.task("digits", model)
+    front = ng.optimize(model, task, goals=("quality", "latency"), budget="10m", out="runs/first")
+    front.knee().export("better/")
+"""
+
+from __future__ import annotations
+
+from netgraft.data import task
+from netgraft.errors import NetgraftError
+from netgraft.front import Front, Pick
+from netgraft.ir import Model
+from netgraft.recipes import Plan, optimize
+from netgraft.sources import load
+from netgraft.study import Study
+from netgraft.tasks import Task
+
+__version__ = "0.1.0"
+
+__all__ = ["Front", "Model", "NetgraftError", "Pick", "Plan", "Study", "Task", "load", "optimize", "task"]

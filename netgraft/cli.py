@@ -21,9 +21,10 @@ from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.measured import compare
 from netgraft.costs.measured import measure as measure_one
-from netgraft.errors import DataError, NetgraftError, OptionError
+from netgraft.data import task as load_data
+from netgraft.errors import NetgraftError, OptionError
 from netgraft.front import Front
-from netgraft.ir import Batch, Model
+from netgraft.ir import Model
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
 from netgraft.study import Study
@@ -84,7 +85,7 @@ def optimize(
 ) -> None:
     """Evolve a network: better, faster, smaller, within your limits."""
     model = load(source, input_shape)
-    task = load_task(data, model, subset)
+    task = load_data(data, model, subset=subset)
     if pretrain is None:
         pretrain = _pretrain_epochs(len(task.train)) if source.startswith("zoo:") else 0.0
         if pretrain:
@@ -202,7 +203,7 @@ def demo(
     """Train a ResNet-20 on handwritten digits, evolve it, and write the report: the whole way in a few minutes."""
     source, data = "zoo:resnet20?channels=1&input=1x8x8", "digits"
     model = load(source, None)
-    task = load_task(data, model, None)
+    task = load_data(data, model)
     number = 1
     while out.exists():
         number += 1
@@ -224,23 +225,6 @@ def _shape(text: str) -> tuple[int, ...]:
     if not shape or min(shape) < 1:
         raise OptionError(f"--input {text!r} is no shape; write it like 3x32x32 (channels x height x width)")
     return shape
-
-
-def load_task(data: str, model: Model, subset: int | None) -> tasks.Task:
-    """The task that DATA names, in the shape that the network takes; DataError where they cannot fit."""
-    signature = model.graph.signature
-    if len(signature.inputs) != 1 or signature.inputs[0].rank != 4:
-        raise DataError(f"{model.name} takes {signature}; image data needs one input [N,C,H,W]")
-    shape = signature.inputs[0].concrete()[1:]
-    output = signature.outputs[0]
-    if data.partition(":")[0].endswith(".py"):
-        return tasks.load(data, input_shape=shape, classes=output.concrete()[-1], subset=subset)
-    if len(signature.outputs) != 1 or output.rank != 2 or not isinstance(output.shape[0], Batch):
-        raise DataError(
-            f"{model.name} gives {', '.join(map(str, signature.outputs))}; data with labels needs one output "
-            "[N,classes]. For another kind of task, write it as FILE.py:NAME"
-        )
-    return tasks.load(data, input_shape=shape, classes=output.concrete()[1], subset=subset)
 
 
 def _pretrain_epochs(examples: int) -> float:
@@ -284,12 +268,12 @@ def run(
 
 def show(study: Study) -> None:
     """Prints the table of finalists, writes the report, and says what to do next."""
-    table = report_page.table(study)
-    if table.rows:
-        console.print(screen.finalists(table))
-    console.print(table.headline, markup=False)
+    summary = report_page.summarize(study)
+    if summary.rows:
+        console.print(screen.finalists(summary))
+    console.print(summary.headline, markup=False)
     console.print(f"report: {report_page.write(study)}", soft_wrap=True)
-    if table.rows:
+    if summary.rows:
         console.print(f"take it home: netgraft export {study.path} --pick knee --to better", soft_wrap=True)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table as Grid
+from rich.table import Table
 
 from netgraft.candidate import Trial, TrialState
-from netgraft.report import Table
+from netgraft.report import Summary
 
 
 class Watcher:
@@ -106,9 +106,9 @@ def _short(text: str, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Grid:
+def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table whose first column is text and whose others are figures."""
-    grid = Grid(title=title, title_justify="left", header_style="bold")
+    grid = Table(title=title, title_justify="left", header_style="bold")
     for i, name in enumerate(header):
         grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
     for row in rows:
@@ -116,16 +116,16 @@ def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) ->
     return grid
 
 
-def finalists(table: Table) -> Grid:
+def finalists(summary: Summary) -> Table:
     """The finalists of a run."""
-    quality = f"test {table.quality.name} ({table.quality.unit})"
+    quality = f"test {summary.quality.name} ({summary.quality.unit})"
     return columns(
-        "finalists, trained equally long; time relative to the original's",
+        f"{summary.task}: finalists, trained equally long; time relative to the original's",
         ("network", "picks", quality, "time", "95 % interval", "speed-up", "FLOPs", "parameters"),
         (
             (
                 row.label,
-                " ".join(table.picks(row)),
+                " ".join(summary.names(row)),
                 f"{row.test:.2f} ± {row.test_error:.2f}",
                 f"{row.time:.3f}x",
                 f"[{row.low:.3f}, {row.high:.3f}]",
@@ -133,6 +133,6 @@ def finalists(table: Table) -> Grid:
                 f"{row.flops_ratio:.2f}x",
                 f"{row.parameters_ratio:.2f}x",
             )
-            for row in table
+            for row in summary.rows
         ),
     )

@@ -12,7 +12,7 @@ from netgraft.convert.to_torch import to_module
 from netgraft.errors import EmptyFrontError, OptionError
 from netgraft.export import export
 from netgraft.ir import Model
-from netgraft.report import Row, Table, table
+from netgraft.report import Row, Summary, summarize
 from netgraft.study import Study
 
 
@@ -39,9 +39,9 @@ class Front:
     study: Study
 
     @cached_property
-    def table(self) -> Table:
+    def summary(self) -> Summary:
         """All finalists with their figures, and which of them are the picks."""
-        return table(self.study)
+        return summarize(self.study)
 
     def knee(self) -> Pick:
         """The best bargain between quality and time."""
@@ -57,17 +57,15 @@ class Front:
 
     def __getitem__(self, pick: str) -> Pick:
         """``knee``, ``fastest``, ``best``, or the beginning of a digest; OptionError for anything else."""
-        named = {"knee": self.table.knee, "fastest": self.table.fastest, "best": self.table.best}
-        row = named.get(pick)
-        if not self.table.rows:
+        rows, picks = self.summary.rows, self.summary.picks
+        if not rows:
             raise EmptyFrontError(f"{self.study.path} has no finished networks yet; continue the run with --resume")
-        if row is None:
-            rows = [row for row in self.table if row.digest.startswith(pick)]
-            if len(rows) != 1:
-                known = ", ".join([*named, *(row.digest for row in self.table)])
-                fault = "is the beginning of several digests" if rows else "is no pick of this run"
-                raise OptionError(f"{pick!r} {fault}; choose one of: {known}")
-            row = rows[0]
+        found = [row for row in rows if row.number == picks.get(pick) or row.digest.startswith(pick)]
+        if len(found) != 1:
+            known = ", ".join([*picks, *(row.digest for row in rows)])
+            fault = "is the beginning of several digests" if found else "is no pick of this run"
+            raise OptionError(f"{pick!r} {fault}; choose one of: {known}")
+        (row,) = found
         return Pick(row, self.study.load_model(self.study.finalists[row.number].model))
 
     @property

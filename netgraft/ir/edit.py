@@ -166,14 +166,17 @@ def _place(graph: Graph, edit: Edit) -> _Placed:
         raise GraphError(f"{edit.origin or 'edit'}: a path leaves the region {sorted(region.nodes)} and comes back")
 
     rest = [node for node in graph if node.id not in region.nodes]
-    taken_ids = {node.id for node in rest} | {given.id for given in graph.inputs}
-    taken_keys = {key for node in rest for key in node.weights.values()}
+    outer_ids = {node.id for node in rest} | {given.id for given in graph.inputs}
+    outer_keys = {key for node in rest for key in node.weights.values()}
+    # A name given to one node must not be one that another node of the replacement is going to keep.
+    taken_ids = outer_ids | edit.new_nodes
+    taken_keys = outer_keys | {key for node in new for key in node.weights.values()}
     values = {Value(given.id): outer for given, outer in zip(new.inputs, entering, strict=True)}
     keys: dict[str, str] = {}
     carry: dict[str, Carry] = {}
     placed: list[Node] = []
     for node in new:
-        id = _unused(node.id, taken_ids)
+        id = _unused(node.id, taken_ids) if node.id in outer_ids else node.id
         taken_ids.add(id)
         for i in range(len(new.output_types(node))):
             values[Value(node.id, i)] = Value(id, i)
@@ -181,7 +184,7 @@ def _place(graph: Graph, edit: Edit) -> _Placed:
             if key in keys:
                 continue
             source = edit.carry.get(key, Fresh())
-            if key in taken_keys and source != Keep(key):
+            if key in outer_keys and source != Keep(key):
                 keys[key] = _unused(f"{id}.{role}", taken_keys)
             else:
                 keys[key] = key

@@ -102,6 +102,8 @@ def optimize(
     """
     parsed = parse_goals(goals, quality_is_higher_better=task.quality.higher_is_better)
     search_budget, seconds = parse_budget(budget)
+    for text in limits:  # before any work is done
+        parse_limit(text, counted(model.graph) | {"quality": 1.0})
     chosen = (plan or Plan()).for_examples(len(task.train))
     asked = _settings(model, task, goals, limits, budget, seed, chosen, settings or {})
     with _opened(Path(out), asked, resume) as study:
@@ -111,7 +113,7 @@ def optimize(
             start = study.trials[0]
             bounds = [parse_limit(text, start.scores) for text in limits]
             by_graph = [b for b in bounds if b.metric != "quality"]
-            space = Space(original, mutation or default_mutations(), lambda g: counted(g), by_graph)
+            space = Space(original, mutation or default_mutations(), counted, by_graph)
             if seconds is not None:
                 search_budget = replace(search_budget, seconds=chosen.search_share * seconds)
             if study.note("finals") is None:
