@@ -212,7 +212,7 @@ class Reader:
         value = node.meta["val"]
         returned = value if isinstance(value, list | tuple) else [value]
         types = tuple(type_of(x) if isinstance(x, Tensor) else None for x in returned)
-        used = frozenset(_used(node)) if isinstance(value, list | tuple) else frozenset([0])
+        used = frozenset(self._used(node)) if isinstance(value, list | tuple) else frozenset([0])
         reason = "the graph has no operation for it"
         rule = RULES.get(_unspaced(target)) if target.namespace == "aten" else None
         if rule is not None:
@@ -224,6 +224,12 @@ class Reader:
                 reason = str(error)
         result = self._freeze(target, node, types, reason)
         return result if isinstance(value, list | tuple) else result[0]
+
+    def _used(self, node: fx.Node) -> Iterator[int]:
+        """Which of several results something reads; new statistics of a batch norm are its own business."""
+        for user in node.users:
+            if user.users and user.name not in self._program.graph_signature.buffers_to_mutate:
+                yield int(user.args[1])  # type: ignore[arg-type]  # getitem's index
 
     def _bind(self, target: OpOverload, node: fx.Node) -> dict[str, Any]:
         given = dict(zip((arg.name for arg in target._schema.arguments), node.args, strict=False)) | node.kwargs
@@ -399,12 +405,6 @@ def _functional(target: OpOverload) -> OpOverload | None:
 def _holds_tensor(value: object) -> bool:
     parts = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(part, Tensor) for part in parts)
-
-
-def _used(node: fx.Node) -> Iterator[int]:
-    for user in node.users:
-        if user.target is operator.getitem and user.users and isinstance(user.args[1], int):
-            yield user.args[1]
 
 
 def _is_folded(key: str) -> bool:

@@ -1,0 +1,92 @@
+"""Opening ``.pt2`` files, in which ``torch.export`` saves programs, without running what a stranger wrote into them.
+
+``torch.export.load`` alone is no barrier: it falls back to unpickling anything, evaluates symbolic sizes as Python, and
+loads compiled libraries. So archives that need any of it are refused before they reach it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.export import ExportedProgram
+
+from netgraft.errors import SourceError
+
+_RECORDS = re.compile(
+    r"models/model\.json|data/(weights|sample_inputs|extra)/[^/]+|data/constants/(tensor_|model_constants_config)[^/]*"
+    r"|archive_format|archive_version|version|byteorder|\.data/.*|extra/.*"
+)
+# How torch prints symbols; and the functions that it writes sizes with.
+_SYMBOL = re.compile(r"Symbol\('[a-z]+\d+'(, [a-z]+=(True|False))*\)")
+_FUNCTION = re.compile(
+    r"Max|Min|(Python)?Mod|(Floor|Clean|Ceil)Div|ModularIndexing|Eq|Ne|[LG][te]|And|Or|Not|True|False"
+)
+
+
+def load_pt2(path: Path) -> ExportedProgram:
+    """The program in a file that ``torch.export.save`` wrote; SourceError where there is none, or no safe one."""
+    if not path.is_file():
+        raise SourceError(f"{path} does not exist")
+    try:
+        with _plain_tensors_only(), path.open("rb") as file:
+            _check(torch._C.PyTorchFileReader(str(path)))
+            program = torch.export.load(file)
+    except SourceError as error:
+        raise SourceError(f"{path}: {error}") from None
+    except Exception as error:
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise SourceError(f"{path} is no exported program that torch {torch.__version__} reads: {text[0]}") from None
+    # Python source from the file, which program.module() would run.
+    program._guards_code = []
+    return program
+
+
+def _check(archive: Any) -> None:
+    """SourceError unless the archive holds tensors and a graph, and nothing that runs as it is read."""
+    records = archive.get_all_records()
+    for record in records:
+        if not _RECORDS.fullmatch(record):
+            raise SourceError(f"holds {record}, which may run code as it is read; save the plain exported program")
+    if "models/model.json" not in records:
+        raise SourceError("holds no exported program called 'model'; save one with torch.export.save")
+    for text in _expressions(json.loads(archive.get_record("models/model.json"))):
+        words = re.findall(r"[^\W\d]\w*", rest := _SYMBOL.sub("1", text))
+        if not re.fullmatch(r"[\w\s+\-*/%(),<>=.]*", rest) or not all(_FUNCTION.fullmatch(word) for word in words):
+            raise SourceError(f"has the size {text!r}, which is no arithmetic of symbols")
+
+
+def _expressions(data: Any) -> Iterator[str]:
+    """What torch evaluates of a program: its symbolic sizes, and names of enumerations, which are no arithmetic."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            if key == "expr_str" and isinstance(value, str):
+                yield value
+            yield from _expressions(value)
+    elif isinstance(data, list):
+        for item in data:
+            yield from _expressions(item)
+    elif isinstance(data, str) and "__enum__" in data:
+        yield data
+
+
+@contextmanager
+def _plain_tensors_only() -> Iterator[None]:
+    """Every torch.load as if weights_only were true, without torch's own warnings and its log of failed attempts."""
+    level = logging.root.manager.disable
+    with patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(level)
