@@ -2,8 +2,8 @@
 
     python benchmarks/first_result.py ../shared/data/cifar10 --out runs/first-result
 
-Everybody starts from the same trained ResNet-20 (the narrower one, which cannot, is trained from scratch for as long as
-the original was), receives the same extra training with the same teacher, data, schedule and seed, and is judged once on
+Everybody starts from the same trained ResNet-20 (the narrower one, which cannot, is trained from scratch for as
+long as the original was), receives the same extra training with the same teacher, data, schedule and seed, and is judged once on
 the test split; latencies are measured interleaved in one session at the end. The rivals are brought to the latency of
 netgraft's pick by bisection on *measured* time. Needs ``pip install -e .[bench]`` for Torch-Pruning.
 """
@@ -51,8 +51,8 @@ def width_scaled(width: float) -> Model:
 
 
 def pruned(original: Model, ratio: float) -> Model:
-    """The original with a share of its channels removed by Torch-Pruning's group-norm importance (DepGraph, Fang et al.,
-    CVPR 2023), ranked over the whole network.
+    """The original with a share of its channels removed by Torch-Pruning's group magnitude (DepGraph, Fang et
+    al., CVPR 2023), ranked over the whole network.
     """
     import torch_pruning as tp
 
@@ -73,7 +73,7 @@ def pruned(original: Model, ratio: float) -> Model:
 
 
 def at_time(make: Callable[[float], Model], low: float, high: float, wanted: float, baseline: bytes) -> Model:
-    """The network of ``make(x)``, x between ``low`` (fastest) and ``high``, whose measured time is nearest ``wanted``."""
+    """The network of ``make(x)``, ``low`` <= x <= ``high``, whose measured time is nearest ``wanted``."""
     best: tuple[float, Model] | None = None
     for _ in range(7):
         middle = (low + high) / 2

@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 
@@ -36,7 +35,7 @@ errors = Console(stderr=True, highlight=False)
 class _Commands(typer.core.TyperGroup):
     """Turns every error meant for the user into one message and exit code 2."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except NetgraftError as error:

@@ -10,8 +10,8 @@ from netgraft.ir import Batch, Model
 
 
 def task(data: str | PathLike[str], model: Model, *, seed: int = 0, subset: int | None = None) -> tasks.Task:
-    """The task that ``data`` names: ``digits``, a parquet file or a folder of them in the Hugging Face image layout, a
-    folder of class folders, or ``FILE.py:NAME``.
+    """The task that ``data`` names: ``digits``, a parquet file or a folder of them in the Hugging Face image layout,
+    a folder of class folders, or ``FILE.py:NAME``.
 
     Images are brought to the network's channels and size. ``seed`` decides how the splits are drawn where the data does
     not say, ``subset`` limits the number of training examples. DataError where network and data cannot fit.

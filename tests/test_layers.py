@@ -37,8 +37,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     # between graphs and frameworks
     "convert.frozen": ("ir.*", "torch"),
     "convert.lowering": ("ir.* convert.frozen", "torch"),
-    "convert.program": ("ir.* convert.frozen convert.lowering", "torch"),
-    "convert.aten": ("ir.* convert.frozen convert.lowering convert.program", "torch"),
+    "convert.aten": ("ir.* convert.frozen convert.lowering", "numpy torch"),
+    "convert.program": ("ir.* convert.frozen convert.lowering convert.aten", "numpy torch"),
     "convert.from_torch": ("ir.* convert.frozen convert.lowering convert.program convert.aten", "numpy torch"),
     "convert.pt2": ("ir.*", "torch"),
     "convert.to_torch": ("ir.* convert.frozen convert.lowering", "numpy torch"),
@@ -74,7 +74,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "recipes.*": ("*", "numpy torch"),
     "console": ("candidate report.*", "rich"),
     "__init__": ("*", "torch"),
-    "cli": ("*", "numpy torch typer rich click"),
+    "cli": ("*", "numpy torch typer rich"),
 }
 
 
