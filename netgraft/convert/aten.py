@@ -46,6 +46,9 @@ class Emitter(Protocol):
     def type(self, operand: Operand) -> TensorType:
         """The operand's type."""
 
+    def follows(self, arguments: Mapping[str, Any], name: str) -> bool:
+        """Whether an argument that switches to training follows the mode of the network."""
+
     def tracked(self, running_mean: Stored) -> Stored:
         """The count of batches that belongs to a batch norm's running mean."""
 
@@ -242,6 +245,8 @@ def _matmul(call: Call) -> Value:
 def _attention(call: Call) -> Result:
     if call.arguments.get("enable_gqa"):
         raise Untranslatable("attention of grouped queries")
+    if call["dropout_p"] and not call.emitter.follows({"train": True}, "train"):
+        raise Untranslatable("dropout in evaluation too")
     operands = [call[name] for name in ("query", "key", "value", "attn_mask") if call[name] is not None]
     attrs = {"scale": call["scale"], "causal": call["is_causal"], "p": float(call["dropout_p"])}
     y = call.emit("attention", *operands, **attrs)
@@ -259,6 +264,8 @@ def _batch_norm(call: Call) -> Value:
         raise Untranslatable("a batch norm without running statistics")
     if (weight is None) != (bias is None):
         raise Untranslatable("a batch norm with only one of scale and shift")
+    if "training" in call.arguments and not call.emitter.follows(call.arguments, "training"):
+        raise Untranslatable("a batch norm that does not follow the mode of the network")
     weights = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": var}
     weights["num_batches_tracked"] = call.emitter.tracked(mean)
     # NaN is how the reader writes a momentum of None (a cumulative average) into a module that it exports.
@@ -382,16 +389,29 @@ def _log_softmax(call: Call) -> Value:
     return call.emit("log_softmax", call["self"], dim=call.dim())
 
 
-@_rule("dropout.default", "native_dropout.default")
-def _dropout(call: Call) -> Result:
-    y = call.emit("dropout", call["input"], p=float(call["p"])) if call["p"] else call["input"]
-    return y if len(call.outputs) == 1 else (y, None)
+def _drop(call: Call, op: str, x: Operand) -> Operand:
+    if not call["p"]:
+        return x
+    if not call.emitter.follows(call.arguments, "train"):
+        if call["train"]:
+            raise Untranslatable("dropout in evaluation too")
+        return x
+    return call.emit(op, x, p=float(call["p"]))
+
+
+@_rule("dropout.default")
+def _dropout(call: Call) -> Operand:
+    return _drop(call, "dropout", call["input"])
+
+
+@_rule("native_dropout.default")
+def _native_dropout(call: Call) -> Result:
+    return _drop(call, "dropout", call["input"]), None
 
 
 @_rule("feature_dropout.default")
 def _feature_dropout(call: Call) -> Operand:
-    x = call.image("input")
-    return call.emit("dropout2d", x, p=float(call["p"])) if call["p"] else x
+    return _drop(call, "dropout2d", call.image("input"))
 
 
 # Arithmetic

@@ -2,17 +2,18 @@
 
 ``torch.export`` traces; its training IR is what is read, because dropout and batch norm still stand in it as
 themselves, so that the graph serves evaluation and training. Where a network writes into part of a tensor, that IR has
-no functional reading, and the decomposed one (``run_decompositions({})``) is read instead.
+no functional reading, and the decomposed one (``run_decompositions({})``) is read instead. A module is traced in both
+modes: in evaluation for what it computes, in training for the dropout that only shows there.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import sysconfig
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from netgraft.convert.lowering import function
-from netgraft.convert.program import Reader, WritesIntoViewError
+from netgraft.convert.program import DecompositionNeededError, Reader
+from netgraft.convert.quiet import quiet
 from netgraft.errors import GraphError, SourceError
 from netgraft.ir import Batch, Graph, Input, Model, Node, TensorType, Value
 
@@ -54,7 +56,7 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     args = _widened(args)
     try:
         program = _export(_copy(module, name).eval(), args, dynamic=True)
-        graph, weights = _read(program, name)
+        graph, weights = _read(program, name, training=False)
         dynamic = _has_batch(graph)
     except Exception:  # whatever it was, it will come again unless the variable batch was the reason
         dynamic = False
@@ -63,13 +65,13 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             program = _export(_copy(module, name).eval(), args, dynamic=False)
         except Exception as error:
             raise SourceError(
-                f"{name} cannot be traced by torch.export: {reason(error)}. What depends on the values of tensors (if, "
-                "for, .item()) has to go; or export the network yourself and give the .pt2 file"
+                f"{name} cannot be traced by torch.export: {reason(error)}. Rewrite that part, or export the network "
+                "yourself and give the .pt2 file"
             ) from None
-        graph, weights = _read(program, name)
+        graph, weights = _read(program, name, training=False)
         graph = _with_variable_batch(graph, name)
-    graph = _with_training(graph, _copy(module, name), args, name, dynamic)
-    return Model(graph, weights, name)
+    model = Model(graph, weights, name)
+    return _with_training(model, _copy(module, name), args, dynamic)
 
 
 def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
@@ -79,15 +81,17 @@ def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
     the graph, and a UserWarning says so where it does not. SourceError for what a graph cannot hold: outputs that are
     no tensors, buffers that the network changes as it runs, control flow, dynamic sizes other than the batch.
     """
-    graph, weights = _read(program, name)
+    graph, weights = _read(program, name, training=None)
     return Model(graph if _has_batch(graph) else _with_variable_batch(graph, name), weights, name)
 
 
 def reason(error: BaseException) -> str:
     """What went wrong in one line: the first line of the message, and where in the user's own code it happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "data-dependent" in lines[0]:
+        lines = ["what it does depends on the values of tensors"]
     text = lines[0][:_FIRST_LINE].rstrip(".:") if lines else type(error).__name__
-    packages = Path(torch.__file__).parent.parent, Path(__file__).parent.parent
+    packages = (sysconfig.get_path("stdlib"), Path(torch.__file__).parent.parent, Path(__file__).parent.parent)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.is_file() and not any(path.is_relative_to(package) for package in packages):
@@ -122,35 +126,25 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], *, dynamic: bool) -> Ex
     for x in args:
         if dynamic and x.shape[0] == args[0].shape[0]:
             shapes[x] = {0: Dim.AUTO}
-    with _quiet():
-        return torch.export.export(module, args, strict=False, dynamic_shapes=shapes)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without torch's own warnings, and without the fused operations that its attention takes in evaluation only."""
+    # The fused operations that torch's attention takes in evaluation only would say nothing of its parts.
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        with quiet():
+            return torch.export.export(module, args, strict=False, dynamic_shapes=shapes)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _read(program: ExportedProgram, name: str) -> tuple[Graph, dict[str, npt.NDArray[Any]]]:
+def _read(program: ExportedProgram, name: str, *, training: bool | None) -> tuple[Graph, dict[str, npt.NDArray[Any]]]:
     try:
         try:
-            return Reader(program).read()
-        except WritesIntoViewError as error:
-            _warn(f"{name}: {error}; read from decomposed operations, which have no dropout")
-            with _quiet():
+            return Reader(program, training=training).read()
+        except DecompositionNeededError:
+            with quiet():
                 decomposed = program.run_decompositions({})
-            return Reader(decomposed).read()
-    except GraphError as error:
-        raise SourceError(f"{name} cannot be read: {error}") from None
-    except SourceError as error:
+            return Reader(decomposed, training=training).read()
+    except (SourceError, GraphError) as error:
         raise SourceError(f"{name} cannot be read: {error}") from None
 
 
@@ -162,26 +156,37 @@ def _has_batch(graph: Graph) -> bool:
     return any(isinstance(d, Batch) for given in graph.inputs for d in given.type.shape)
 
 
-def _with_training(graph: Graph, module: nn.Module, args: tuple[Tensor, ...], name: str, dynamic: bool) -> Graph:
-    """The graph with what training alone shows: the dropout within attention. Warns of any other difference."""
+def _with_training(model: Model, module: nn.Module, args: tuple[Tensor, ...], dynamic: bool) -> Model:
+    """The model with the dropout that only training shows. Warns of any other difference, which is left out."""
+    name = model.name
     try:
-        trained, _ = Reader(_export(module.train(), args, dynamic=dynamic)).read()
+        graph, weights = _read(_export(module.train(), args, dynamic=dynamic), name, training=True)
+        if not dynamic and _has_batch(model.graph):
+            graph = generalise(graph)
     except Exception as error:
-        _warn(f"{name} could not be traced in training mode, so that a difference there goes unseen: {reason(error)}")
-        return graph
-    if not dynamic and _has_batch(graph):
-        trained = generalise(trained)
-    with_dropout = Graph(graph.inputs, tuple(_with_dropout(node, trained) for node in graph), graph.outputs)
-    if with_dropout.digest != trained.digest:
-        _warn(f"{name} computes something else in training, which is left out: the graph has what evaluation runs")
-        return graph
-    return with_dropout
+        _warn(f"what {name} computes in training could not be traced, and is taken to be the same: {reason(error)}")
+        return model
+    if _without_dropout(graph).digest == _without_dropout(model.graph).digest:
+        return Model(graph, weights, name)
+    _warn(f"{name} computes something else in training, which is left out: the graph has what evaluation runs")
+    return model
 
 
-def _with_dropout(node: Node, trained: Graph) -> Node:
-    if node.op != "attention" or node.id not in trained or trained[node.id].op != "attention":
-        return node
-    return replace(node, attrs={**node.attrs, "p": trained[node.id].attrs["p"]})
+def _without_dropout(graph: Graph) -> Graph:
+    through: dict[Value, Value] = {}
+
+    def source(value: Value) -> Value:
+        return through.get(value, value)
+
+    nodes = []
+    for node in graph:
+        inputs = tuple(map(source, node.inputs))
+        if node.op in ("dropout", "dropout2d"):
+            through[node.value()] = inputs[0]
+        else:
+            attrs = {**node.attrs, "p": 0.0} if node.op == "attention" else node.attrs
+            nodes.append(replace(node, inputs=inputs, attrs=attrs))
+    return Graph(graph.inputs, tuple(nodes), tuple(map(source, graph.outputs)))
 
 
 def _with_variable_batch(graph: Graph, name: str) -> Graph:

@@ -27,9 +27,9 @@ _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _BATCHES = (1, 2, 3, 5, 8, 13)
 
 
-class WritesIntoViewError(SourceError):
-    """A network that writes into part of a tensor which it reads elsewhere: only decomposed operations say what that
-    computes.
+class DecompositionNeededError(SourceError):
+    """A network that writes into part of a tensor which it reads elsewhere, or casts automatically: only decomposed
+    operations say what that computes.
     """
 
 
@@ -63,10 +63,15 @@ class _Place:
 
 
 class Reader:
-    """Reads one program once."""
+    """Reads one program once.
 
-    def __init__(self, program: ExportedProgram) -> None:
+    ``training`` is the mode in which the program was exported, None if that is unknown: what agrees with it is taken
+    to follow the mode, as dropout does; what disagrees is taken to be meant always.
+    """
+
+    def __init__(self, program: ExportedProgram, *, training: bool | None = None) -> None:
         self._program = program
+        self._training = training
         self._nodes: dict[str, Node] = {}
         self._types: dict[Value, TensorType] = {}
         self._places: dict[str, _Place] = {}
@@ -89,6 +94,8 @@ class Reader:
 
     def _read_inputs(self) -> list[Input]:
         placeholders = {node.name: node for node in self._program.graph.nodes if node.op == "placeholder"}
+        # Of the names of a tied weight the first one counts, as in named_parameters().
+        names = {_memory(tensor): key for key, tensor in reversed(self._program.state_dict.items())}
         inputs = []
         for spec in self._program.graph_signature.input_specs:
             node = placeholders[spec.arg.name]
@@ -98,7 +105,8 @@ class Reader:
                 tensor = self._program.constants[spec.target] if held is None else held
                 if not isinstance(tensor, Tensor):
                     raise SourceError(f"the network holds {spec.target!r}, which is no tensor")
-                self._results[node] = self._store(spec.target, tensor, spec.kind is InputKind.PARAMETER)
+                key = names.get(_memory(tensor), spec.target)
+                self._results[node] = self._store(key, tensor, spec.kind is InputKind.PARAMETER)
             elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
                 type_ = type_of(node.meta["val"])
                 if any(isinstance(d, Batch) for d in type_.shape[1:]):
@@ -171,8 +179,10 @@ class Reader:
 
     def _inline(self, node: fx.Node) -> Any:
         name = str(node.target)
-        if name not in _INLINED or (name == "wrap_with_autocast" and node.args[2]):
+        if name not in _INLINED:
             raise SourceError(f"it uses torch's {name}, which a graph cannot hold")
+        if name == "wrap_with_autocast" and node.args[2]:
+            raise DecompositionNeededError("it casts automatically")
         given = [self._look_up(arg) for arg in node.args]
         at = next(i for i, arg in enumerate(given) if isinstance(arg, fx.GraphModule))
         module = given[at]
@@ -185,7 +195,7 @@ class Reader:
         written = [arg.name for arg in target._schema.arguments if arg.alias_info and arg.alias_info.is_write]
         base = node.args[0] if node.args else None
         if not isinstance(base, fx.Node) or written != [target._schema.arguments[0].name]:
-            raise WritesIntoViewError(f"{target} writes into {' and '.join(written)}")
+            raise DecompositionNeededError(f"{target} writes into {' and '.join(written)}")
         origin = self._results.get(self._aliases.origin(base))
         if isinstance(origin, Stored) and not _is_folded(origin.key):
             if origin.key.endswith("num_batches_tracked"):
@@ -196,10 +206,10 @@ class Reader:
             return self._fold(target, arguments)
         functional = _functional(target)
         if functional is None:
-            raise WritesIntoViewError(f"{target} has no form that leaves its input alone")
+            raise DecompositionNeededError(f"{target} has no form that leaves its input alone")
         stale = self._aliases.read_later(base, node)
         if stale is not None:
-            raise WritesIntoViewError(f"{target} writes into a tensor of which {stale.name} is another view")
+            raise DecompositionNeededError(f"{target} writes into a tensor of which {stale.name} is another view")
         result = self._apply(functional, node)
         for alias in self._aliases.same(base):
             self._results[alias] = result
@@ -272,8 +282,9 @@ class Reader:
         if len(known) != len(types):
             raise SourceError(f"{target} returns more than tensors")
         arguments = self._bind(target, node)
-        if target.__name__.split(".")[0] != "batch_norm":
-            arguments |= {name: _TRAINING for name in ("train", "training") if name in arguments}
+        arguments |= {
+            name: _TRAINING for name in ("train", "training") if name in arguments and self.follows(arguments, name)
+        }
         names = [arg.name for arg in target._schema.arguments]
         try:
             data = {name: value if value is _TRAINING else encode(value, index) for name, value in arguments.items()}
@@ -322,6 +333,12 @@ class Reader:
     def type(self, operand: Operand) -> TensorType:
         """The operand's type."""
         return self._types[operand] if isinstance(operand, Value) else type_of(operand.tensor)
+
+    def follows(self, arguments: Mapping[str, Any], name: str) -> bool:
+        """Whether an argument that switches to training follows the mode of the network."""
+        if "running_mean" in arguments and arguments["running_mean"] is None:
+            return False  # a batch norm without statistics always normalises by the batch's
+        return self._training is None or arguments[name] is self._training
 
     def tracked(self, running_mean: Stored) -> Stored:
         """The count of batches beside a running mean; a new one where the program has lost it."""
@@ -385,6 +402,12 @@ class _Aliases:
             if member is not writer and member not in same and later:
                 return member
         return None
+
+
+def _memory(tensor: Tensor) -> tuple[object, ...]:
+    if not tensor.numel():
+        return (id(tensor),)
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _changes(buffer: str) -> SourceError:

@@ -7,12 +7,9 @@ loads compiled libraries. So archives that need any of it are refused before the
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,6 +17,7 @@ from unittest.mock import patch
 import torch
 from torch.export import ExportedProgram
 
+from netgraft.convert.quiet import quiet
 from netgraft.errors import SourceError
 
 _RECORDS = re.compile(
@@ -38,7 +36,8 @@ def load_pt2(path: Path) -> ExportedProgram:
     if not path.is_file():
         raise SourceError(f"{path} does not exist")
     try:
-        with _plain_tensors_only(), path.open("rb") as file:
+        # Makes every torch.load one of plain tensors, whatever its caller says.
+        with patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}), quiet(), path.open("rb") as file:
             _check(torch._C.PyTorchFileReader(str(path)))
             program = torch.export.load(file)
     except SourceError as error:
@@ -77,16 +76,3 @@ def _expressions(data: Any) -> Iterator[str]:
             yield from _expressions(item)
     elif isinstance(data, str) and "__enum__" in data:
         yield data
-
-
-@contextmanager
-def _plain_tensors_only() -> Iterator[None]:
-    """Every torch.load as if weights_only were true, without torch's own warnings and its log of failed attempts."""
-    level = logging.root.manager.disable
-    with patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            logging.disable(level)
