@@ -53,9 +53,10 @@ class Narrow:
     """Narrows one group of coupled channels: the inside of a block (``narrow.inner``), or a width that several layers
     share, such as a residual stage's (``narrow.stage``).
 
-    The channels with the largest L1 norm stay (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section
-    3.1); as in DepGraph (Fang et al., CVPR 2023, section 3.3) the norm is summed over all layers of the group, each
-    divided by its mean. One edit a group and ratio, as the steps of NetAdapt (Yang et al., ECCV 2018).
+    One edit a group and ratio, as the steps of NetAdapt (Yang et al., ECCV 2018, section 3). The channels stay from
+    which the layers that read them take most, by the L1 norm of their weights, each layer's divided by its mean. NetAdapt
+    and others rank by the norm of the filters that make a channel; the batch norm after them makes that say little, and
+    ``docs/results.md`` has what it costs.
 
     ``ratios`` are the shares of channels to keep; widths of at least ``2 * multiple`` become multiples of ``multiple``.
     """
@@ -272,13 +273,12 @@ def _new_attrs(node: Node, member: _Member, axes: dict[Value, _Axis], kept: int)
 
 
 def _importance(graph: Graph, group: ChannelGroup, weights: Weights) -> npt.NDArray[np.float64]:
-    """How much each channel of the group matters: its L1 norm in every dense layer, relative to the layer's mean."""
+    """How much each channel of the group matters to those that read it."""
     total = np.zeros(group.channels)
     for member in sorted(group.members):
-        if member.part != "passes":
+        if member.part == "reads":
             node = graph[member.node]
             kernel = np.abs(np.asarray(weights[node.weights["weight"]], np.float64))
-            first = np.moveaxis(kernel, _cuts(node, member.part)["weight"], 0)
-            norm = first.reshape(group.channels, -1).sum(1)
-            total += norm / max(norm.mean(), np.finfo(float).tiny)
+            by_channel = np.moveaxis(kernel, _cuts(node, member.part)["weight"], 0).reshape(group.channels, -1).sum(1)
+            total += by_channel / max(by_channel.mean(), np.finfo(float).tiny)
     return total
