@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -108,9 +109,9 @@ def _short(text: str, width: int = 60) -> str:
 
 def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table whose first column is text and whose others are figures."""
-    grid = Table(title=title, title_justify="left", header_style="bold")
+    grid = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE)
     for i, name in enumerate(header):
-        grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         grid.add_row(*row)
     return grid
@@ -118,17 +119,14 @@ def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 def finalists(summary: Summary) -> Table:
     """The finalists of a run."""
-    quality = f"test {summary.quality.name} ({summary.quality.unit})"
     return columns(
-        f"{summary.task}: finalists, trained equally long; time relative to the original's",
-        ("network", "picks", quality, "time", "95 % interval", "speed-up", "FLOPs", "parameters"),
+        f"{summary.task}: finalists, trained equally long; times the original's, with 95 % intervals",
+        ("network", f"test {summary.quality.unit}", "time", "speed-up", "FLOPs", "params"),
         (
             (
-                row.label,
-                " ".join(summary.names(row)),
+                " ".join([row.label, *summary.names(row)]),
                 f"{row.test:.2f} ± {row.test_error:.2f}",
-                f"{row.time:.3f}x",
-                f"[{row.low:.3f}, {row.high:.3f}]",
+                f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]",
                 f"{row.speedup:.2f}x",
                 f"{row.flops_ratio:.2f}x",
                 f"{row.parameters_ratio:.2f}x",

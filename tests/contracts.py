@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from netgraft import zoo
+from netgraft.convert.from_torch import from_module
 from netgraft.convert.to_torch import to_module
 from netgraft.ir import Edit, Graph, Model, apply, inherit, parse, render
 from netgraft.ir.text import edit_from_data, edit_to_data
@@ -16,6 +20,16 @@ from netgraft.mutations import Mutation
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_NAMES = tuple(sorted(path.stem for path in GOLDEN.glob("*.txt")))
+
+
+@cache
+def zoo_model(name: str) -> Model:
+    """A narrow network of the zoo as it is read from torch, for images of at most 64x64, with sane weights."""
+    module, size = zoo.build(name, width=0.25), zoo.entry(name).input_shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = from_module(module, torch.zeros(2, size[0], min(size[1], 64), min(size[2], 64)), name=name)
+    return sane_model(model.graph, name=name)
 
 
 def golden(name: str) -> Graph:

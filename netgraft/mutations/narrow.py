@@ -54,7 +54,8 @@ class Narrow:
     share, such as a residual stage's (``narrow.stage``).
 
     One edit a group and ratio, as the steps of NetAdapt (Yang et al., ECCV 2018, section 3). The channels stay from
-    which the layers that read them take most, by the L1 norm of their weights, each layer's divided by its mean. NetAdapt
+    which the layers that read them take most, by the L1 norm of their weights, each layer's divided by its mean.
+    NetAdapt
     and others rank by the norm of the filters that make a channel; the batch norm after them makes that say little, and
     ``docs/results.md`` has what it costs.
 
