@@ -273,6 +273,8 @@ def show(study: Study) -> None:
     console.print(summary.headline, markup=False)
     console.print(f"report: {report_page.write(study)}", soft_wrap=True)
     if summary.rows:
+        labels = {row.number: row.label for row in summary.rows}
+        console.print("picks: " + ", ".join(f"{pick} {labels[number]}" for pick, number in summary.picks.items()))
         console.print(f"take it home: netgraft export {study.path} --pick knee --to better", soft_wrap=True)
 
 

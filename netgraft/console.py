@@ -120,12 +120,12 @@ def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) ->
 def finalists(summary: Summary) -> Table:
     """The finalists of a run."""
     return columns(
-        f"{summary.task}: finalists, trained equally long; times the original's, with 95 % intervals",
+        f"{summary.task}: finalists, trained equally long, as multiples of the original",
         ("network", f"test {summary.quality.unit}", "time", "speed-up", "FLOPs", "params"),
         (
             (
-                " ".join([row.label, *summary.names(row)]),
-                f"{row.test:.2f} ± {row.test_error:.2f}",
+                row.label if row.is_original else f"{row.label} {row.digest[:8]}",
+                f"{row.test:.2f}±{row.test_error:.2f}",
                 f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]",
                 f"{row.speedup:.2f}x",
                 f"{row.flops_ratio:.2f}x",

@@ -21,6 +21,9 @@ from netgraft.mutations import Mutation
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_NAMES = tuple(sorted(path.stem for path in GOLDEN.glob("*.txt")))
 
+# One of each kind, the quick ones.
+ZOO_NAMES = ("resnet18", "mobilenet_v2", "densenet40", "shufflenet_v2", "unet", "vit_tiny")
+
 
 @cache
 def zoo_model(name: str) -> Model:

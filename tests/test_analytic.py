@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from contracts import GOLDEN_NAMES, golden, random_inputs, sane_model
+from contracts import GOLDEN_NAMES, ZOO_NAMES, golden, random_inputs, sane_model, zoo_model
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from netgraft import zoo
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import (
     CALIBRATED,
@@ -27,12 +29,21 @@ from netgraft.ir import Batch, Builder, Graph, TensorType, Value
 N = Batch()
 
 
-def counted(graph: Graph) -> int:
+def counted(graph: Graph, module: nn.Module | None = None) -> int:
     """FLOPs as torch counts them; attention is spelled out, which its counter knows."""
-    module = to_module(sane_model(graph)).eval()
+    module = module or to_module(sane_model(graph))
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        module(*random_inputs(graph, batch=1))
+        module.eval()(*random_inputs(graph, batch=1))
     return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("name", ZOO_NAMES)
+def test_costs_of_the_zoo_are_those_of_its_modules(name: str) -> None:
+    graph, module = zoo_model(name).graph, zoo.build(name, width=0.25)
+    assert flops(graph) == counted(graph, module) > 0
+    assert parameters(graph) == sum(p.numel() for p in module.parameters())
+    assert unknown(graph) == ()
+    assert 0 < activation_memory(graph) < 4 * sum(type_.numel() for type_ in graph.types.values())
 
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)

@@ -55,9 +55,8 @@ class Narrow:
 
     One edit a group and ratio, as the steps of NetAdapt (Yang et al., ECCV 2018, section 3). The channels stay from
     which the layers that read them take most, by the L1 norm of their weights, each layer's divided by its mean.
-    NetAdapt
-    and others rank by the norm of the filters that make a channel; the batch norm after them makes that say little, and
-    ``docs/results.md`` has what it costs.
+    (NetAdapt and others rank by the norm of the filters that make a channel, which says little when a batch norm
+    follows: ``docs/results.md`` has both.)
 
     ``ratios`` are the shares of channels to keep; widths of at least ``2 * multiple`` become multiples of ``multiple``.
     """
