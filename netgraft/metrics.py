@@ -1,4 +1,4 @@
-"""Metrics, goals and limits: what candidates are judged by, and how a user writes it down.
+"""Goals and limits on metrics: what candidates are judged by, and how a user writes it down.
 
 Goals are metric names (``quality``, ``latency``). Limits are written ``METRIC<=NUMBER`` with an ``x`` for "times the
 original's" or a unit: ``flops<=0.9x``, ``parameters<=200k``, ``latency<=5ms``, ``memory<=2MB``, ``quality>=0.99x``.
@@ -7,23 +7,12 @@ original's" or a unit: ``flops<=0.9x``, ``parameters<=200k``, ``latency<=5ms``, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
 
-from netgraft.candidate import Candidate
 from netgraft.errors import OptionError
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A named number of a candidate; ``higher_is_better`` is its direction as a goal."""
-
-    name: str
-    unit: str
-    measure: Callable[[Candidate], float]
-    higher_is_better: bool = False
 
 
 @dataclass(frozen=True)
