@@ -26,7 +26,7 @@ def task(data: str | PathLike[str], model: Model, *, seed: int = 0, subset: int 
         raise DataError(f"{model.name} takes {signature.inputs[0]}; images need an input [N,C,H,W]")
     if not own and (len(signature.outputs) != 1 or output.rank != 2 or not isinstance(output.shape[0], Batch)):
         raise DataError(
-            f"{model.name} gives {', '.join(map(str, signature.outputs))}; labelled images need one output [N,classes]. "
-            "For another kind of task, write it as FILE.py:NAME"
+            f"{model.name} gives {', '.join(map(str, signature.outputs))}; labelled images need one output "
+            "[N,classes]. For another kind of task, write it as FILE.py:NAME"
         )
     return tasks.load(name, input_shape=shape, classes=output.concrete()[-1], seed=seed, subset=subset)
