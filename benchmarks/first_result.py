@@ -4,8 +4,8 @@
 
 Everybody starts from the same trained ResNet-20 (the narrower one, which cannot, is trained from scratch for as
 long as the original was), receives the same extra training with the same teacher, data, schedule and seed, and is
-judged once on the test split; latencies are measured interleaved in one session at the end. The rivals are brought to the latency of
-netgraft's pick by bisection on *measured* time. Needs ``pip install -e .[bench]`` for Torch-Pruning.
+judged once on the test split; latencies are measured interleaved in one session at the end. The rivals are brought
+to the latency of netgraft's pick by bisection on *measured* time. Needs ``pip install -e .[bench]`` for Torch-Pruning.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
         raise SourceError(f"{name}: the example inputs must be a tensor, or a tuple of tensors, with a batch dimension")
     original = _copy(module, name)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), quiet():
             original.eval()(*(x.clone() for x in args))
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in args)
@@ -78,7 +78,8 @@ def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
     """The network in an exported program, as :func:`from_module` reads it.
 
     A program exported without ``dynamic_shapes`` has a fixed batch size; it is made variable where that follows from
-    the graph, and a UserWarning says so where it does not. SourceError for what a graph cannot hold: outputs that are
+    the graph, and a UserWarning says so where it does not. A program knows one mode: exported for evaluation, it cannot
+    tell ``x + dropout(x)`` from ``dropout(x) + dropout(x)``; export for training where that matters. SourceError for what a graph cannot hold: outputs that are
     no tensors, buffers that the network changes as it runs, control flow, dynamic sizes other than the batch.
     """
     graph, weights = _read(program, name, training=None)
@@ -172,7 +173,13 @@ def _with_training(model: Model, module: nn.Module, args: tuple[Tensor, ...], dy
     return model
 
 
+def _is_dropout(node: Node) -> bool:
+    follows = node.op == "frozen" and ("training",) in node.attrs["args"]
+    return node.op in ("dropout", "dropout2d") or (follows and "dropout" in node.attrs["target"])
+
+
 def _without_dropout(graph: Graph) -> Graph:
+    # Dropout returns its input in evaluation, which is then traced as if what reads the input read the output.
     through: dict[Value, Value] = {}
 
     def source(value: Value) -> Value:
@@ -181,7 +188,7 @@ def _without_dropout(graph: Graph) -> Graph:
     nodes = []
     for node in graph:
         inputs = tuple(map(source, node.inputs))
-        if node.op in ("dropout", "dropout2d"):
+        if _is_dropout(node):
             through[node.value()] = inputs[0]
         else:
             attrs = {**node.attrs, "p": 0.0} if node.op == "attention" else node.attrs
