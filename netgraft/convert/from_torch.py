@@ -79,8 +79,10 @@ def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
 
     A program exported without ``dynamic_shapes`` has a fixed batch size; it is made variable where that follows from
     the graph, and a UserWarning says so where it does not. A program knows one mode: exported for evaluation, it cannot
-    tell ``x + dropout(x)`` from ``dropout(x) + dropout(x)``; export for training where that matters. SourceError for what a graph cannot hold: outputs that are
-    no tensors, buffers that the network changes as it runs, control flow, dynamic sizes other than the batch.
+    tell ``x + dropout(x)`` from ``dropout(x) + dropout(x)``; export for training where that matters.
+
+    SourceError for what a graph cannot hold: outputs that are no tensors, buffers that the network changes as it runs,
+    control flow, dynamic sizes other than the batch.
     """
     graph, weights = _read(program, name, training=None)
     return Model(graph if _has_batch(graph) else _with_variable_batch(graph, name), weights, name)

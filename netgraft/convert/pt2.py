@@ -24,10 +24,11 @@ _RECORDS = re.compile(
     r"models/model\.json|data/(weights|sample_inputs|extra)/[^/]+|data/constants/(tensor_|model_constants_config)[^/]*"
     r"|archive_format|archive_version|version|byteorder|\.data/.*|extra/.*"
 )
-# How torch prints symbols; and the functions that it writes sizes with.
+# Sizes are written as sympy's constructors: symbols, numbers, arithmetic, and what torch adds to them.
 _SYMBOL = re.compile(r"Symbol\('[a-z]+\d+'(, [a-z]+=(True|False))*\)")
 _FUNCTION = re.compile(
-    r"Max|Min|(Python)?Mod|(Floor|Clean|Ceil)Div|ModularIndexing|Eq|Ne|[LG][te]|And|Or|Not|True|False"
+    r"Integer|Rational|Add|Mul|Pow(ByNatural)?|Max|Min|(Python)?Mod|(Floor|Clean|Ceil|IntTrue)Div|ModularIndexing"
+    r"|(Une|E)quality|(Strict)?(Less|Greater)Than|And|Or|Not|[Tt]rue|[Ff]alse"
 )
 
 

@@ -1,0 +1,662 @@
+"""Reading PyTorch: what comes back computes what went in, for any batch, in evaluation and in training."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, export
+from torch.nn import functional as F
+
+from netgraft import zoo
+from netgraft.convert.aten import RULES
+from netgraft.convert.from_torch import from_exported, from_module
+from netgraft.convert.frozen import constant, encode
+from netgraft.convert.to_torch import to_module
+from netgraft.errors import ConversionError, SourceError
+from netgraft.ir import Batch, DType, Model, Node, TensorType, parse, render
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Statistics, scales and shifts as after training, so that every one of them shows in the output."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 1:
+            parameter.data.uniform_(0.75, 1.25) if name.endswith("weight") else parameter.data.uniform_(-0.25, 0.25)
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.2)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return module
+
+
+def tensors(returned: Any) -> Iterator[Tensor]:
+    """All tensors of an output, in order."""
+    if isinstance(returned, Tensor):
+        yield returned
+    else:
+        for part in returned.values() if isinstance(returned, dict) else returned:
+            yield from tensors(part)
+
+
+def run(module: nn.Module, *inputs: Tensor) -> list[Tensor]:
+    torch.manual_seed(1)  # the same dropout
+    with torch.no_grad():
+        return list(tensors(module(*(x.clone() for x in inputs))))
+
+
+def assert_same(module: nn.Module, model: Model, *inputs: Tensor, training: bool = True) -> None:
+    """Both compute the same: at three batch sizes in evaluation, and in training, statistics included."""
+    back, original = to_module(model), copy.deepcopy(module)
+    for batch in (1, 2, 5):
+        cut = [torch.cat([x, x, x])[:batch] for x in inputs]
+        for ours, theirs in zip(run(back.eval(), *cut), run(original.eval(), *cut), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    if training:
+        for ours, theirs in zip(run(back.train(), *inputs), run(original.train(), *inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+        after = original.state_dict()
+        for key, value in back.state_dict().items():
+            if key in after:
+                torch.testing.assert_close(value, after[key], rtol=1e-5, atol=1e-5)
+
+
+def read(module: nn.Module, *inputs: Tensor) -> Model:
+    """The module as a model, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return from_module(module, inputs)
+
+
+def ops(model: Model) -> list[str]:
+    return [node.op for node in model.graph]
+
+
+def only(model: Model, op: str) -> Node:
+    (node,) = (node for node in model.graph if node.op == op)
+    return node
+
+
+class Function(nn.Module):
+    """A module that calls a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
+
+
+IMAGE = (2, 4, 8, 8)
+
+
+ZOO: dict[str, dict[str, object]] = {
+    "resnet20": {},
+    "vgg11": {},
+    "squeezenet": {},
+    "shufflenet_v2": {"width": 0.5},
+    "edsr": {"blocks": 2},
+    "unet": {},
+    "vit_tiny": {"blocks": 2},
+}
+"""Every kind of operation in the zoo, each in a network that is quick to trace."""
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo_comes_back(name: str) -> None:
+    module = randomised(zoo.build(name, **{"width": 0.25} | ZOO[name]))
+    x = torch.randn(2, 3, 32, 32)
+    model = read(module, x)
+    assert "frozen" not in ops(model)
+    assert set(model.weights) == set(module.state_dict())
+    assert model.graph.inputs[0].type == TensorType((Batch(), 3, 32, 32))
+    assert_same(module, model, x)
+
+
+def test_a_wrong_weight_would_be_noticed() -> None:
+    module = randomised(zoo.build("resnet20", width=0.25))
+    model = read(module, torch.randn(2, 3, 16, 16))
+    for key in ("stem.1.running_var", "stages.2.2.bn2.bias", "head.weight"):
+        faulty = Model(model.graph, {**model.weights, key: np.asarray(model.weights[key]) * 1.05})
+        with pytest.raises(AssertionError):
+            assert_same(module, faulty, torch.randn(2, 3, 16, 16))
+
+
+# Names
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.act(self.bn1(self.conv1(x))) + x + 1) * x
+
+
+def test_ids_are_module_paths() -> None:
+    model = read(nn.Sequential(Block(), Block(), nn.Flatten()), torch.randn(IMAGE))
+    block = ["conv1", "bn1", "act", "add", "add_scalar", "act_2", "mul"]
+    assert [node.id for node in model.graph] == [f"{i}.{name}" for i in "01" for name in block] + ["2"]
+    assert model.graph["1.conv1"].weights == {"weight": "1.conv1.weight"}
+
+
+def test_an_input_does_not_take_a_modules_name() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.x(x)
+
+    model = read(Net(), torch.randn(2, 8))
+    assert model.graph.inputs[0].id == "x"
+    assert only(model, "linear").weights["weight"] == "x.weight"
+
+
+def test_shared_modules_and_tied_weights_are_stored_once() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(8, 8)
+            self.shared = nn.Linear(8, 8)
+            self.out = nn.Linear(8, 8, bias=False)
+            self.out.weight = self.embed.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.shared(F.relu(self.shared(self.embed(x)))))
+
+    module, x = Net(), torch.randint(0, 8, (2, 5))
+    model = read(module, x)
+    first, second, last = (node for node in model.graph if node.op == "linear")
+    assert first.weights == second.weights == {"weight": "shared.weight", "bias": "shared.bias"}
+    assert last.weights == {"weight": "embed.weight"}
+    assert set(model.weights) == {"embed.weight", "shared.weight", "shared.bias"} == model.graph.trainable
+    assert_same(module, model, x)
+
+
+def test_parameters_and_buffers_as_values() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma = nn.Parameter(torch.rand(4, 1, 1))
+            self.register_buffer("scale", torch.rand(4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gamma + self.scale + torch.arange(8) / 8
+
+    module = Net()
+    model = read(module, torch.randn(IMAGE))
+    assert model.graph.trainable == {"gamma"}
+    assert model.graph["gamma"].attrs["trainable"] and not model.graph["scale"].attrs["trainable"]
+    assert ops(model).count("constant") == 3  # the positions are folded into one
+    assert_same(module, model, torch.randn(IMAGE))
+
+
+# Training
+
+
+class Dropouts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.inner = nn.Dropout2d(0.4), nn.Dropout(0.3, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(self.inner(self.channels(x) * 1.5), 0.2, self.training)
+        return x * F.dropout(x, 0.1) if self.training else x * x
+
+
+def test_dropout_is_kept_however_it_is_written() -> None:
+    module = Dropouts()
+    model = read(module, torch.randn(IMAGE))
+    assert [node.attrs["p"] for node in model.graph if node.op.startswith("dropout")] == [0.4, 0.3, 0.2, 0.1]
+    assert_same(module, model, torch.randn(IMAGE))
+
+
+def test_dropout_that_is_always_on_stays_on() -> None:
+    module = Function(lambda x: F.dropout(x, 0.5, True))
+    # In training it looks like any other dropout.
+    with pytest.warns(UserWarning, match="something else in training"):
+        model = from_module(module, torch.randn(IMAGE))
+    assert ops(model) == ["frozen"]
+    back = to_module(model).eval()
+    assert (run(back, torch.ones(IMAGE))[0] == 0).any()
+
+
+def test_dropout_of_nothing_is_dropped() -> None:
+    assert ops(read(nn.Sequential(nn.Dropout(0.0), nn.ReLU()), torch.randn(IMAGE))) == ["relu"]
+
+
+def test_attention_keeps_its_dropout() -> None:
+    module = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.25, batch_first=True)
+    model = read(module, torch.randn(2, 5, 8))
+    assert only(model, "attention").attrs["p"] == 0.25
+    assert "frozen" not in ops(model)
+    assert_same(module, model, torch.randn(2, 5, 8))
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.0, None])
+def test_batch_norm_keeps_its_momentum(momentum: float | None) -> None:
+    module = randomised(nn.BatchNorm2d(4, momentum=momentum, eps=1e-3))
+    model = read(module, torch.randn(IMAGE))
+    norm = only(model, "batch_norm")
+    assert (norm.attrs["momentum"], norm.attrs["eps"]) == (momentum, 1e-3)
+    assert_same(module, model, torch.randn(IMAGE))
+
+
+def test_code_that_only_training_runs_is_said() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if self.training else x
+
+    with pytest.warns(UserWarning, match="Net computes something else in training"):
+        from_module(Net(), torch.randn(IMAGE))
+
+
+def test_reading_leaves_the_module_alone() -> None:
+    module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, momentum=None), nn.ReLU(inplace=True))
+    module[1].eval()
+    before = copy.deepcopy(module.state_dict())
+    read(module, torch.randn(IMAGE))
+    assert [part.training for part in module] == [True, False, True]
+    assert module[1].momentum is None
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+
+
+# Writing in place
+
+
+def _twice(x: Tensor) -> Tensor:
+    y = x * 1
+    z = F.relu(y, inplace=True)
+    y += z
+    return y * z
+
+
+def _clamped_view(x: Tensor) -> Tensor:
+    y = (x * 2).view(x.shape[0], -1)
+    y.clamp_(max=1)
+    return y + 1
+
+
+def _half(x: Tensor) -> Tensor:
+    y = x * 1
+    y[:, :2] *= 3
+    return F.relu(y)
+
+
+def _before_and_after(x: Tensor) -> Tensor:
+    y = x * 1
+    left = y[:, :2] + 1
+    y.mul_(2)
+    return torch.cat([left, y], 1)
+
+
+def _mask(x: Tensor) -> Tensor:
+    mask = torch.zeros(8, 8)
+    mask[2:4, :] = 1
+    mask[:, 0].fill_(0.5)
+    return x * mask
+
+
+@pytest.mark.parametrize("function", [_twice, _clamped_view, _half, _before_and_after, _mask])
+def test_writing_in_place(function: Callable[[Tensor], Tensor]) -> None:
+    module = Function(function)
+    assert_same(module, read(module, torch.randn(IMAGE)), torch.randn(IMAGE))
+
+
+def test_dropout_survives_a_write_into_part_of_a_tensor() -> None:
+    module = nn.Sequential(randomised(nn.BatchNorm2d(4)), Function(_half), nn.Dropout(0.5))
+    model = read(module, torch.randn(IMAGE))
+    assert {"batch_norm", "dropout"} <= set(ops(model))
+    assert_same(module, model, torch.randn(IMAGE))
+
+
+# Operations
+
+
+@dataclass
+class Case:
+    function: Callable[..., Any]
+    op: str
+    shape: tuple[int, ...] = IMAGE
+
+
+CASES = {
+    "hardtanh is relu6": Case(lambda x: F.hardtanh(x, 0.0, 6.0), "relu6"),
+    "clamp": Case(lambda x: x.clamp(-0.5, 0.5), "clamp"),
+    "hardtanh": Case(F.hardtanh, "clamp"),
+    "leaky_relu": Case(lambda x: F.leaky_relu(x, 0.2), "leaky_relu"),
+    "elu": Case(lambda x: F.elu(x, 0.5), "elu"),
+    "gelu": Case(lambda x: F.gelu(x, approximate="tanh"), "gelu"),
+    "softplus": Case(lambda x: F.softplus(x, 2.0), "softplus"),
+    "hardswish": Case(F.hardswish, "hardswish"),
+    "rsqrt": Case(lambda x: (x * x + 1).rsqrt(), "pow"),
+    "scaled sum": Case(lambda x: torch.add(x, x.relu(), alpha=2), "add"),
+    "difference": Case(lambda x: x - x.relu(), "sub"),
+    "scaled difference": Case(lambda x: torch.sub(x, x.relu(), alpha=3), "add"),
+    "reversed difference": Case(lambda x: 2 - x, "add_scalar"),
+    "negation": Case(lambda x: -x, "mul_scalar"),
+    "division": Case(lambda x: x / 3, "mul_scalar"),
+    "ratio": Case(lambda x: x / (x.exp() + 1), "div"),
+    "number as tensor": Case(lambda x: x * torch.tensor(0.5), "mul_scalar"),
+    "stack": Case(lambda x: torch.stack([x, x.relu()], 1), "concat"),
+    "softmax": Case(lambda x: x.softmax(-1), "softmax"),
+    "log_softmax": Case(lambda x: F.log_softmax(x, 1), "log_softmax"),
+    "mean": Case(lambda x: x.mean((-1, 2), keepdim=True), "mean"),
+    "sum": Case(lambda x: x.sum(1), "sum"),
+    "max pool": Case(lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True), "max_pool2d"),
+    "average pool": Case(lambda x: F.avg_pool2d(x, (3, 2), padding=(1, 1), count_include_pad=False), "avg_pool2d"),
+    "adaptive average": Case(lambda x: F.adaptive_avg_pool2d(x, (3, 2)), "adaptive_avg_pool2d"),
+    "adaptive maximum": Case(lambda x: F.adaptive_max_pool2d(x, 2), "adaptive_max_pool2d"),
+    "flatten": Case(lambda x: x.flatten(1), "flatten"),
+    "view as flatten": Case(lambda x: x.view(x.size(0), -1), "flatten"),
+    "reshape": Case(lambda x: x.reshape(-1, 2, 2, 8, 8), "reshape"),
+    "windows": Case(lambda x: x.view(x.shape[0] * 2, 2, 8, 8), "reshape"),
+    "unsqueeze": Case(lambda x: x.unsqueeze(1), "reshape"),
+    "unflatten": Case(lambda x: x.unflatten(1, (2, 2)), "reshape"),
+    "permute": Case(lambda x: x.permute(0, 2, 3, 1), "permute"),
+    "transpose": Case(lambda x: x.transpose(1, -1), "permute"),
+    "movedim": Case(lambda x: x.movedim(1, -1), "permute"),
+    "slice": Case(lambda x: x[:, 1:-1:2], "slice"),
+    "select": Case(lambda x: x[:, -1], "slice"),
+    "chunk": Case(lambda x: torch.cat(x.chunk(2, 1)[::-1], 1), "split"),
+    "split": Case(lambda x: x.split([1, 3], 1), "split"),
+    "unbind": Case(lambda x: x.unbind(1)[2], "split"),
+    "expand": Case(lambda x: x[:, :1].expand(-1, 6, -1, -1), "expand"),
+    "reflection": Case(lambda x: F.pad(x, (1, 2, 0, 1), "reflect"), "pad"),
+    "constant pad": Case(lambda x: F.pad(x, (1, 2), value=3.0), "pad"),
+    "nearest": Case(lambda x: F.interpolate(x, scale_factor=2.0), "interpolate"),
+    "bilinear": Case(lambda x: F.interpolate(x, (5, 6), mode="bilinear", align_corners=True), "interpolate"),
+    "bicubic": Case(lambda x: F.interpolate(x, scale_factor=1.5, mode="bicubic"), "interpolate"),
+    "antialias": Case(lambda x: F.interpolate(x, (3, 3), mode="bilinear", antialias=True), "interpolate"),
+    "pixel shuffle": Case(lambda x: F.pixel_shuffle(x, 2), "pixel_shuffle"),
+    "pixel unshuffle": Case(lambda x: F.pixel_unshuffle(x, 2), "pixel_unshuffle"),
+    "channel shuffle": Case(lambda x: F.channel_shuffle(x, 2), "permute"),
+    "matmul": Case(lambda x: x @ x.transpose(-1, -2), "matmul"),
+    "attention": Case(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True, scale=0.3), "attention"),
+    "bmm": Case(lambda x: torch.bmm(x, x), "matmul", (2, 4, 4)),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_operations_are_recognised(case: Case) -> None:
+    module = Function(case.function)
+    model = read(module, torch.randn(case.shape))
+    assert case.op in ops(model)
+    assert "frozen" not in ops(model)
+    assert_same(module, model, torch.randn(case.shape), training=False)
+
+
+LAYERS = {
+    "same padding": (nn.Conv2d(4, 6, 3, padding="same", dilation=2), ["conv2d"]),
+    "even same padding": (nn.Conv2d(4, 6, (4, 3), padding="same"), ["pad", "conv2d"]),
+    "valid padding": (nn.Conv2d(4, 6, 3, padding="valid"), ["conv2d"]),
+    "reflection padding": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), ["pad", "conv2d"]),
+    "grouped": (nn.Conv2d(4, 6, 3, groups=2, stride=(2, 1)), ["conv2d"]),
+    "transposed": (nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), ["conv_transpose2d"]),
+    "layer norm": (nn.LayerNorm([8, 8], bias=False), ["layer_norm"]),
+    "group norm": (nn.GroupNorm(2, 4), ["group_norm"]),
+    "instance norm": (nn.InstanceNorm2d(4), ["group_norm"]),
+    "batch norm without affine": (nn.BatchNorm2d(4, affine=False), ["batch_norm"]),
+    "prelu": (nn.PReLU(4), ["prelu"]),
+    "linear": (nn.Linear(8, 3), ["linear"]),
+}
+
+
+@pytest.mark.parametrize(("module", "expected"), LAYERS.values(), ids=LAYERS)
+def test_layers_are_recognised(module: nn.Module, expected: list[str]) -> None:
+    model = read(randomised(module), torch.randn(IMAGE))
+    assert ops(model) == expected
+    assert set(model.weights) == set(module.state_dict())
+    assert_same(module, model, torch.randn(IMAGE))
+
+
+def test_every_rule_is_about_an_operation_that_exists() -> None:
+    for target in RULES:
+        name, overload = target.split(".")
+        assert hasattr(getattr(torch.ops.aten, name), overload), target
+
+
+# Frozen nodes
+
+
+class Unknown(nn.Module):
+    """Operations that no table has: weights, several results, lists, element types, sizes of the batch, randomness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 3)
+        self.noise, self.norm = nn.AlphaDropout(0.3), nn.BatchNorm2d(4, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        sequence, (hidden, _) = self.lstm(self.conv(self.norm(x).flatten(2)).transpose(1, 2))
+        highest, where = x.max(1)
+        rolled = torch.roll(self.noise(x), (1, 2), (2, 3))
+        return (
+            sequence,
+            hidden,
+            highest,
+            where.to(torch.int32),
+            rolled,
+            x.new_zeros(x.shape[0], 3) + x.sum((2, 3))[:, :3],
+        )
+
+
+@pytest.fixture(scope="module")
+def unknown() -> tuple[nn.Module, Model]:
+    module = Unknown()
+    return module, read(module, torch.randn(IMAGE))
+
+
+def test_unknown_operations_are_frozen(unknown: tuple[nn.Module, Model]) -> None:
+    module, model = unknown
+    frozen = {node.attrs["target"]: node for node in model.graph if node.op == "frozen"}
+    assert {"aten.conv1d.default", "aten.max.dim", "aten.roll.default"} <= set(frozen)
+    assert all(node.attrs["reason"] for node in frozen.values())
+    assert "running statistics" in frozen["aten.batch_norm.default"].attrs["reason"]
+    assert ("training",) in frozen["aten.alpha_dropout.default"].attrs["args"]
+    assert set(model.weights) == set(module.state_dict()) == model.graph.trainable
+    assert_same(module, model, torch.randn(IMAGE))
+
+
+def test_frozen_nodes_are_plain_data(unknown: tuple[nn.Module, Model]) -> None:
+    _, model = unknown
+    assert parse(render(model.graph)) == model.graph
+
+
+def test_weights_that_are_computed_are_values() -> None:
+    module = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))
+    model = read(module, torch.randn(IMAGE))
+    assert model.graph.trainable == set(module.state_dict())
+    assert any("weight is computed" in node.attrs["reason"] for node in model.graph if node.op == "frozen")
+    assert_same(module, model, torch.randn(IMAGE))
+
+
+def test_a_stopped_gradient_stays_stopped() -> None:
+    back = to_module(read(Function(lambda x: x * 2 + x.detach()), torch.randn(IMAGE)))
+    x = torch.ones(IMAGE, requires_grad=True)
+    back(x).sum().backward()
+    assert x.grad is not None and torch.equal(x.grad, torch.full(IMAGE, 2.0))
+
+
+def test_automatic_casts_are_written_out() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.linear(x)
+
+    module = Net()
+    model = read(module, torch.randn(2, 8))
+    assert model.graph.signature.outputs[0].dtype is DType.BF16
+    assert_same(module, model, torch.randn(2, 8))
+
+
+@pytest.mark.parametrize(
+    ("argument", "data"),
+    [
+        ([1, [2.5, None]], (1, (2.5, None))),
+        (torch.float16, DType.F16),
+        (torch.complex64, ("dtype", "complex64")),
+        (torch.channels_last, ("memory_format", "channels_last")),
+        (torch.strided, ("layout", "strided")),
+        (torch.device("cpu"), ("device", "cpu")),
+        ([Batch(2), "text"], (Batch(2), "text")),
+    ],
+)
+def test_arguments_as_data(argument: object, data: object) -> None:
+    assert encode(argument, lambda x: None) == data
+    if isinstance(data, tuple) and isinstance(data[0], str):
+        assert constant(*data) == argument
+
+
+@pytest.mark.parametrize("data", [("dtype", "load"), ("layout", "float32"), ("ops", "aten")])
+def test_only_constants_of_torch_are_decoded(data: tuple[str, str]) -> None:
+    with pytest.raises(ConversionError, match="unreadable"):
+        constant(*data)
+
+
+def test_an_argument_without_a_form_as_data_is_refused() -> None:
+    with pytest.raises(ConversionError, match="object"):
+        encode(object(), lambda x: None)
+
+
+# Batches, inputs, outputs
+
+
+def test_a_batch_of_one_will_do() -> None:
+    module = nn.Sequential(Block(), nn.Flatten())
+    assert read(module, torch.randn(1, *IMAGE[1:])).graph == read(module, torch.randn(4, *IMAGE[1:])).graph
+
+
+def test_a_batch_size_that_the_code_fixes_is_made_variable() -> None:
+    def reversed_batch(x: Tensor) -> Tensor:
+        parts = [x[i : i + 1] for i in range(len(x))]
+        return torch.cat(parts[::-1])
+
+    model = from_module(Function(lambda x: x.relu().reshape(len(list(range(x.shape[0]))), -1)), torch.randn(IMAGE))
+    assert model.graph.signature.outputs[0].shape == (Batch(), 256)
+    with pytest.warns(UserWarning, match="batches of 2 only"):
+        model = from_module(Function(reversed_batch), torch.randn(IMAGE))
+    assert model.graph.inputs[0].type.shape == IMAGE
+
+
+def test_several_inputs_share_the_batch() -> None:
+    module = Function(lambda x, y, scale: x * y.unsqueeze(2) + scale)
+    inputs = torch.randn(3, 4, 5), torch.randn(3, 4), torch.randn(5)
+    model = read(module, *inputs)
+    assert [given.type.shape for given in model.graph.inputs] == [(Batch(), 4, 5), (Batch(), 4), (5,)]
+    (ours,), (theirs,) = run(to_module(model), *inputs), run(module, *inputs)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_outputs_come_in_order_out_of_whatever_holds_them() -> None:
+    @dataclass
+    class Output:
+        logits: Tensor
+        features: Tensor
+
+    torch.export.register_dataclass(Output, serialized_type_name="Output")
+    module = Function(lambda x: {"a": [x + 1, (x + 2, x + 3)], "b": Output(x + 4, x + 5), "c": None, "d": x})
+    model = read(module, torch.zeros(2, 1))
+    assert [int(y[0]) for y in run(to_module(model), torch.zeros(1, 1))] == [1, 2, 3, 4, 5, 0]
+
+
+def _with_frame(x: Tensor) -> Tensor:
+    if x.sum() > 0:
+        return x
+    return -x
+
+
+REFUSED = {
+    "values decide": (Function(_with_frame), torch.ones(2, 3), r"cannot be traced.*values of tensors.*test_from_torch"),
+    "returns a number": (Function(lambda x: (x, 3)), torch.ones(2, 3), "returns 3 besides tensors"),
+    "returns nothing": (Function(lambda x: None), torch.ones(2, 3), "no tensor"),
+    "complex numbers": (Function(lambda x: torch.fft.fft(x).abs()), torch.ones(2, 3), "complex64"),
+    "wrong channels": (nn.Conv2d(3, 4, 1), torch.ones(2, 1, 4, 4), r"does not run .*\(2, 1, 4, 4\).*3 channels"),
+    "no batch": (nn.Identity(), torch.tensor(1.0), "batch dimension"),
+    "no tensor": (nn.Identity(), "x", "must be a tensor"),
+}
+
+
+@pytest.mark.parametrize(("module", "inputs", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_read_is_said_in_one_line(module: nn.Module, inputs: Any, message: str) -> None:
+    with pytest.raises(SourceError, match=message) as caught:
+        from_module(module, inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_buffer_that_changes_is_refused() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count += 1
+            return x * self.count
+
+    with pytest.raises(SourceError, match="'count'"):
+        from_module(Counter(), torch.ones(2, 3))
+
+
+# Exported programs
+
+
+def _network() -> nn.Sequential:
+    layers = (
+        nn.Conv2d(4, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(inplace=True),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(216, 3),
+    )
+    net = randomised(nn.Sequential(*layers))
+    assert isinstance(net, nn.Sequential)
+    return net
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("decomposed", [True, False])
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_exported_programs_come_back(training: bool, decomposed: bool, dynamic: bool) -> None:
+    module, x = _network(), torch.randn(IMAGE)
+    shapes = ({0: Dim("batch")},) if dynamic else None
+    program = export(copy.deepcopy(module).train(training), (x,), dynamic_shapes=shapes)
+    if decomposed:
+        program = program.run_decompositions()
+    model = from_exported(program)
+    assert "frozen" not in ops(model)
+    assert set(model.weights) == set(module.state_dict())
+    # Decomposing a network exported for evaluation loses its dropout.
+    assert_same(module, model, x, training=training or not decomposed)
+
+
+def test_dynamic_sizes_other_than_the_batch_are_refused() -> None:
+    program = export(nn.ReLU(), (torch.randn(2, 3),), dynamic_shapes=({1: Dim("width")},))
+    with pytest.raises(SourceError, match="first dimension"):
+        from_exported(program)
+
+
+def test_pytorchcv_comes_back() -> None:
+    models = pytest.importorskip("pytorchcv.models.seresnet_cifar")
+    module = randomised(models.seresnet20_cifar10(pretrained=False))
+    model = read(module, torch.randn(2, 3, 32, 32))
+    assert "frozen" not in ops(model)
+    assert_same(module, model, torch.randn(2, 3, 32, 32))
