@@ -147,10 +147,10 @@ def main() -> None:
         for row in front.summary.rows
         if not row.is_original
     ]
-    narrow = at_time(width_scaled, 0.3, 1.0, pick.row.time, baseline)
+    narrow = at_time(width_scaled, 0.3, 1.0, pick.figures.time, baseline)
     narrow_trained = scratch.train(narrow, options.pretrain, 0) or narrow
     entries.append(Entry(f"uniform {narrow.name}, from scratch", finish(narrow_trained), extra))
-    rival = at_time(lambda x: pruned(original, 1 - x), 0.3, 1.0, pick.row.time, baseline)
+    rival = at_time(lambda x: pruned(original, 1 - x), 0.3, 1.0, pick.figures.time, baseline)
     entries.append(Entry(rival.name, finish(rival), extra))
 
     ratios = compare([to_onnx(entry.model) for entry in entries], baseline, seconds=120)

@@ -266,15 +266,19 @@ def run(
 
 
 def show(study: Study) -> None:
-    """Prints the table of finalists, writes the report, and says what to do next."""
+    """Prints the table of finalists (or of what there is so far), writes the report, and says what to do next."""
     summary = report_page.summarize(study)
+    picks = summary.picks
     if summary.rows:
         console.print(screen.finalists(summary))
+    else:
+        entries, picks = report_page.standings(study)
+        if entries:
+            console.print(screen.so_far(entries))
     console.print(summary.headline, markup=False)
     console.print(f"report: {report_page.write(study)}", soft_wrap=True)
-    if summary.rows:
-        labels = {row.number: row.label for row in summary.rows}
-        console.print("picks: " + ", ".join(f"{pick} {labels[number]}" for pick, number in summary.picks.items()))
+    if picks:
+        console.print("picks: " + ", ".join(f"{pick} #{number}" if number else pick for pick, number in picks.items()))
         console.print(f"take it home: netgraft export {study.path} --pick knee --to better", soft_wrap=True)
 
 

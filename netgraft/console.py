@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 
 from netgraft.candidate import Trial, TrialState
-from netgraft.report import Summary
+from netgraft.report import Standing, Summary
 
 
 class Watcher:
@@ -132,5 +132,17 @@ def finalists(summary: Summary) -> Table:
                 f"{row.parameters_ratio:.2f}x",
             )
             for row in summary.rows
+        ),
+    )
+
+
+def so_far(entries: Sequence[Standing]) -> Table:
+    """The front of a run that has no finalists yet."""
+    return columns(
+        "trained so far: validation quality after a short fine-tuning, time estimated",
+        ("network", "validation", "time (estimate)"),
+        (
+            (f"#{e.number} {e.digest[:8]}", f"{e.validation:.2f}±{e.validation_error:.2f}", f"{e.time:.2f}x")
+            for e in entries
         ),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,15 +13,15 @@ from netgraft.convert.to_torch import to_module
 from netgraft.errors import EmptyFrontError, OptionError
 from netgraft.export import export
 from netgraft.ir import Model
-from netgraft.report import Row, Summary, summarize
+from netgraft.report import Row, Standing, Summary, standings, summarize
 from netgraft.study import Study
 
 
 @dataclass(frozen=True)
 class Pick:
-    """One network of a front: ``row`` holds its figures, ``model`` its graph and weights."""
+    """One network of a front: ``figures`` says what is known of it, ``model`` is its graph and weights."""
 
-    row: Row
+    figures: Row | Standing
     model: Model
 
     def to_torch(self) -> nn.Module:
@@ -34,7 +35,7 @@ class Pick:
 
 @dataclass(frozen=True)
 class Front:
-    """The finalists of a run, as a user picks from them."""
+    """What a run found, to pick from: its finalists, or, while there are none, what the search has so far."""
 
     study: Study
 
@@ -56,17 +57,25 @@ class Front:
         return self["best"]
 
     def __getitem__(self, pick: str) -> Pick:
-        """``knee``, ``fastest``, ``best``, or the beginning of a digest; OptionError for anything else."""
-        rows, picks = self.summary.rows, self.summary.picks
-        if not rows:
-            raise EmptyFrontError(f"{self.study.path} has no finished networks yet; continue the run with --resume")
-        found = [row for row in rows if row.number == picks.get(pick) or row.digest.startswith(pick)]
+        """``knee``, ``fastest``, ``best``, or the beginning of a digest; OptionError for anything else, EmptyFrontError
+        where the run has trained nothing yet.
+        """
+        finished = {row.number: self.study.finalists[row.number].model for row in self.summary.rows}
+        if finished:
+            entries: Sequence[Row | Standing] = self.summary.rows
+            picks = self.summary.picks
+        else:
+            entries, picks = standings(self.study)
+        if not entries:
+            raise EmptyFrontError(f"{self.study.path} has no trained network yet; continue the run with --resume")
+        found = [e for e in entries if e.number == picks.get(pick) or (pick and e.digest.startswith(pick))]
         if len(found) != 1:
-            known = ", ".join([*picks, *(row.digest for row in rows)])
+            known = ", ".join([*picks, *(entry.digest for entry in entries)])
             fault = "is the beginning of several digests" if found else "is no pick of this run"
             raise OptionError(f"{pick!r} {fault}; choose one of: {known}")
-        (row,) = found
-        return Pick(row, self.study.load_model(self.study.finalists[row.number].model))
+        (entry,) = found
+        model = entry.model if isinstance(entry, Standing) else finished[entry.number]
+        return Pick(entry, self.study.load_model(model))
 
     @property
     def path(self) -> Path:

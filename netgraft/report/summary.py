@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.errors import StudyError
@@ -136,12 +136,43 @@ def summarize(study: Study) -> Summary:
     entrants = [row for row in rows if not row.is_original] or rows
     original = rows[0] if rows[0].is_original else None
     knee = _knee(entrants, quality)
-    picks = {
-        "knee": knee.number,
-        "fastest": _fastest(entrants, original, quality).number,
-        "best": _best(entrants, quality).number,
-    }
-    return Summary(task, quality, _headline(knee, original, quality), rows, picks)
+    return Summary(task, quality, _headline(knee, original, quality), rows, _picks(entrants, original, quality))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A network of a run that has no finalists yet, by what the search knows: ``validation`` quality after its short
+    fine-tuning, and ``time`` *estimated*, as a multiple of the original's.
+    """
+
+    number: int
+    digest: str
+    validation: float
+    validation_error: float
+    time: float
+    model: str
+
+
+def standings(study: Study) -> tuple[tuple[Standing, ...], Mapping[str, int]]:
+    """The Pareto front of what a search has trained so far, from fast to slow, and the picks among it; both are empty
+    as long as there is nothing.
+    """
+    _, quality = _task(study)
+    trained = [_standing(study, t) for t in study.trials.values() if t.state is TrialState.COMPLETE]
+    original = next((entry for entry in trained if entry.number == 0), None)
+    children = [entry for entry in trained if entry.number]
+    if not children:
+        return (), {}
+    best = [children[i] for i in front([(_loss(entry, quality), entry.time) for entry in children])]
+    return tuple(sorted(best, key=lambda entry: entry.time)), _picks(best, original, quality)
+
+
+def _standing(study: Study, trial: Trial) -> Standing:
+    time, scores = estimated_time(study, trial), trial.scores
+    if time is None or trial.model is None or "quality" not in scores:
+        raise StudyError(f"{study.path} is damaged: trial {trial.number} is complete and has no figures")
+    error = scores.get("quality_error", 0.0)
+    return Standing(trial.number, trial.digest, scores["quality"], error, time, trial.model)
 
 
 def lineage(study: Study, number: int) -> tuple[Trial, ...]:
@@ -211,15 +242,37 @@ def _row(study: Study, finalist: Finalist) -> Row:
 # --- picks ---
 
 
-def _loss(row: Row, quality: Quality) -> float:
+class _Entrant(Protocol):
+    @property
+    def number(self) -> int: ...
+    @property
+    def validation(self) -> float: ...
+    @property
+    def validation_error(self) -> float: ...
+    @property
+    def time(self) -> float: ...
+
+
+_E = TypeVar("_E", bound=_Entrant)
+
+
+def _picks(rows: Sequence[_E], original: _E | None, quality: Quality) -> dict[str, int]:
+    return {
+        "knee": _knee(rows, quality).number,
+        "fastest": _fastest(rows, original, quality).number,
+        "best": _best(rows, quality).number,
+    }
+
+
+def _loss(row: _Entrant, quality: Quality) -> float:
     return -row.validation if quality.higher_is_better else row.validation
 
 
-def _best(rows: Sequence[Row], quality: Quality) -> Row:
+def _best(rows: Sequence[_E], quality: Quality) -> _E:
     return min(rows, key=lambda row: (_loss(row, quality), row.time))
 
 
-def _fastest(rows: Sequence[Row], original: Row | None, quality: Quality) -> Row:
+def _fastest(rows: Sequence[_E], original: _E | None, quality: Quality) -> _E:
     good = rows
     if original is not None:
         worst = _loss(original, quality) + 2 * original.validation_error
@@ -227,13 +280,13 @@ def _fastest(rows: Sequence[Row], original: Row | None, quality: Quality) -> Row
     return min(good or rows, key=lambda row: (row.time, _loss(row, quality)))
 
 
-def _knee(rows: Sequence[Row], quality: Quality) -> Row:
+def _knee(rows: Sequence[_E], quality: Quality) -> _E:
     """On the good side of the line between the ends of the front; the better one of the ends if no row is."""
     best = front([(_loss(row, quality), row.time) for row in rows])
     by_time = sorted((rows[i] for i in best), key=lambda row: row.time)
     quick, good = by_time[0], by_time[-1]
 
-    def gain(row: Row) -> float:
+    def gain(row: _E) -> float:
         # With both scaled to 0..1 the ends are (0, 1) and (1, 0), and on the line between them the two sum to 1.
         time = (row.time - quick.time) / (good.time - quick.time)
         loss = (_loss(row, quality) - _loss(good, quality)) / (_loss(quick, quality) - _loss(good, quality))
