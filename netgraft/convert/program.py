@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,12 +16,15 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 
-from netgraft.convert.aten import RULES, Call, Operand, Result, Stored, Untranslatable
+from netgraft.convert import aten, aten_layout
+from netgraft.convert.aliases import Aliases
+from netgraft.convert.calls import Call, Operand, Result, Stored, Untranslatable
 from netgraft.convert.frozen import DTYPES, encode
 from netgraft.errors import ConversionError, GraphError, SourceError
 from netgraft.ir import Batch, Graph, Input, Node, TensorType, Value
 from netgraft.ir.ops import definition
 
+_RULES = aten.RULES | aten_layout.RULES
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _BATCHES = (1, 2, 3, 5, 8, 13)
@@ -77,7 +80,7 @@ class Reader:
         self._places: dict[str, _Place] = {}
         self._stored: dict[str, Stored] = {}
         self._results: dict[fx.Node, Any] = {}
-        self._aliases = _Aliases()
+        self._aliases = Aliases()
         self._place = _Place("", "", "")
 
     def read(self) -> tuple[Graph, dict[str, npt.NDArray[Any]]]:
@@ -224,7 +227,7 @@ class Reader:
         types = tuple(type_of(x) if isinstance(x, Tensor) else None for x in returned)
         used = frozenset(self._used(node)) if isinstance(value, list | tuple) else frozenset([0])
         reason = "the graph has no operation for it"
-        rule = RULES.get(_unspaced(target)) if target.namespace == "aten" else None
+        rule = _RULES.get(_unspaced(target)) if target.namespace == "aten" else None
         if rule is not None:
             try:
                 result = rule(Call(arguments, tuple(filter(None, types)), used, self))
@@ -355,53 +358,6 @@ class Reader:
 
 
 _TRAINING = ("training",)
-
-
-class _Aliases:
-    """Which results of a program may share memory, by the schemas of what computed them."""
-
-    def __init__(self) -> None:
-        self._origin: dict[fx.Node, fx.Node] = {}
-        self._copy: dict[fx.Node, fx.Node] = {}
-        self._sharing: defaultdict[fx.Node, list[fx.Node]] = defaultdict(list)
-
-    def add(self, node: fx.Node) -> None:
-        """Takes note of a call."""
-        assert isinstance(node.target, OpOverload)
-        schema, name = node.target._schema, node.target.__name__.split(".")[0]
-        base = node.args[0] if node.args else None
-        shares = any(returned.alias_info for returned in schema.returns) or "dropout" in name
-        if isinstance(base, fx.Node) and shares:
-            self._origin[node] = self.origin(base)
-            if schema.is_mutable or name in ("detach", "alias"):
-                self._copy[node] = self._copy.get(base, base)
-        self._sharing[self.origin(node)].append(node)
-
-    def origin(self, node: fx.Node) -> fx.Node:
-        """The node whose memory ``node`` looks into."""
-        if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
-            return self.origin(node.args[0])
-        return self._origin.get(node, node)
-
-    def _family(self, node: fx.Node) -> Iterator[fx.Node]:
-        origin = self.origin(node)
-        for member in dict.fromkeys([origin, *self._sharing[origin]]):
-            yield member
-            yield from (user for user in member.users if user.target is operator.getitem)
-
-    def same(self, node: fx.Node) -> list[fx.Node]:
-        """The nodes that are the same tensor, itself included."""
-        first = self._copy.get(node, node)
-        return [member for member in self._family(node) if self._copy.get(member, member) is first]
-
-    def read_later(self, written: fx.Node, writer: fx.Node) -> fx.Node | None:
-        """Another view of what ``writer`` writes into that is read after it."""
-        same = self.same(written)
-        for member in self._family(written):
-            later = any(writer < user for user in member.users if user.target is not operator.getitem)
-            if member is not writer and member not in same and later:
-                return member
-        return None
 
 
 def _memory(tensor: Tensor) -> tuple[object, ...]:

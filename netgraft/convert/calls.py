@@ -1,0 +1,131 @@
+"""What a rule of translation sees of a call of PyTorch's, and where it puts what the call computes.
+
+A rule reads a :class:`Call` and returns what it computes, having emitted the nodes for it; where the op table cannot
+say what the call does, it raises :class:`Untranslatable` with the reason, and the call becomes a frozen node. Rules
+need not check the shape of their result: whoever applies them compares it with the shape that PyTorch computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from netgraft.ir import Batch, TensorType, Value
+
+
+class Untranslatable(Exception):
+    """Why a call has no counterpart in the op table; a frozen node's ``reason``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A tensor that does not depend on the input: a parameter, a buffer or a folded constant."""
+
+    key: str
+    tensor: Tensor
+    trainable: bool
+
+
+Operand = Value | Stored
+Result = Operand | tuple[Operand | None, ...]
+
+
+class Emitter(Protocol):
+    """Where rules put nodes."""
+
+    def emit(self, op: str, *inputs: Value, weights: Mapping[str, Stored], attrs: Mapping[str, Any]) -> Value:
+        """Adds a node."""
+
+    def value(self, operand: Operand) -> Value:
+        """The operand as a value; a stored tensor becomes a constant node."""
+
+    def type(self, operand: Operand) -> TensorType:
+        """The operand's type."""
+
+    def follows(self, arguments: Mapping[str, Any], name: str) -> bool:
+        """Whether an argument that switches to training follows the mode of the network."""
+
+    def tracked(self, running_mean: Stored) -> Stored:
+        """The count of batches that belongs to a batch norm's running mean."""
+
+    def transposed(self, operand: Operand) -> Stored | None:
+        """The stored matrix whose transpose the operand is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of an operation: its arguments by the names of its schema, and the types of what it returns."""
+
+    arguments: Mapping[str, Any]
+    outputs: tuple[TensorType, ...]
+    used: frozenset[int]
+    emitter: Emitter
+
+    def __getitem__(self, name: str) -> Any:
+        """An argument: numbers, strings, lists of them, :class:`Batch`, operands, None."""
+        return self.arguments[name]
+
+    def emit(
+        self, op: str, *inputs: Operand, weights: Mapping[str, Stored | None] | None = None, **attrs: Any
+    ) -> Value:
+        """Adds a node; weights that are None are left out."""
+        held = {role: stored for role, stored in (weights or {}).items() if stored is not None}
+        return self.emitter.emit(op, *(self.emitter.value(x) for x in inputs), weights=held, attrs=attrs)
+
+    def type(self, name: str) -> TensorType:
+        """The type of a tensor argument."""
+        return self.emitter.type(self[name])
+
+    def dim(self, name: str = "dim", of: str = "self") -> int:
+        """An axis argument, counted from the front of the tensor ``of``."""
+        return int(self[name]) % max(self.type(of).rank, 1)
+
+    def stored(self, name: str) -> Stored | None:
+        """A weight argument; Untranslatable where the network computes it."""
+        operand = self[name]
+        if operand is None or isinstance(operand, Stored):
+            return operand
+        raise Untranslatable(f"its {name} is computed by the network")
+
+    def image(self, name: str) -> Operand:
+        """A tensor argument that must be N, C, H, W."""
+        operand: Operand = self[name]
+        if self.type(name).rank != 4:
+            raise Untranslatable(f"the input {self.type(name)} is no batch of images")
+        return operand
+
+    def reshape(self, x: Operand, shape: Sequence[int | Batch]) -> Operand:
+        """``x`` in another shape; what leaves the batch alone and flattens the rest is a flatten."""
+        before, after = self.emitter.type(x).shape, tuple(shape)
+        if before == after:
+            return x
+        if len(after) == 2 < len(before) and before[0] == after[0]:
+            return self.emit("flatten", x)
+        return self.emit("reshape", x, shape=after)
+
+
+Rule = Callable[[Call], Result]
+
+_R = TypeVar("_R", bound=Rule)
+
+
+class Rules(dict[str, Rule]):
+    """Rules by the name of the operation without its namespace (``conv2d.default``)."""
+
+    def add(self, *targets: str) -> Callable[[_R], _R]:
+        """Decorates the rule for some operations."""
+
+        def register(rule: _R) -> _R:
+            self.update(dict.fromkeys(targets, rule))
+            return rule
+
+        return register
+
+
+def pair(numbers: Any) -> tuple[Any, Any]:
+    """ATen's lists of one or two numbers, as (height, width)."""
+    items = list(numbers) if isinstance(numbers, list | tuple) else [numbers]
+    return (items[0], items[-1])
