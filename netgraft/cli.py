@@ -277,6 +277,9 @@ def show(study: Study) -> None:
             console.print(screen.so_far(entries))
     console.print(summary.headline, markup=False)
     console.print(f"report: {report_page.write(study)}", soft_wrap=True)
+    for row in summary.rows:
+        if row.breaks:
+            console.print(f"[yellow]{row.label} was measured beyond the limit {row.breaks}[/]")
     if picks:
         console.print("picks: " + ", ".join(f"{pick} #{number}" if number else pick for pick, number in picks.items()))
         console.print(f"take it home: netgraft export {study.path} --pick knee --to better", soft_wrap=True)

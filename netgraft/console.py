@@ -49,8 +49,11 @@ class Watcher:
             case "step":
                 step, total = data
                 self.progress.update(self.line, completed=step, total=total)
+            case "proposing":
+                self.generation = data
+                self.progress.update(self.line, description=f"generation {data}: proposing", completed=0, total=None)
             case "generation":
-                self.generation, count = data
+                _, count = data
                 self._show(f"generation {self.generation}: {count} proposals")
             case "rung":
                 name, count = data
@@ -61,8 +64,8 @@ class Watcher:
             case "trial":
                 self._trial(data)
             case "finals":
-                count, epochs, total = data
-                self._show(f"finals: {count} networks, {epochs:g} epochs each; the original {total:g}, as much as any")
+                count, total = data
+                self._show(f"finals: the original and {count} more, each up to {total:g} epochs since the run began")
             case "final":
                 trial, epochs = data
                 name = f"{trial.digest} ({trial.origin})" if trial.number else "the original"
@@ -83,8 +86,9 @@ class Watcher:
     def _trial(self, trial: Trial) -> None:
         if trial.state is not TrialState.COMPLETE:
             return
-        if self.original is None or trial.number == 0:
+        if trial.number == 0:
             self.original = trial
+        assert self.original is not None, "a run tells of its original first"
         scores, start = trial.scores, self.original.scores
         quality = f"{scores['quality']:.2f} ± {scores['quality_error']:.2f}"
         if trial.number == 0:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf, isfinite
 from typing import Final
 
 from netgraft.errors import OptionError
@@ -37,9 +38,9 @@ class Limit:
     text: str
 
     def violation(self, scores: Mapping[str, float]) -> float:
-        """By how much of the bound the score breaks the limit; 0 where it is kept."""
+        """By how much of the bound the score breaks the limit; 0 where it is kept, infinite for no number."""
         excess = scores[self.metric] - self.bound if self.upper else self.bound - scores[self.metric]
-        return max(0.0, excess) / (abs(self.bound) or 1.0)
+        return max(0.0, excess) / (abs(self.bound) or 1.0) if isfinite(excess) else inf
 
 
 UNITS: Final[Mapping[str, Mapping[str, float]]] = {

@@ -17,12 +17,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
@@ -41,7 +41,8 @@ class Finalist:
     ``number`` is its trial (0: the original, trained equally long). ``validation`` and ``test`` are in the task's unit
     with their standard errors. ``time`` is the measured latency relative to the original's (below 1 is faster) with its
     95 % interval; the original's own entry is the A/A null. ``latency_ms`` is its measured time. FLOPs, parameters and
-    memory (bytes) are counted. ``epochs`` is all the training since the run began, ``model`` the artifact.
+    memory (bytes) are counted. ``epochs`` is all the training since the run began, ``model`` the artifact. ``breaks``
+    names the limits that it turned out to break when it was measured.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Finalist:
     memory: int
     epochs: float
     model: str
+    breaks: str = ""
 
 
 @dataclass
@@ -70,24 +72,37 @@ class Study:
     trials: dict[int, Trial] = field(default_factory=dict)
     finalists: dict[int, Finalist] = field(default_factory=dict)
     notes: list[Mapping[str, Any]] = field(default_factory=list)
-    _journal: Any = None
+    _journal: BinaryIO | None = None
 
     @classmethod
     def create(cls, path: Path, settings: Mapping[str, Any]) -> Study:
         """A new run in an empty or new folder; StudyError if it holds a run already."""
-        if (path / "run.json").exists():
-            raise StudyError(f"{path} holds a run already; continue it with --resume, or choose another folder")
         try:
             (path / "models").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StudyError(f"cannot make the run folder {path}: {error.strerror}") from None
+        journal = _locked(path)
+        if (path / "run.json").exists():
+            journal.close()
+            raise StudyError(f"{path} holds a run already; continue it with --resume, or choose another folder")
         _write(path / "run.json", json.dumps(settings, indent=2).encode())
-        return cls(path, settings)._opened()
+        return cls(path, settings, _journal=journal)
 
     @classmethod
     def open(cls, path: Path) -> Study:
         """An existing run, to go on with; StudyError where it is missing, damaged or in use."""
-        return cls.read(path)._opened()
+        if not (path / "run.json").is_file():
+            raise StudyError(f"{path} is no run folder: it has no run.json")
+        journal = _locked(path)  # before reading: nobody may write in between
+        try:
+            study = cls.read(path)
+        except StudyError:
+            journal.close()
+            raise
+        journal.truncate(_intact(path / "journal.jsonl"))
+        journal.seek(0, os.SEEK_END)
+        study._journal = journal
+        return study
 
     @classmethod
     def read(cls, path: Path) -> Study:
@@ -122,14 +137,15 @@ class Study:
 
     def add_trial(self, trial: Trial) -> None:
         """Records a trial."""
-        data = asdict(trial) | {"edits": [edit_to_data(e) for e in trial.edits], "scores": dict(trial.scores)}
+        data = {field.name: getattr(trial, field.name) for field in fields(trial)}
+        data |= {"edits": [edit_to_data(e) for e in trial.edits], "scores": dict(trial.scores)}
         self._append("trial", data)
         self.trials[trial.number] = trial
 
-    def add_finalist(self, finalist: Finalist) -> None:
-        """Records a finalist."""
-        self._append("finalist", asdict(finalist))
-        self.finalists[finalist.number] = finalist
+    def add_finalists(self, finalists: Sequence[Finalist]) -> None:
+        """Records the finalists of a run, all or none."""
+        self._append("finalists", {"finalists": [asdict(finalist) for finalist in finalists]})
+        self.finalists.update((finalist.number, finalist) for finalist in finalists)
 
     def add_note(self, note: str, **data: Any) -> None:
         """Records something else worth keeping (``note`` is its kind)."""
@@ -173,21 +189,6 @@ class Study:
         """Time that the recorded trials took."""
         return sum(trial.seconds for trial in self.trials.values())
 
-    def _opened(self) -> Study:
-        path = self.path / "journal.jsonl"
-        journal = path.open("ab")
-        try:
-            fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            journal.close()
-            raise StudyError(
-                f"another process is working on {self.path}; wait for it or choose another folder"
-            ) from None
-        journal.truncate(_intact(path))
-        journal.seek(0, os.SEEK_END)
-        self._journal = journal
-        return self
-
     def _append(self, kind: str, data: Mapping[str, Any]) -> None:
         if self._journal is None:
             raise StudyError(f"{self.path} was opened for reading only")
@@ -200,11 +201,26 @@ class Study:
             edits = tuple(edit_from_data(e) for e in data.pop("edits"))
             trial = Trial(**data | {"state": TrialState(data["state"]), "edits": edits})
             self.trials[trial.number] = trial
-        elif kind == "finalist":
-            finalist = Finalist(**data)
-            self.finalists[finalist.number] = finalist
-        else:
+        elif kind == "finalists":
+            self.finalists.update((f["number"], Finalist(**f)) for f in data["finalists"])
+        elif kind == "note":
             self.notes.append(data)
+        else:
+            raise LookupError(f"unknown kind {kind!r}")
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The folder's journal, held by this process alone until it is closed."""
+    try:
+        journal = (path / "journal.jsonl").open("ab")
+    except OSError as error:
+        raise StudyError(f"cannot write to the run folder {path}: {error.strerror}") from None
+    try:
+        fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        journal.close()
+        raise StudyError(f"another process is working on {path}; wait for it or choose another folder") from None
+    return journal
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -139,5 +139,5 @@ def finished(
         trial, (time, low, high), test = study.trials[number], times[number], tests[number]
         costs = [int(trial.scores[name]) for name in ("flops", "parameters", "memory")]
         measured = (test + 0.1, 0.4, test, 0.28, time, low, high, 0.8 * time)
-        study.add_finalist(Finalist(number, trial.digest, *measured, *costs, 7.5, trial.model or ""))
+        study.add_finalists([Finalist(number, trial.digest, *measured, *costs, 7.5, trial.model or "")])
     return study

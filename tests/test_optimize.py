@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from safetensors.torch import load_file
 
 import netgraft as ng
 from netgraft.candidate import TrialState
-from netgraft.errors import EmptyFrontError, OptionError, StudyError
+from netgraft.errors import DataError, EmptyFrontError, OptionError, StudyError
 from netgraft.recipes.optimize import parse_budget
-from netgraft.report import summarize
+from netgraft.tasks import Quality
 
 PLAN = ng.Plan(
     population=6, keep=2, finalists=2, tune_epochs=0.5, final_epochs=1, pretrain_epochs=10, measure_seconds=1.0
@@ -86,9 +87,12 @@ def test_every_trained_child_says_what_it_inherited_and_its_quality_before_and_a
         assert {"quality_before", "quality", "latency", "flops", "agreement"} <= trial.scores.keys()
 
 
-def test_the_original_is_trained_as_long_as_the_longest_lineage(front: ng.Front) -> None:
-    finalists = front.study.finalists
-    assert finalists[0].epochs == max(f.epochs for f in finalists.values()) > PLAN.final_epochs  # type: ignore[operator]
+def test_everybody_is_trained_equally_long(front: ng.Front) -> None:
+    study = front.study
+    longest = max(study.trials[number].epochs for number in study.finalists)
+    assert {f.epochs for f in study.finalists.values()} == {longest + 1}
+    trained = {note["number"]: note["epochs"] for note in study.notes if note["note"] == "trained"}
+    assert all(trained[n] + study.trials[n].epochs == longest + 1 for n in study.finalists)
 
 
 @pytest.mark.parametrize("pick", ["knee", "fastest", "best"])
@@ -153,10 +157,25 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_trials(source: str, fro
 
     resumed = optimize(source, out, limits=("flops<=0.9x",), resume=True)
     assert trials(resumed.study) == trials(front.study)
-    wanted, given = (summarize(f.study).rows for f in (front, resumed))
-    assert [(r.digest, r.test, r.epochs) for r in sorted(given, key=lambda r: r.number)] == [
-        (r.digest, r.test, r.epochs) for r in sorted(wanted, key=lambda r: r.number)
-    ]
+    assert figures(resumed) == figures(front)
+
+
+@pytest.mark.parametrize("moment", ["pretrain", "final", "measure", "finished"])
+def test_interrupted_at_any_stage_and_resumed_ends_the_same(
+    moment: str, source: str, front: ng.Front, tmp_path: Path
+) -> None:
+    def interrupt(kind: str, data: Any) -> None:
+        if kind == moment and not (kind == "final" and data[0].number == 0):
+            raise KeyboardInterrupt
+
+    optimize(source, tmp_path / "run", limits=("flops<=0.9x",), on_event=interrupt)
+    resumed = optimize(source, tmp_path / "run", limits=("flops<=0.9x",), resume=True)
+    assert trials(resumed.study) == trials(front.study)
+    assert figures(resumed) == figures(front)
+
+
+def figures(front: ng.Front) -> list[tuple[Any, ...]]:
+    return [(f.number, f.test, f.epochs, f.model) for f in front.study.finalists.values()]
 
 
 def test_interrupting_keeps_what_was_found(source: str, tmp_path: Path) -> None:
@@ -174,8 +193,22 @@ def test_interrupting_keeps_what_was_found(source: str, tmp_path: Path) -> None:
 
 
 def test_resuming_with_other_settings_is_refused(source: str, front: ng.Front) -> None:
-    with pytest.raises(StudyError, match="was run with limits"):
+    limits = ("flops<=0.9x",)
+    with pytest.raises(StudyError, match="was run with other limits"):
         optimize(source, front.path, resume=True, limits=("flops<=0.5x",))
+    with pytest.raises(StudyError, match="another seed"):
+        optimize(source, front.path, resume=True, limits=limits, seed=1)
+    with pytest.raises(StudyError, match=r"tune_epochs 0.5 \(now 2\)"):
+        optimize(source, front.path, resume=True, limits=limits, plan=replace(PLAN, tune_epochs=2))
+    model = ng.load(source)
+    other = ng.task("digits", model, seed=1)
+    with pytest.raises(StudyError, match="data that was split otherwise"):
+        ng.optimize(model, other, out=front.path, resume=True, limits=limits, budget="4 trials", plan=PLAN)
+    weights = {key: value + 1 for key, value in model.weights.items()}
+    with pytest.raises(StudyError, match="the same one with other weights"):
+        optimize_model = replace(model, weights=weights)
+        task = ng.task("digits", model)
+        ng.optimize(optimize_model, task, out=front.path, resume=True, limits=limits, budget="4 trials", plan=PLAN)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(source: str, front: ng.Front) -> None:
@@ -186,8 +219,21 @@ def test_a_folder_with_a_run_is_not_overwritten(source: str, front: ng.Front) ->
 
 
 def test_limits_out_of_reach_give_an_empty_front(source: str, tmp_path: Path) -> None:
-    with pytest.raises(EmptyFrontError, match=r"found no network.*loosen the limits \(parameters<=5\)"):
+    with pytest.raises(EmptyFrontError, match=r"found no network.*looser limits than parameters<=5"):
         optimize(source, tmp_path / "run", limits=("parameters<=5",))
+
+
+@pytest.mark.parametrize("field", ["population", "keep", "finalists", "tune_epochs", "final_epochs", "learning_rate"])
+def test_plans_that_cannot_work_are_refused(field: str) -> None:
+    with pytest.raises(OptionError, match=f"{field} must be above 0"):
+        replace(PLAN, **{field: 0})
+
+
+def test_a_network_that_cannot_be_judged_on_the_data_is_refused(source: str, tmp_path: Path) -> None:
+    model = ng.load(source)
+    task = replace(ng.task("digits", model), quality=Quality("odd", "", lambda outputs, targets: outputs.sum(7)))
+    with pytest.raises(DataError, match="cannot be judged on digits"):
+        ng.optimize(model, task, out=tmp_path / "run", budget="1 trials", plan=PLAN)
 
 
 @pytest.mark.parametrize("text", ["10", "fast", "0m", "0 trials", "", "-5m"])

@@ -103,8 +103,8 @@ def test_inherited_is_the_product_along_the_lineage(tmp_path: Path) -> None:
 def test_picks_are_made_on_validation_not_on_test(tmp_path: Path) -> None:
     with finished(tmp_path / "run", numbers=(0, 1, 2)) as study:
         # The test split sees it the other way round.
-        study.add_finalist(replace(study.finalists[1], validation=91.9, test=80.0))
-        study.add_finalist(replace(study.finalists[2], validation=91.0, test=99.0))
+        study.add_finalists([replace(study.finalists[1], validation=91.9, test=80.0)])
+        study.add_finalists([replace(study.finalists[2], validation=91.0, test=99.0)])
         assert summarize(study).picks["best"] == 1
 
 

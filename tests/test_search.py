@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,13 @@ def judge(candidate: Candidate) -> Result:
     return Result(trained, {"quality": quality, "quality_error": 0.1})
 
 
+DAY = 86_400.0
+
+
+def takes_a_day(candidate: Candidate) -> Result:
+    return replace(judge(candidate), seconds=DAY)
+
+
 def fails_for_some(candidate: Candidate) -> Result:
     return Result(candidate, failure="bad luck") if candidate.number % 3 == 0 else judge(candidate)
 
@@ -68,7 +76,7 @@ def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: boo
             study.add_trial(start)
         search(
             Space(model, Narrow(), counted, limits),
-            Population(GOALS, 1.0),
+            Population(GOALS, GOALS[0], 1.0),
             options.get("rungs") or rungs(limits=limits),
             budget=budget,
             study=study,
@@ -127,6 +135,16 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_trials(tmp_path: Path, after
         run(tmp_path / "cut", Budget(trials=14), on_event=cut)
     assert len(Study.read(tmp_path / "cut").trials) == after + 1
     assert sorted(story(run(tmp_path / "cut", Budget(trials=14), resume=True))) == sorted(story(whole))
+
+
+def test_a_run_whose_time_ran_out_resumes_to_the_same_trials(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", Budget(trials=9), rungs=rungs(takes_a_day))
+    for days in (2.5, 6.5):
+        study = run(tmp_path / "cut", Budget(seconds=days * DAY), rungs=rungs(takes_a_day), resume=days > 3)
+        assert sum(t.seconds for t in study.trials.values()) == pytest.approx(ceil(days) * DAY)
+    assert sorted(story(run(tmp_path / "cut", Budget(trials=9), rungs=rungs(takes_a_day), resume=True))) == sorted(
+        story(whole)
+    )
 
 
 def test_resuming_a_finished_run_does_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 
 import numpy as np
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from netgraft.candidate import Candidate
 from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.costs.analytic import activation_memory, flops, latency_estimate, parameters
+from netgraft.errors import NetgraftError
 from netgraft.ir import Graph, Model
 from netgraft.search import Result
 from netgraft.tasks import Schedule, Task, agreement, evaluate, recalibrate, train
@@ -37,6 +39,9 @@ def seed_of(seed: int, *purpose: int) -> int:
     return int(np.random.default_rng([seed, *purpose]).integers(2**31))
 
 
+STAGES = ("check", "pretrain", "tune", "final")
+
+
 @dataclass(frozen=True)
 class Trainer:
     """Trains networks of one run: with the task's data, and the original as teacher unless it is to be left out."""
@@ -52,12 +57,14 @@ class Trainer:
         """The original, as it was given."""
         return to_module(self.original).eval()
 
-    def train(self, model: Model, epochs: float, number: int, on_step: Step | None = None) -> Model | None:
-        """``model`` after ``epochs`` of training, or None where the loss ceased to be finite."""
+    def train(self, model: Model, epochs: float, stage: str, number: int, on_step: Step | None = None) -> Model | None:
+        """``model`` after ``epochs`` of training, or None where the loss ceased to be finite. The seed follows from the
+        run's, the ``stage`` (one of :data:`STAGES`) and the trial's ``number``.
+        """
         module = to_module(model)
         schedule = Schedule(epochs, learning_rate=self.learning_rate)
         teacher = self.teacher if self.teaching else None
-        seed = seed_of(self.seed, 2, number)
+        seed = seed_of(self.seed, STAGES.index(stage), number)
         if train(module, self.task, schedule, seed=seed, teacher=teacher, on_step=on_step).diverged:
             return None
         return replace(model, weights=weights_of(module))
@@ -84,18 +91,16 @@ class Check:
 
     def __call__(self, candidate: Candidate) -> Result:
         """Never raises for a candidate that cannot run: that is a failure with its reason."""
-        started = time.perf_counter()
+        return _timed(self._check, candidate)
+
+    def _check(self, candidate: Candidate) -> Result:
         trainer = self.trainer
-        seed = seed_of(trainer.seed, 1)
-        try:
-            module = to_module(candidate.model)
-            recalibrate(module, trainer.task, batches=self.batches, seed=seed)
-            score = agreement(module, trainer.teacher, trainer.task, batches=self.batches, seed=seed)
-        except RuntimeError as error:  # torch's word for anything that cannot be computed
-            return Result(candidate, failure=str(error).splitlines()[0], seconds=time.perf_counter() - started)
+        seed = seed_of(trainer.seed, STAGES.index("check"))
+        module = to_module(candidate.model)
+        recalibrate(module, trainer.task, batches=self.batches, seed=seed)
+        score = agreement(module, trainer.teacher, trainer.task, batches=self.batches, seed=seed)
         checked = replace(candidate, model=replace(candidate.model, weights=weights_of(module)))
-        failure = "" if np.isfinite(score) else "its outputs are not finite"
-        return Result(checked, {"agreement": score}, failure, time.perf_counter() - started)
+        return Result(checked, {"agreement": score}, "" if isfinite(score) else "its outputs are not finite")
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,27 @@ class Tune:
     epochs: float
 
     def __call__(self, candidate: Candidate) -> Result:
-        """The candidate with its new weights and its quality before and after."""
-        started = time.perf_counter()
+        """The candidate with its new weights. Never raises for one that cannot be trained: that is a failure."""
+        return _timed(self._tune, candidate)
+
+    def _tune(self, candidate: Candidate) -> Result:
         trainer = self.trainer
         before = evaluate(to_module(candidate.model), trainer.task, "validation")
-        model = trainer.train(candidate.model, self.epochs, candidate.number)
+        model = trainer.train(candidate.model, self.epochs, "tune", candidate.number)
         if model is None:
-            return Result(candidate, failure="the training diverged", seconds=time.perf_counter() - started)
+            return Result(candidate, failure="the training diverged")
         after = evaluate(to_module(model), trainer.task, "validation")
         tuned = replace(candidate, model=model, epochs=candidate.epochs + self.epochs)
         scores = {"quality_before": before.quality, "quality": after.quality, "quality_error": after.error}
-        return Result(tuned, scores, seconds=time.perf_counter() - started)
+        return Result(tuned, scores, "" if isfinite(after.quality) else "its quality is not a number")
+
+
+def _timed(work: Callable[[Candidate], Result], candidate: Candidate) -> Result:
+    """The work's result with the time it took; what goes wrong with one candidate is a failure of that candidate."""
+    started = time.perf_counter()
+    try:
+        result = work(candidate)
+    except (NetgraftError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        lines = str(error).strip().splitlines()
+        result = Result(candidate, failure=lines[0] if lines else type(error).__name__)
+    return replace(result, seconds=time.perf_counter() - started)

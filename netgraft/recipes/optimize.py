@@ -10,35 +10,39 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from hashlib import blake2b
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
-from netgraft.costs.measured import compare
 from netgraft.engine import Engine, Inline
 from netgraft.errors import DataError, EmptyFrontError, OptionError, StudyError
 from netgraft.front import Front
-from netgraft.ir import Model
+from netgraft.ir import Model, render
 from netgraft.metrics import Goal, parse_goals, parse_limit
 from netgraft.mutations import Mix, Mutation
 from netgraft.mutations.graft import Graft
 from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.swap import Swap
 from netgraft.search import Budget, Population, Rung, search
-from netgraft.search.pareto import front, spread
 from netgraft.spaces import Space
-from netgraft.study import Finalist, Study
-from netgraft.tasks import Task, evaluate
+from netgraft.study import Study
+from netgraft.tasks import Score, Task, evaluate
 
 from .evaluation import Check, Count, Trainer, Tune, counted
-
-Event = Callable[[str, Any], None]
+from .finals import Event, finalists_of, run_finals, tolerance_of
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,13 @@ class Plan:
     """How a run spends its effort. What is None follows from the size of the training split, never from the clock,
     so that a seed means the same trials everywhere.
 
-    ``population`` networks are proposed a generation, ``keep`` of them fine-tuned for ``tune_epochs``; ``finalists``
-    are trained for ``final_epochs`` more. ``pretrain_epochs`` trains the original first, for networks that come without
-    trained weights. ``search_share`` is the part of a time budget spent before the finals.
+    ``population`` networks are proposed a generation (checking one costs a few percent of tuning it), ``keep`` of them
+    fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more. ``pretrain_epochs`` trains the
+    original first, for networks that come without trained weights. ``search_share`` is the part of a time budget spent
+    before the finals.
     """
 
-    population: int = 16
+    population: int = 40
     keep: int = 4
     finalists: int = 4
     tune_epochs: float | None = None
@@ -61,6 +66,16 @@ class Plan:
     measure_seconds: float = 40.0
     search_share: float = 0.6
     teacher: bool = True
+
+    def __post_init__(self) -> None:
+        counts = {"population": self.population, "keep": self.keep, "finalists": self.finalists}
+        epochs = {"tune_epochs": self.tune_epochs, "final_epochs": self.final_epochs}
+        rates = {"learning_rate": self.learning_rate, "measure_seconds": self.measure_seconds}
+        for name, value in (counts | epochs | rates).items():
+            if value is not None and value <= 0:
+                raise OptionError(f"{name} must be above 0, not {value:g}")
+        if self.pretrain_epochs < 0 or not 0 < self.search_share < 1:
+            raise OptionError("pretrain_epochs must be 0 or more, and search_share between 0 and 1")
 
     def for_examples(self, examples: int) -> Plan:
         """The plan with everything decided: short tunings see about 16,000 examples, finals four times as many."""
@@ -100,26 +115,29 @@ def optimize(
     Raises OptionError, DataError and StudyError for what cannot work, EmptyFrontError where no network was found within
     the limits. Ctrl-C ends the search; the front then holds what was found so far.
     """
-    parsed = parse_goals(goals, quality_is_higher_better=task.quality.higher_is_better)
+    higher = task.quality.higher_is_better
+    parsed = parse_goals(goals, quality_is_higher_better=higher)
+    quality = Goal("quality", higher)
     search_budget, seconds = parse_budget(budget)
+    chosen = (plan or Plan()).for_examples(len(task.train))
+    mutation = mutation or default_mutations()
     for text in limits:  # before any work is done
         parse_limit(text, counted(model.graph) | {"quality": 1.0})
-    chosen = (plan or Plan()).for_examples(len(task.train))
-    asked = _settings(model, task, goals, limits, budget, seed, chosen, settings or {})
+    asked = _settings(model, task, goals, limits, budget, seed, chosen, mutation, settings or {})
     with _opened(Path(out), asked, resume) as study:
         try:
+            torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
             original = _original(study, model, task, chosen, seed, on_event)
+            on_event("trial", study.trials[0])
             trainer = Trainer(original, task, seed, chosen.learning_rate, chosen.teacher)
-            start = study.trials[0]
-            bounds = [parse_limit(text, start.scores) for text in limits]
-            by_graph = [b for b in bounds if b.metric != "quality"]
-            space = Space(original, mutation or default_mutations(), counted, by_graph)
-            if seconds is not None:
-                search_budget = replace(search_budget, seconds=chosen.search_share * seconds)
+            bounds = [parse_limit(text, study.trials[0].scores) for text in limits]
             if study.note("finals") is None:
+                by_graph = [bound for bound in bounds if bound.metric != "quality"]
+                if seconds is not None:
+                    search_budget = replace(search_budget, seconds=chosen.search_share * seconds)
                 search(
-                    space,
-                    Population(parsed, tolerance_of(start)),
+                    Space(original, mutation, counted, by_graph),
+                    Population(parsed, quality, tolerance_of(study.trials[0])),
                     _rungs(trainer, chosen, parsed, bounds),
                     budget=search_budget,
                     study=study,
@@ -128,7 +146,12 @@ def optimize(
                     population=chosen.population,
                     on_event=on_event,
                 )
-            _finals(study, trainer, chosen, parsed, seconds, on_event)
+                count = _affordable(study, chosen, seconds)
+                study.add_note("finals", numbers=[t.number for t in finalists_of(study, parsed, quality, count)])
+            if not study.finalists:
+                numbers = (study.note("finals") or {})["numbers"]
+                assert chosen.final_epochs is not None, "decided by for_examples"
+                run_finals(study, trainer, numbers, chosen.final_epochs, bounds, chosen.measure_seconds, on_event)
         except KeyboardInterrupt:
             on_event("interrupted", study)
     return Front(Study.read(Path(out)))
@@ -146,11 +169,6 @@ def parse_budget(text: str) -> tuple[Budget, float | None]:
     return Budget(seconds=seconds), float(seconds)
 
 
-def tolerance_of(original: Trial) -> float:
-    """The loss of quality that halves a parent's chance: two standard errors of the original's, at least 1 % of it."""
-    return max(2 * original.scores["quality_error"], 0.01 * abs(original.scores["quality"]), 1e-9)
-
-
 def _settings(
     model: Model,
     task: Task,
@@ -159,15 +177,26 @@ def _settings(
     budget: str,
     seed: int,
     plan: Plan,
+    mutation: Mutation,
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
+    description = mutation.name if not isinstance(mutation, Mix) else "+".join(part.name for part in mutation.mutations)
     packages = ("netgraft", "torch", "numpy", "onnxruntime")
     return {
         "source": model.name,
         "data": task.name,
         "command": "",
         **given,
-        "digest": model.graph.digest,
+        "network": fingerprint(render(model.graph), *(model.weights[key] for key in sorted(model.weights))),
+        "examples": fingerprint(
+            *(
+                array.numpy()
+                for split in (task.train, task.validation, task.test)
+                for array in (split.inputs, split.targets)
+            )
+        ),
+        "mutation": description,
+        "threads": torch.get_num_threads(),
         "goals": list(goals),
         "limits": list(limits),
         "budget": budget,
@@ -188,7 +217,14 @@ def _settings(
     }
 
 
-_FIXED = ("digest", "goals", "limits", "seed", "recipe", "data")
+_FIXED = {
+    "network": "another network, or the same one with other weights",
+    "examples": "other data, or data that was split otherwise",
+    "mutation": "other mutations",
+    "goals": "other goals",
+    "limits": "other limits",
+    "seed": "another seed",
+}
 
 
 def _opened(out: Path, asked: Mapping[str, Any], resume: bool) -> Study:
@@ -196,14 +232,29 @@ def _opened(out: Path, asked: Mapping[str, Any], resume: bool) -> Study:
     if not (resume and (out / "run.json").exists()):
         return Study.create(out, asked)
     study = Study.open(out)
-    for name in _FIXED:
-        if study.settings.get(name) != asked[name]:
-            study.close()
-            raise StudyError(
-                f"{out} was run with {name} {study.settings.get(name)!r}, now {asked[name]!r} is asked for; "
-                "resume with the same settings, or choose another folder"
-            )
+    before = study.settings
+    differences = [words for name, words in _FIXED.items() if before.get(name) != asked[name]]
+    old, new = before.get("recipe", {}), asked["recipe"]
+    differences += [f"{name} {old.get(name)} (now {new[name]})" for name in new if old.get(name) != new[name]]
+    if differences:
+        study.close()
+        raise StudyError(
+            f"{out} was run with {'; '.join(differences)}. Resume with the settings of its run.json, or choose another "
+            "folder"
+        )
     return study
+
+
+def fingerprint(*parts: str | npt.NDArray[Any]) -> str:
+    """16 hex digits that tell contents apart."""
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
 
 
 def _original(study: Study, model: Model, task: Task, plan: Plan, seed: int, on_event: Event) -> Model:
@@ -213,24 +264,32 @@ def _original(study: Study, model: Model, task: Task, plan: Plan, seed: int, on_
         assert recorded is not None, "trial 0 is complete"
         return study.load_model(recorded)
     started = time.perf_counter()
+    to_onnx(model)  # what cannot be written cannot be measured at the end: better to hear it now
+    score = _judge(model, task)
     if plan.pretrain_epochs:
         on_event("pretrain", plan.pretrain_epochs)
         trainer = Trainer(model, task, seed, learning_rate=0.1, teaching=False)
-        trained = trainer.train(model, plan.pretrain_epochs, 0, lambda step, total: on_event("step", (step, total)))
+        epochs = plan.pretrain_epochs
+        trained = trainer.train(model, epochs, "pretrain", 0, lambda step, of: on_event("step", (step, of)))
         if trained is None:
             raise OptionError("training the original diverged; try without --pretrain, on a network that is trained")
-        model = trained
-    try:
-        score = evaluate(to_module(model), task, "validation")
-    except (RuntimeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"the network cannot be judged on {task.name}: {reason}") from None
+        model, score = trained, _judge(trained, task)
     scores = counted(model.graph) | {"quality": score.quality, "quality_error": score.error}
     seconds = time.perf_counter() - started
     trial = Trial(0, 0, model.graph.digest, TrialState.COMPLETE, scores=scores, seconds=seconds)
     study.add_trial(replace(trial, model=study.save_model(model)))
-    on_event("trial", study.trials[0])
     return model
+
+
+def _judge(model: Model, task: Task) -> Score:
+    try:
+        score = evaluate(to_module(model), task, "validation")
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{model.name} cannot be judged on {task.name}: {reason}") from None
+    if not isfinite(score.quality):
+        raise DataError(f"{model.name} has the {task.quality.name} {score.quality} on {task.name}, which is no number")
+    return score
 
 
 def _rungs(trainer: Trainer, plan: Plan, goals: Sequence[Goal], limits: Sequence[Any]) -> list[Rung]:
@@ -245,105 +304,26 @@ def _rungs(trainer: Trainer, plan: Plan, goals: Sequence[Goal], limits: Sequence
     ]
 
 
-def finalists_of(study: Study, goals: Sequence[Goal], count: int) -> list[Trial]:
-    """The trials worth training longer: on the Pareto front, not ruined in quality, spread over the last goal."""
-    complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
-    quality = next((goal for goal in goals if goal.metric == "quality"), None)
-    if quality is not None and complete:
-        allowed = 3 * tolerance_of(study.trials[0])
-        best = min(quality.cost(t.scores) for t in (study.trials[0], *complete))
-        sound = [t for t in complete if quality.cost(t.scores) - best <= allowed]
-        complete = sound or complete
-    costs = [[goal.cost(t.scores) for goal in goals] for t in complete]
-    best_ones = [complete[i] for i in front(costs)]
-    picked = spread([[goal.cost(t.scores) for goal in goals] for t in best_ones], count)
-    return [best_ones[i] for i in picked]
-
-
-def _finals(
-    study: Study, trainer: Trainer, plan: Plan, goals: Sequence[Goal], seconds: float | None, on_event: Event
-) -> None:
-    """Longer training for the finalists, and for the original as much as for any of them; then test, then measure."""
-    assert plan.final_epochs is not None and plan.tune_epochs is not None
-    note = study.note("finals")
-    if note is None:
-        tuned = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
-        if not tuned:
-            raise EmptyFrontError(_why_empty(study))
-        count = plan.finalists
-        if seconds is not None:
-            epoch = sum(t.seconds for t in tuned) / (len(tuned) * plan.tune_epochs)
-            left = seconds - study.seconds - plan.measure_seconds
-            count = max(1, min(count, int(left / (epoch * plan.final_epochs)) - 1))
-        numbers = [t.number for t in finalists_of(study, goals, count)]
-        study.add_note("finals", numbers=numbers)
-        note = study.note("finals")
-        assert note is not None
-    if study.finalists:
-        return
-    chosen = [study.trials[number] for number in note["numbers"]]
-    total = max(t.epochs for t in chosen) + plan.final_epochs
-    on_event("finals", (len(chosen), plan.final_epochs, total))
-    trained: list[tuple[Trial, Model, float]] = []
-    for trial in [study.trials[0], *chosen]:
-        epochs = plan.final_epochs if trial.number else total
-        trained.append((trial, _trained_longer(study, trainer, trial, epochs, on_event), trial.epochs + epochs))
-    _judge(study, trainer.task, trained, plan, on_event)
-
-
-def _trained_longer(study: Study, trainer: Trainer, trial: Trial, epochs: float, on_event: Event) -> Model:
-    note = next((n for n in study.notes if n["note"] == "trained" and n["number"] == trial.number), None)
-    if note is not None:
-        return study.load_model(note["model"])
-    assert trial.model is not None
-    start = study.load_model(trial.model)
-    on_event("final", (trial, epochs))
-    model = trainer.train(start, epochs, trial.number, lambda step, total: on_event("step", (step, total))) or start
-    study.add_note("trained", number=trial.number, model=study.save_model(model), epochs=epochs)
-    return model
-
-
-def _judge(
-    study: Study, task: Task, trained: Sequence[tuple[Trial, Model, float]], plan: Plan, on_event: Event
-) -> None:
-    """The only place that touches the test split; then latency, all interleaved with the original."""
-    on_event("measure", len(trained))
-    written = [to_onnx(model) for _, model, _ in trained]
-    times = compare(written, written[0], seconds=plan.measure_seconds)
-    for (trial, model, epochs), time_ in zip(trained, times, strict=True):
-        module = to_module(model)
-        validation, test = evaluate(module, task, "validation"), evaluate(module, task, "test")
-        costs = counted(model.graph)
-        study.add_finalist(
-            Finalist(
-                trial.number,
-                trial.digest,
-                validation.quality,
-                validation.error,
-                test.quality,
-                test.error,
-                time_.ratio,
-                time_.low,
-                time_.high,
-                time_.model_ms,
-                int(costs["flops"]),
-                int(costs["parameters"]),
-                int(costs["memory"]),
-                epochs,
-                study.save_model(model),
-            )
-        )
-        on_event("finalist", study.finalists[trial.number])
+def _affordable(study: Study, plan: Plan, seconds: float | None) -> int:
+    """How many finalists the rest of the budget allows, by what an epoch cost so far: at least one."""
+    tuned = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
+    if not tuned:
+        raise EmptyFrontError(_why_empty(study))
+    if seconds is None:
+        return plan.finalists
+    assert plan.tune_epochs is not None and plan.final_epochs is not None, "decided by for_examples"
+    epoch = sum(t.seconds for t in tuned) / (len(tuned) * plan.tune_epochs)
+    left = seconds - sum(t.seconds for t in study.trials.values() if t.number) - plan.measure_seconds
+    total = plan.final_epochs + max(t.epochs for t in tuned)  # at most: the original is trained that long
+    return max(1, min(plan.finalists, int((left / epoch - total) / plan.final_epochs)))
 
 
 def _why_empty(study: Study) -> str:
-    reasons: dict[str, int] = {}
-    for trial in study.trials.values():
-        if trial.state is not TrialState.COMPLETE:
-            reason = re.sub(r"[-\d.e+]+", "#", trial.reason)
-            reasons[reason] = reasons.get(reason, 0) + 1
-    said = "; ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda r: -r[1])[:3])
-    found = f"of {len(study.trials) - 1} proposals none was trained ({said})" if said else "no network was proposed"
+    reasons = Counter(
+        re.sub(r"[-\d.e+]+", "#", t.reason) for t in study.trials.values() if t.state is not TrialState.COMPLETE
+    )
+    said = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+    tried = f"of {len(study.trials) - 1} proposals none was trained ({said})" if said else "nothing could be proposed"
     limits = ", ".join(study.settings["limits"])
-    hint = f"loosen the limits ({limits}) or give it more budget" if limits else "give it more budget"
-    return f"the search found no network: {found}; {hint}, then --resume"
+    hint = f"start again in another folder with looser limits than {limits}" if limits else "resume with more budget"
+    return f"the search found no network: {tried}; {hint}"

@@ -63,6 +63,7 @@ class Row:
     inherited: float
     epochs: float
     origins: tuple[str, ...]
+    breaks: str = ""
 
     @property
     def is_original(self) -> bool:
@@ -95,7 +96,7 @@ class Summary:
 
     ``picks`` maps ``knee``, ``fastest`` and ``best`` to the numbers of rows; it is empty as long as there are none.
     Picks are made on the *validation* quality, so that the test quality reported for them was not selected for, and
-    the original is picked only where nothing else is there:
+    the original is picked only where nothing else is there, a network that breaks a limit only where all do:
 
     - ``best`` has the best quality, and of equals the least time;
     - ``fastest`` has the least time among those not worse than the original by more than two of its standard errors, or
@@ -133,7 +134,8 @@ def summarize(study: Study) -> Summary:
     rows = tuple(sorted((_row(study, finalist) for finalist in study.finalists.values()), key=_original_first))
     if not rows:
         return Summary(task, quality, _unfinished(study))
-    entrants = [row for row in rows if not row.is_original] or rows
+    children = [row for row in rows if not row.is_original]
+    entrants = [row for row in children if not row.breaks] or children or rows
     original = rows[0] if rows[0].is_original else None
     knee = _knee(entrants, quality)
     return Summary(task, quality, _headline(knee, original, quality), rows, _picks(entrants, original, quality))
@@ -236,6 +238,7 @@ def _row(study: Study, finalist: Finalist) -> Row:
         inherited=prod(trial.inherited for trial in path),
         epochs=finalist.epochs,
         origins=tuple(trial.origin for trial in path[1:]),
+        breaks=finalist.breaks,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +14,20 @@ from netgraft.spaces import Space
 
 from .pareto import front
 
+AFRESH = 0.25
+"""How often a child is made from the original once there are networks within the limits that it is beyond itself."""
+
 
 @dataclass(frozen=True)
 class Population:
     """Children of the networks on the Pareto front of the complete trials (Salameh et al., NeurIPS 2023, section 4).
 
-    A parent's chance falls with the quality it lost: by half for every ``tolerance`` (in the quality's unit), because a
-    child of a ruined network is hardly ever good. Deviation from AutoGO, which draws uniformly over a grid.
+    A parent's chance falls with the ``quality`` it lost: by half for every ``tolerance`` (in the quality's unit),
+    because a child of a ruined network is hardly ever good. Deviation from AutoGO, which draws uniformly over a grid.
     """
 
     goals: Sequence[Goal]
+    quality: Goal
     tolerance: float
 
     def propose(
@@ -35,36 +39,40 @@ class Population:
         n: int,
         rng: np.random.Generator,
     ) -> list[Candidate]:
-        """Up to ``n`` new candidates, numbered from ``first``, none of a digest that ``trials`` holds already.
+        """Up to ``n`` new candidates, numbered from ``first``, none of a digest that ``trials`` holds already; gives up
+        after ``n`` draws in vain.
 
         ``candidate_of`` gives a complete trial's network with its trained weights. A function of the trials and ``rng``
         alone, so that resuming is replaying.
         """
         complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        on_front = [complete[i] for i in front([[goal.cost(t.scores) for goal in self.goals] for t in complete])]
-        chances = self._chances(on_front)
+        parents, chances = self._parents(space, complete)
+        candidates: dict[int, Candidate] = {}
         seen = {trial.digest for trial in trials}
-        parents: dict[int, Candidate] = {}
         children: list[Candidate] = []
-        for _ in range(4 * n):
-            if len(children) == n:
-                break
-            trial = on_front[int(rng.choice(len(on_front), p=chances))]
-            if trial.number not in parents:
-                parents[trial.number] = candidate_of(trial)
-            child = space.child(parents[trial.number], first + len(children), rng)
-            if child is not None and child.model.graph.digest not in seen:
-                seen.add(child.model.graph.digest)
-                children.append(child)
+        misses = 0
+        while len(children) < n and misses < n:
+            trial = parents[int(rng.choice(len(parents), p=chances))]
+            if trial.number not in candidates:
+                candidates[trial.number] = candidate_of(trial)
+            child = space.child(candidates[trial.number], first + len(children), rng)
+            if child is None or child.model.graph.digest in seen:
+                misses += 1
+                continue
+            seen.add(child.model.graph.digest)
+            children.append(child)
         return children
 
-    def _chances(self, parents: Sequence[Trial]) -> npt.NDArray[np.float64]:
-        quality = next((goal for goal in self.goals if goal.metric == "quality"), Goal("quality", True))
-        lost = np.array([_cost(quality, trial.scores) for trial in parents])
+    def _parents(self, space: Space, complete: Sequence[Trial]) -> tuple[list[Trial], npt.NDArray[np.float64]]:
+        """The front of the trials within the limits, with their chances; and the original, where it is beyond them."""
+        original = next(trial for trial in complete if trial.number == 0)
+        within = [t for t in complete if not any(limit.violation(t.scores) for limit in space.limits)]
+        if not within:
+            return [original], np.ones(1)
+        parents = [within[i] for i in front([[goal.cost(t.scores) for goal in self.goals] for t in within])]
+        lost = np.array([self.quality.cost(trial.scores) for trial in parents])
         chances: npt.NDArray[np.float64] = np.exp2(-(lost - lost.min()) / self.tolerance)
         chances /= chances.sum()
-        return chances
-
-
-def _cost(goal: Goal, scores: Mapping[str, float]) -> float:
-    return goal.cost(scores) if goal.metric in scores else 0.0
+        if original not in within:
+            parents, chances = [*parents, original], np.append((1 - AFRESH) * chances, AFRESH)
+        return parents, chances

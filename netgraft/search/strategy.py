@@ -67,14 +67,18 @@ class Budget:
 
     seconds: float | None = None
     trials: int | None = None
-    generations: int = 5
+    generations: int = 3
 
-    def left(self, study: Study, running: float) -> bool:
-        """Whether there is something left, ``running`` seconds into work that is not recorded yet."""
-        complete = sum(t.state is TrialState.COMPLETE for t in study.trials.values()) - 1
-        if self.trials is not None and complete >= self.trials:
+    def left(self, study: Study, running: float = 0.0) -> bool:
+        """Whether there is something left, ``running`` seconds into work that is not recorded yet. The original's own
+        preparation (trial 0) does not count.
+        """
+        children = [trial for trial in study.trials.values() if trial.number]
+        if self.trials is not None and sum(t.state is TrialState.COMPLETE for t in children) >= self.trials:
             return False
-        return self.seconds is None or study.seconds + running < self.seconds
+        proposing = sum(note["seconds"] for note in study.notes if note["note"] == "generation")
+        spent = sum(trial.seconds for trial in children) + proposing + running
+        return self.seconds is None or spent < self.seconds
 
 
 def search(
@@ -93,20 +97,24 @@ def search(
 
     Trial 0, the original, must be in the study already. Generation ``g`` is drawn from ``(seed, g)`` and the trials of
     the generations before it, so the same seed gives the same trials, resumed or not; trials that the study holds
-    already are not evaluated again. ``on_event(kind, data)`` hears of "generation", "rung", "candidate" and "trial".
+    already are not evaluated again. ``on_event(kind, data)`` hears of "proposing", "generation", "rung", "candidate"
+    and "trial".
     """
-    done = [note for note in study.notes if note["note"] == "generation"]
-    idle = next((i for i, note in enumerate(reversed(done)) if note["candidates"]), len(done))
-    generation = len(done) + 1
-    while budget.left(study, 0.0) and idle < budget.generations:
+    generation = max((note["number"] for note in study.notes if note["note"] == "generation"), default=0) + 1
+    idle = 0
+    while budget.left(study) and idle < budget.generations:
+        started = time.perf_counter()
         before = [t for t in study.trials.values() if t.generation < generation]
         first = max(t.number for t in before) + 1
         rng = np.random.default_rng([seed, generation])
+        on_event("proposing", generation)
         candidates = strategy.propose(space, before, lambda t: _revive(study, t), first, population, rng)
         on_event("generation", (generation, len(candidates)))
+        seconds = time.perf_counter() - started
         idle = 0 if candidates else idle + 1
-        if _climb(candidates, generation, rungs, budget, study, engine, on_event):
-            study.add_note("generation", number=generation, candidates=len(candidates))
+        if not _climb(candidates, generation, rungs, budget, study, engine, seconds, on_event):
+            return  # what is missing of this generation is made up for on resuming
+        study.add_note("generation", number=generation, candidates=len(candidates), seconds=seconds)
         generation += 1
 
 
@@ -122,10 +130,10 @@ def _climb(
     budget: Budget,
     study: Study,
     engine: Engine,
+    proposing: float,
     on_event: Callable[[str, Any], None],
 ) -> bool:
     """Takes one generation up the rungs, recording each trial once decided; False if the budget ended it."""
-    started = time.perf_counter()
     standing = {c.number: Result(c) for c in candidates}
     for depth, rung in enumerate(rungs):
         last = depth == len(rungs) - 1
@@ -148,7 +156,7 @@ def _climb(
             else:
                 standing[number] = result
             on_event("candidate", number)
-            if last and candidate is not fresh[-1] and not budget.left(study, 0.0):
+            if last and candidate is not fresh[-1] and not budget.left(study, proposing):
                 return False
         if not last and rung.keep is not None and len(standing) > rung.keep:
             results = list(standing.values())
@@ -158,7 +166,7 @@ def _climb(
                     del standing[result.candidate.number]
                     reason = f"{rung.name}: others of its size promised more"
                     _record(study, result, generation, TrialState.DROPPED, reason, on_event)
-        if not last and not budget.left(study, time.perf_counter() - started):
+        if not last and not budget.left(study, proposing + sum(result.seconds for result in standing.values())):
             return False
     return True
 

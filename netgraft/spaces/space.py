@@ -23,7 +23,7 @@ class Space:
 
     A child is its parent after one to ``steps`` edits; while it breaks a limit, up to ``reach`` further edits are
     applied, each the best of a few draws, so that a tight limit is reached by walking towards it instead of waiting
-    for luck.
+    for luck. A walk that comes no nearer twice in a row is given up.
     """
 
     model: Model
@@ -45,14 +45,17 @@ class Space:
         shares: list[float] = []
         wanted = 1 + int(rng.integers(self.steps))
         excess = self.violation(model.graph)
-        while len(edits) < wanted or (excess > 0 and len(edits) < wanted + self.reach):
+        stuck = 0
+        while len(edits) < wanted or (excess > 0 and stuck < 2 and len(edits) < wanted + self.reach):
             step = self._step(model, excess, rng)
             if step is None:
                 break
             edit, model, inheritance = step
             edits.append(edit)
             shares.append(inheritance.share)
-            excess = self.violation(model.graph)
+            left = self.violation(model.graph)
+            stuck = stuck + 1 if left >= excess else 0
+            excess = left
         if not edits or excess > 0 or model.graph.digest == parent.model.graph.digest:
             return None
         total = sum(model.weights[key].size for key in model.graph.trainable)

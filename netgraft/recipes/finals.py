@@ -1,0 +1,121 @@
+"""The end of a run: the finalists and the original are trained equally long, tested once, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from netgraft.candidate import Trial, TrialState
+from netgraft.convert.onnx import to_onnx
+from netgraft.convert.to_torch import to_module
+from netgraft.costs.measured import compare
+from netgraft.errors import OptionError
+from netgraft.ir import Model
+from netgraft.metrics import Goal, Limit
+from netgraft.search.pareto import front, spread
+from netgraft.study import Finalist, Study
+from netgraft.tasks import Task, evaluate
+
+from .evaluation import Trainer, counted
+
+Event = Callable[[str, Any], None]
+
+
+def tolerance_of(original: Trial) -> float:
+    """The loss of quality that halves a parent's chance: two standard errors of the original's, at least 1 % of it."""
+    return max(2 * original.scores["quality_error"], 0.01 * abs(original.scores["quality"]), 1e-9)
+
+
+def finalists_of(study: Study, goals: Sequence[Goal], quality: Goal, count: int) -> list[Trial]:
+    """The trials worth training longer: on the Pareto front, not ruined in quality, spread over the last goal."""
+    complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
+    if complete:
+        best = min(quality.cost(t.scores) for t in (study.trials[0], *complete))
+        sound = [t for t in complete if quality.cost(t.scores) - best <= 3 * tolerance_of(study.trials[0])]
+        complete = sound or complete
+    best_ones = [complete[i] for i in front([[goal.cost(t.scores) for goal in goals] for t in complete])]
+    return [best_ones[i] for i in spread([[goal.cost(t.scores) for goal in goals] for t in best_ones], count)]
+
+
+def run_finals(
+    study: Study,
+    trainer: Trainer,
+    numbers: Sequence[int],
+    final_epochs: float,
+    limits: Sequence[Limit],
+    measure_seconds: float,
+    on_event: Event,
+) -> None:
+    """Fills ``study.finalists``; what was trained before an interruption is taken up.
+
+    Everybody is trained up to the same number of epochs since the run began: that of the finalist with the longest
+    lineage, plus ``final_epochs``. A finalist whose training diverges is left out; OptionError if the original's does.
+    """
+    chosen = [study.trials[number] for number in numbers]
+    total = max(trial.epochs for trial in chosen) + final_epochs
+    on_event("finals", (len(chosen), total))
+    trained: list[tuple[Trial, Model]] = []
+    for trial in [study.trials[0], *chosen]:
+        model = _trained_longer(study, trainer, trial, total - trial.epochs, on_event)
+        if model is not None:
+            trained.append((trial, model))
+        elif trial.number == 0:
+            raise OptionError("training the original longer diverged; start again with a lower --learning-rate")
+    study.add_finalists(_judged(study, trainer.task, trained, total, limits, measure_seconds, on_event))
+    on_event("finished", study)
+
+
+def _trained_longer(study: Study, trainer: Trainer, trial: Trial, epochs: float, on_event: Event) -> Model | None:
+    note = next((n for n in study.notes if n["note"] == "trained" and n["number"] == trial.number), None)
+    if note is None:
+        on_event("final", (trial, epochs))
+        assert trial.model is not None, "complete trials have a model"
+        start = study.load_model(trial.model)
+        model = trainer.train(start, epochs, "final", trial.number, lambda step, of: on_event("step", (step, of)))
+        study.add_note("trained", number=trial.number, model=study.save_model(model) if model else None, epochs=epochs)
+        return model
+    return study.load_model(note["model"]) if note["model"] else None
+
+
+def _judged(
+    study: Study,
+    task: Task,
+    trained: Sequence[tuple[Trial, Model]],
+    epochs: float,
+    limits: Sequence[Limit],
+    seconds: float,
+    on_event: Event,
+) -> list[Finalist]:
+    """The only place that touches the test split. Latencies are measured interleaved with the original's."""
+    on_event("measure", len(trained))
+    written = [to_onnx(model) for _, model in trained]
+    times = compare(written, written[0], seconds=seconds)
+    finalists = []
+    for (trial, model), time in zip(trained, times, strict=True):
+        module = to_module(model)
+        validation, test = evaluate(module, task, "validation"), evaluate(module, task, "test")
+        costs = counted(model.graph)
+        # A limit in multiples of the original was turned into the estimate's unit: measured times are, too.
+        measured = {"latency": time.ratio * study.trials[0].scores["latency"], "quality": validation.quality}
+        broken = [limit.text for limit in limits if limit.violation(costs | measured) > 0]
+        finalists.append(
+            Finalist(
+                number=trial.number,
+                digest=trial.digest,
+                validation=validation.quality,
+                validation_error=validation.error,
+                test=test.quality,
+                test_error=test.error,
+                time=time.ratio,
+                time_low=time.low,
+                time_high=time.high,
+                latency_ms=time.model_ms,
+                flops=int(costs["flops"]),
+                parameters=int(costs["parameters"]),
+                memory=int(costs["memory"]),
+                epochs=epochs,
+                model=study.save_model(model),
+                breaks=", ".join(broken) if trial.number else "",
+            )
+        )
+    return finalists
