@@ -34,7 +34,7 @@ class TrialState(StrEnum):
     DROPPED = "dropped"
     """Others of its generation looked better on a cheap rung."""
     INFEASIBLE = "infeasible"
-    """Broke a limit, or repeats an earlier network."""
+    """Broke a limit."""
     FAILED = "failed"
     """Could not be built, run or trained."""
 
@@ -44,8 +44,8 @@ class Trial:
     """The result of one candidate; an infeasible candidate is a value, not an exception.
 
     ``scores`` holds what was measured by metric name, ``reason`` says why a trial is not complete, ``inherited`` is the
-    share of its trainable weights that came from its parent, ``model`` names the artifact with its trained weights
-    (complete trials only), ``seconds`` is the time it took.
+    share of its trainable weights that came from its parent (over several edits the product of their shares), ``model``
+    names the artifact with its trained weights (complete trials only), ``seconds`` is the time it took.
     """
 
     number: int

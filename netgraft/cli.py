@@ -21,6 +21,7 @@ from netgraft.costs.analytic import activation_memory, flops, flops_by_node, lat
 from netgraft.costs.measured import compare
 from netgraft.costs.measured import measure as measure_one
 from netgraft.data import task as load_data
+from netgraft.engine import Engine, Inline, engine_from
 from netgraft.errors import NetgraftError, OptionError
 from netgraft.front import Front
 from netgraft.ir import Model
@@ -67,8 +68,13 @@ def optimize(
     data: Annotated[str, typer.Option(help="digits, FILE.parquet, a folder, or FILE.py:NAME", show_default=False)],
     out: Annotated[Path, typer.Option(help="folder of the run", show_default=False)],
     goal: Annotated[list[str] | None, typer.Option(help="what to improve: quality, latency, flops, ...")] = None,
-    limit: Annotated[list[str] | None, typer.Option(help="what to keep to, such as 'flops<=0.9x'")] = None,
-    budget: Annotated[str, typer.Option(help="a time, such as 10m or 1h30m, or '40 trials'")] = "10m",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="what to keep to, such as 'flops<=0.9x'; latency is estimated until the end"),
+    ] = None,
+    budget: Annotated[
+        str, typer.Option(help="a time, such as 10m or 1h30m (without training the original), or '40 trials'")
+    ] = "10m",
     seed: Annotated[int, typer.Option(help="the same seed gives the same trials")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     input_shape: InputShape = None,
@@ -81,6 +87,7 @@ def optimize(
     finalists: Annotated[int, typer.Option(help="how many networks are trained longer and measured")] = 4,
     learning_rate: Annotated[float, typer.Option(help="of fine-tuning, at its peak")] = 0.05,
     teacher: Annotated[bool, typer.Option(help="fine-tune with the original as teacher")] = True,
+    engine: Annotated[str, typer.Option(help="inline, or processes:N to evaluate N networks at a time")] = "inline",
 ) -> None:
     """Evolve a network: better, faster, smaller, within your limits."""
     model = load(source, input_shape)
@@ -98,7 +105,8 @@ def optimize(
         teacher=teacher,
     )
     goals, limits = goal or ["quality", "latency"], limit or []
-    run(model, task, source, data, goals, limits, budget, out, seed, resume, plan)
+    with engine_from(engine) as workers:
+        run(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers)
 
 
 @app.command()
@@ -208,7 +216,7 @@ def demo(
         number += 1
         out = out.with_name(f"{out.name.removesuffix(f'-{number - 1}')}-{number}")
     plan = Plan(pretrain_epochs=20.0, measure_seconds=25.0)
-    run(model, task, source, data, ["quality", "latency"], [], budget, out, seed, False, plan)
+    run(model, task, source, data, ["quality", "latency"], [], budget, out, seed, False, plan, Inline())
 
 
 def load(source: str, input_shape: str | None) -> Model:
@@ -243,6 +251,7 @@ def run(
     seed: int,
     resume: bool,
     plan: Plan,
+    engine: Engine,
 ) -> None:
     """Optimizes with progress on the terminal, and ends with the table and the report."""
     for note in task.notes:
@@ -259,6 +268,7 @@ def run(
             seed=seed,
             resume=resume,
             plan=plan,
+            engine=engine,
             settings={"source": source, "data": data, "command": command},
             on_event=watcher,
         )

@@ -14,7 +14,8 @@ def task(data: str | PathLike[str], model: Model, *, seed: int = 0, subset: int 
     a folder of class folders, or ``FILE.py:NAME``.
 
     Images are brought to the network's channels and size. ``seed`` decides how the splits are drawn where the data does
-    not say, ``subset`` limits the number of training examples. DataError where network and data cannot fit.
+    not say, ``subset`` limits the number of training examples before a validation split is taken out of them. DataError
+    where network and data cannot fit.
     """
     name = fspath(data)
     signature = model.graph.signature

@@ -49,7 +49,7 @@ class Front:
         return self["knee"]
 
     def fastest(self) -> Pick:
-        """The fastest network that keeps the original's quality."""
+        """The fastest of those not worse than the original by more than two standard errors, or else of all."""
         return self["fastest"]
 
     def best(self) -> Pick:
