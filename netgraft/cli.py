@@ -257,7 +257,8 @@ def run(
     for note in task.notes:
         console.print(f"[dim]{note}[/]")
     command = shlex.join(["netgraft", *sys.argv[1:]])
-    with screen.Watcher(console) as watcher:
+    chance = 100 / model.graph.signature.outputs[0].concrete()[-1] if task.quality.name == "accuracy" else None
+    with screen.Watcher(console, chance) as watcher:
         front = optimize_model(
             model,
             task,

@@ -16,10 +16,14 @@ from netgraft.report import Standing, Summary
 
 
 class Watcher:
-    """Shows a run's events: a live line on a terminal, plain lines elsewhere. Use it in a ``with`` block."""
+    """Shows a run's events: a live line on a terminal, plain lines elsewhere. Use it in a ``with`` block.
 
-    def __init__(self, console: Console) -> None:
+    ``chance`` is the quality that guessing gives, where there is such a thing.
+    """
+
+    def __init__(self, console: Console, chance: float | None = None) -> None:
         self.console = console
+        self.chance = chance
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -97,6 +101,12 @@ class Watcher:
                 f"{int(scores['parameters']):,} parameters",
                 highlight=False,
             )
+            if self.chance is not None and scores["quality"] < 2 * self.chance:
+                self.console.print(
+                    "[yellow]the original is hardly better than guessing: were its trained weights loaded? "
+                    "--pretrain EPOCHS trains it first[/]",
+                    soft_wrap=True,
+                )
             return
         self.console.print(
             f"  {trial.digest}  quality {quality} (before tuning {scores['quality_before']:.2f})  "
