@@ -25,8 +25,11 @@ from netgraft.engine import Engine, Inline, engine_from
 from netgraft.errors import NetgraftError, OptionError
 from netgraft.front import Front
 from netgraft.ir import Model
+from netgraft.ir.text import render_node
+from netgraft.metrics import parse_goals
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
+from netgraft.recipes.optimize import parse_budget
 from netgraft.study import Study
 
 console = Console(highlight=False)
@@ -79,6 +82,9 @@ def optimize(
     resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
     input_shape: InputShape = None,
     subset: Annotated[int | None, typer.Option(help="use this many training examples only")] = None,
+    normalize: Annotated[
+        str, typer.Option(help="what the network expects of images: data, none, imagenet or MEANS/DEVIATIONS")
+    ] = "data",
     pretrain: Annotated[
         float | None, typer.Option(help="train the original first for so many epochs [default: 0; zoo networks: some]")
     ] = None,
@@ -90,8 +96,11 @@ def optimize(
     engine: Annotated[str, typer.Option(help="inline, or processes:N to evaluate N networks at a time")] = "inline",
 ) -> None:
     """Evolve a network: better, faster, smaller, within your limits."""
+    goals, limits = goal or ["quality", "latency"], limit or []
+    parse_goals(goals)  # before anything is loaded
+    parse_budget(budget)
     model = load(source, input_shape)
-    task = load_data(data, model, subset=subset)
+    task = load_data(data, model, subset=subset, normalize=normalize)
     if pretrain is None:
         pretrain = _pretrain_epochs(len(task.train)) if source.startswith("zoo:") else 0.0
         if pretrain:
@@ -104,13 +113,16 @@ def optimize(
         learning_rate=learning_rate,
         teacher=teacher,
     )
-    goals, limits = goal or ["quality", "latency"], limit or []
     with engine_from(engine) as workers:
         run(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers)
 
 
 @app.command()
-def inspect(source: Source, input_shape: InputShape = None, nodes: bool = False) -> None:
+def inspect(
+    source: Source,
+    input_shape: InputShape = None,
+    nodes: Annotated[bool, typer.Option("--nodes", help="print the whole graph, node by node")] = False,
+) -> None:
     """Show what a network is made of, what it costs, and what is frozen and why."""
     model = load(source, input_shape)
     graph = model.graph
@@ -125,7 +137,7 @@ def inspect(source: Source, input_shape: InputShape = None, nodes: bool = False)
                 ("inputs", ", ".join(map(str, signature.inputs))),
                 ("outputs", ", ".join(map(str, signature.outputs))),
                 ("operations", f"{len(graph)}, {len(frozen)} of them frozen"),
-                ("FLOPs", f"{flops(graph) / 1e6:,.2f} M"),
+                ("FLOPs", f"{flops(graph) / 1e6:,.2f} M" + (" and those of the frozen operations" if frozen else "")),
                 ("parameters", f"{parameters(graph):,}"),
                 ("activation memory, peak", f"{activation_memory(graph) / 1e6:,.2f} MB"),
                 ("latency, estimated", f"{latency_estimate(graph):.3f} ms (see 'netgraft measure')"),
@@ -140,11 +152,10 @@ def inspect(source: Source, input_shape: InputShape = None, nodes: bool = False)
     rows = [(op, str(count), f"{by_kind[op] / total:.1%}") for op, count in kinds.most_common()]
     console.print(screen.columns("operations", ("operation", "count", "share of FLOPs"), rows))
     if nodes:
-        listed = [
-            (node.id, node.op, " ".join(str(t) for t in graph.output_types(node)), ", ".join(node.weights.values()))
-            for node in graph
-        ]
-        console.print(screen.columns("nodes", ("node", "operation", "gives", "weights"), listed))
+        for node in graph:
+            gives = ", ".join(map(str, graph.output_types(node)))
+            weights = "".join(f"\n    {key}: {graph.weight_types[key]}" for key in node.weights.values())
+            console.print(f"{render_node(node)} -> {gives}{weights}", markup=False, soft_wrap=True)
     if frozen:
         reasons = [(node.id, node.attrs["target"], node.attrs["reason"]) for node in frozen]
         console.print(screen.columns("frozen: kept as they are", ("node", "operation", "why"), reasons))

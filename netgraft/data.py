@@ -9,13 +9,16 @@ from netgraft.errors import DataError
 from netgraft.ir import Batch, Model
 
 
-def task(data: str | PathLike[str], model: Model, *, seed: int = 0, subset: int | None = None) -> tasks.Task:
+def task(
+    data: str | PathLike[str], model: Model, *, seed: int = 0, subset: int | None = None, normalize: str = "data"
+) -> tasks.Task:
     """The task that ``data`` names: ``digits``, a parquet file or a folder of them in the Hugging Face image layout,
     a folder of class folders, or ``FILE.py:NAME``.
 
     Images are brought to the network's channels and size. ``seed`` decides how the splits are drawn where the data does
-    not say, ``subset`` limits the number of training examples before a validation split is taken out of them. DataError
-    where network and data cannot fit.
+    not say, ``subset`` limits the number of training examples before a validation split is taken out of them.
+    ``normalize`` says what the network was trained to expect of images: ``data``, ``none``, ``imagenet`` or
+    ``MEANS/DEVIATIONS`` (see :func:`netgraft.tasks.load`). DataError where network and data cannot fit.
     """
     name = fspath(data)
     signature = model.graph.signature
@@ -30,4 +33,6 @@ def task(data: str | PathLike[str], model: Model, *, seed: int = 0, subset: int 
             f"{model.name} gives {', '.join(map(str, signature.outputs))}; labelled images need one output "
             "[N,classes]. For another kind of task, write it as FILE.py:NAME"
         )
-    return tasks.load(name, input_shape=shape, classes=output.concrete()[-1], seed=seed, subset=subset)
+    return tasks.load(
+        name, input_shape=shape, classes=output.concrete()[-1], seed=seed, subset=subset, normalize=normalize
+    )

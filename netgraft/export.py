@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -26,12 +27,15 @@ CLASS_NAME: Final = "Network"
 TOLERANCE: Final = 1e-5
 
 
-def export(model: Model, directory: str | os.PathLike[str], *, original: Model | None = None) -> list[Path]:
+def export(
+    model: Model, directory: str | os.PathLike[str], *, original: Model | None = None, notes: Sequence[str] = ()
+) -> list[Path]:
     """Writes the network into ``directory`` and returns the paths; nothing is written unless everything was verified.
 
     The files are loaded again and compared with :func:`~netgraft.convert.to_torch.to_module` first: ``model.py`` with
     ``weights.safetensors`` loaded strictly (within 1e-5) and ``model.onnx`` in onnxruntime (within 1e-4).
-    ``netgraft.json`` says what the network is, beside ``original`` if that is given, and which files are netgraft's:
+    ``netgraft.json`` says what the network is, beside ``original`` if that is given, with ``notes`` (what inputs it
+    expects, say), and which files are netgraft's:
     OptionError rather than overwrite a file that it did not write, or that was changed since. ConversionError where the
     network cannot be written.
     """
@@ -43,6 +47,7 @@ def export(model: Model, directory: str | os.PathLike[str], *, original: Model |
         (draft / "model.py").write_text(emit(model.graph, class_name=CLASS_NAME), encoding="utf-8")
         state = {key: tensor.contiguous() for key, tensor in to_module(model).state_dict().items()}
         save_file(state, draft / "weights.safetensors")
+        (draft / "weights.safetensors").chmod(0o666 & ~_umask())  # safetensors lets nobody else read it
         data = to_onnx(model, draft / "model.onnx")
         off = _verify_source(draft, model)
         record = {
@@ -50,6 +55,7 @@ def export(model: Model, directory: str | os.PathLike[str], *, original: Model |
             **_facts(model.graph),
             "original": _facts(original.graph) if original else None,
             "greatest_difference": {"model.py": off, "model.onnx": verify(data, model)},
+            "notes": list(notes),
             "files": {file: _digest(draft / file) for file in FILES},
         }
         (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -61,6 +67,12 @@ def export(model: Model, directory: str | os.PathLike[str], *, original: Model |
 def _facts(graph: Graph) -> dict[str, Any]:
     parameters = sum(graph.weight_types[key].numel() for key in graph.trainable)
     return {"signature": str(graph.signature), "parameters": parameters, "digest": graph.digest}
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _digest(path: Path) -> str:

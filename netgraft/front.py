@@ -19,18 +19,23 @@ from netgraft.study import Study
 
 @dataclass(frozen=True)
 class Pick:
-    """One network of a front: ``figures`` says what is known of it, ``model`` is its graph and weights."""
+    """One network of a front: ``figures`` says what is known of it, ``model`` is its graph and weights, ``notes`` what
+    was done to the data (the inputs it expects).
+    """
 
     figures: Row | Standing
     model: Model
+    notes: tuple[str, ...] = ()
 
     def to_torch(self) -> nn.Module:
         """The network as a torch module in eval mode."""
         return to_module(self.model).eval()
 
     def export(self, directory: str | Path) -> list[Path]:
-        """Writes ``model.py``, ``weights.safetensors`` and ``model.onnx`` and returns their paths."""
-        return export(self.model, Path(directory))
+        """Writes ``model.py``, ``weights.safetensors``, ``model.onnx`` and ``netgraft.json`` (what it is, and the
+        notes) and returns their paths.
+        """
+        return export(self.model, Path(directory), notes=self.notes)
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,14 @@ class Front:
             raise OptionError(f"{pick!r} {fault}; choose one of: {known}")
         (entry,) = found
         model = entry.model if isinstance(entry, Standing) else finished[entry.number]
-        return Pick(entry, self.study.load_model(model))
+        notes = (*self.study.settings["task"]["notes"], *_class_order(self.study.settings["task"]["classes"]))
+        return Pick(entry, self.study.load_model(model), notes)
 
     @property
     def path(self) -> Path:
         """The run's folder."""
         return self.study.path
+
+
+def _class_order(classes: Sequence[str]) -> tuple[str, ...]:
+    return (f"The outputs are, in order: {', '.join(classes)}.",) if classes else ()

@@ -58,8 +58,8 @@ _LIMIT = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*([-+.\deE]+)\s*(\S*)\s*")
 def _known(name: str, what: str) -> str:
     if name in UNITS:
         return name
-    close = get_close_matches(name, UNITS, 1, 0.4)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    close = get_close_matches(name, UNITS, 1, 0.6)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
     raise OptionError(f"unknown {what} {name!r}{hint} Known: {', '.join(UNITS)}.")
 
 
@@ -80,7 +80,7 @@ def parse_limit(text: str, original: Mapping[str, float]) -> Limit:
     if match is None:
         raise OptionError(f"cannot read the limit {text!r}; write it like 'flops<=0.9x' or 'latency<=5ms'")
     name, sign, digits, unit = match.groups()
-    _known(name, "metric in a limit:")
+    _known(name, "metric in a limit")
     try:
         number = float(digits)
     except ValueError:

@@ -28,7 +28,7 @@ def test_signatures() -> None:
         return list(inspect.signature(function).parameters)
 
     assert parameters(ng.load) == ["source", "example_inputs", "input_shape"]
-    assert parameters(ng.task) == ["data", "model", "seed", "subset"]
+    assert parameters(ng.task) == ["data", "model", "seed", "subset", "normalize"]
     assert parameters(ng.optimize) == [
         "model",
         "task",

@@ -100,6 +100,8 @@ def test_picks_are_exported_as_plain_files(front: ng.Front, pick: str, tmp_path:
     chosen = front[pick]
     paths = {path.name: path for path in chosen.export(tmp_path / "better")}
     assert {"model.py", "weights.safetensors", "model.onnx"} <= paths.keys()
+    notes = json.loads(paths["netgraft.json"].read_text())["notes"]
+    assert any("less the mean" in note for note in notes), "whoever takes it home must know what inputs it expects"
     x = torch.randn(3, 1, 8, 8)
     wanted = chosen.to_torch()(x).detach().numpy()
     code = (

@@ -439,3 +439,16 @@ def test_cifar10_loads_with_names_and_known_statistics(shared_data: Path) -> Non
     prepared: Tensor = task.prepare(task.test.inputs[:2000])
     assert prepared.mean().abs() < 0.1
     assert prepared.std() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(("how", "mean", "std"), [("none", 0.0, 1.0), ("0.5/0.25", 0.5, 0.25)])
+def test_normalisation_as_the_network_was_trained(how: str, mean: float, std: float) -> None:
+    task = load("digits", input_shape=(1, 8, 8), classes=10, normalize=how)
+    pixels = task.train.inputs[:16]
+    torch.testing.assert_close(task.prepare(pixels), (pixels.float() / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("how", ["imagenet", "0.5", "0.5/0", "a/b", "0.5,0.5/1,1"])
+def test_normalisation_that_does_not_fit_is_refused(how: str) -> None:
+    with pytest.raises(OptionError, match="cannot normalise 1 channels"):
+        load("digits", input_shape=(1, 8, 8), classes=10, normalize=how)

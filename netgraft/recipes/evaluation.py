@@ -57,6 +57,12 @@ class Trainer:
         """The original, as it was given."""
         return to_module(self.original).eval()
 
+    def recalibrated(self, model: Model, batches: int = 4) -> Model:
+        """``model`` with batch-norm statistics re-estimated on the task's training data."""
+        module = to_module(model)
+        recalibrate(module, self.task, batches=batches, seed=seed_of(self.seed, STAGES.index("check")))
+        return replace(model, weights=weights_of(module))
+
     def train(self, model: Model, epochs: float, stage: str, number: int, on_step: Step | None = None) -> Model | None:
         """``model`` after ``epochs`` of training, or None where the loss ceased to be finite. The seed follows from the
         run's, the ``stage`` (one of :data:`STAGES`) and the trial's ``number``.
@@ -96,10 +102,9 @@ class Check:
     def _check(self, candidate: Candidate) -> Result:
         trainer = self.trainer
         seed = seed_of(trainer.seed, STAGES.index("check"))
-        module = to_module(candidate.model)
-        recalibrate(module, trainer.task, batches=self.batches, seed=seed)
+        checked = replace(candidate, model=trainer.recalibrated(candidate.model, self.batches))
+        module = to_module(checked.model)
         score = agreement(module, trainer.teacher, trainer.task, batches=self.batches, seed=seed)
-        checked = replace(candidate, model=replace(candidate.model, weights=weights_of(module)))
         return Result(checked, {"agreement": score}, "" if isfinite(score) else "its outputs are not finite")
 
 

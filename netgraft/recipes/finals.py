@@ -71,6 +71,8 @@ def _trained_longer(study: Study, trainer: Trainer, trial: Trial, epochs: float,
         on_event("final", (trial, epochs))
         assert trial.model is not None, "complete trials have a model"
         start = study.load_model(trial.model)
+        if trial.number == 0:
+            start = trainer.recalibrated(start)  # as every child was when it was checked
         model = trainer.train(start, epochs, "final", trial.number, lambda step, of: on_event("step", (step, of)))
         study.add_note("trained", number=trial.number, model=study.save_model(model) if model else None, epochs=epochs)
         return model

@@ -64,6 +64,7 @@ def load(
     classes: int,
     seed: int = 0,
     subset: int | None = None,
+    normalize: str = "data",
 ) -> Task:
     """A classification task for a network that takes `input_shape` (C, H, W) and gives `classes` outputs.
 
@@ -83,20 +84,29 @@ def load(
     shares, drawn by `seed`. `subset` is the number of examples taken from the training data before anything is split
     off; a test set that was given stays whole. What was done stands in the task's `notes`.
 
+    `normalize` says what a network was trained to expect of images: `data` (the mean and deviation of the training
+    split), `none` (pixels from 0 to 1), `imagenet`, or means and deviations as `0.5,0.5,0.5/0.25,0.25,0.25`.
+
     Raises `DataError` for data that cannot be read or does not fit the network.
     """
     name = os.fspath(spec)
     if subset is not None and subset < 1:
         raise OptionError(f"subset must be at least 1, not {subset}")
     if not name.rpartition(":")[0].endswith(".py"):
-        return _from_images(name, find(name), input_shape, classes, seed, subset)
+        return _from_images(name, find(name), input_shape, classes, seed, subset, normalize)
     if subset is not None:
         raise OptionError(f"subset cannot be used with {name}: let it return fewer examples")
-    return _from_python(name, input_shape, classes)
+    return _from_python(name, input_shape, classes, normalize)
 
 
 def _from_images(
-    name: str, found: Collection, input_shape: tuple[int, ...], classes: int, seed: int, subset: int | None
+    name: str,
+    found: Collection,
+    input_shape: tuple[int, ...],
+    classes: int,
+    seed: int,
+    subset: int | None,
+    normalize: str,
 ) -> Task:
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
         raise DataError(
@@ -125,12 +135,15 @@ def _from_images(
         Split(pixels, torch.from_numpy(images.labels))
         for (pixels, _), images in zip(decoded, (train, validation, test), strict=True)
     ]
-    return _task(name, splits, classes, found.classes, found.mirrored, notes)
+    return _task(name, splits, classes, found.classes, found.mirrored, notes, normalize)
 
 
-def _from_python(name: str, input_shape: tuple[int, ...], classes: int) -> Task:
+def _from_python(name: str, input_shape: tuple[int, ...], classes: int, normalize: str) -> Task:
     value = _run(name)
-    task = value if isinstance(value, Task) else _task(name, _from_tensors(name, value, classes), classes)
+    if isinstance(value, Task):
+        task = value
+    else:
+        task = _task(name, _from_tensors(name, value, classes), classes, normalize=normalize)
     for split in (task.train, task.validation, task.test):
         if tuple(split.inputs.shape[1:]) != tuple(input_shape):
             raise DataError(
@@ -166,6 +179,7 @@ def _task(
     names: tuple[str, ...] = (),
     mirrored: bool = True,
     notes: Sequence[str] = (),
+    normalize: str = "data",
 ) -> Task:
     """Splits with class numbers as a task: uint8 images are normalised and augmented, other inputs taken as floats."""
     train, validation, test = splits
@@ -177,7 +191,7 @@ def _task(
         ]
     if train.inputs.dtype != torch.uint8 or train.inputs.ndim != 4:
         return classification(name, train, validation, test, prepare=Tensor.float, classes=names, notes=tuple(notes))
-    prepare = _normalise(train.inputs)
+    prepare = _normalise(train.inputs, normalize)
     augment = CropAndFlip(padding=max(1, train.inputs.shape[2] // 8), flip=mirrored)
     mean, std = (", ".join(f"{value / 255:.4f}" for value in values) for values in (prepare.mean, prepare.std))
     notes = [
@@ -211,7 +225,30 @@ def _spread(labels: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDAr
     return np.argsort(position)
 
 
-def _normalise(images: Tensor) -> Normalise:
+_IMAGENET = "0.485,0.456,0.406/0.229,0.224,0.225"
+
+
+def _normalise(images: Tensor, how: str) -> Normalise:
+    """The normalisation that a user asks for: see :func:`load`."""
+    if how == "data":
+        return _own_statistics(images)
+    channels = images.shape[1]
+    text = {"none": "/".join([",".join(["0"] * channels), ",".join(["1"] * channels)]), "imagenet": _IMAGENET}.get(
+        how, how
+    )
+    try:
+        means, stds = (tuple(255 * float(part) for part in half.split(",")) for half in text.split("/"))
+    except ValueError:
+        means, stds = (), ()
+    if not len(means) == len(stds) == channels or min(stds, default=0) <= 0:
+        raise OptionError(
+            f"cannot normalise {channels} channels by {how!r}; use data, none, imagenet, or means and deviations "
+            "like 0.5,0.5,0.5/0.25,0.25,0.25"
+        )
+    return Normalise(means, stds)
+
+
+def _own_statistics(images: Tensor) -> Normalise:
     """The normalisation of uint8 images by their own statistics, exact: counted from the 256 values in each channel."""
     values = torch.arange(256, dtype=torch.float64)
     means, stds = [], []
