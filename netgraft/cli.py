@@ -198,7 +198,9 @@ def measure(
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
     to: Annotated[Path, typer.Option(help="folder to write to", show_default=False)],
-    pick: Annotated[str, typer.Option(help="knee, fastest, best, or the beginning of a digest")] = "knee",
+    pick: Annotated[
+        str, typer.Option(help="knee, best, fastest (where one is faster), or the beginning of a digest")
+    ] = "knee",
 ) -> None:
     """Write one network of a run: model.py, weights.safetensors and model.onnx."""
     chosen = Front(Study.read(run_folder))[pick]

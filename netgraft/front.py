@@ -54,7 +54,10 @@ class Front:
         return self["knee"]
 
     def fastest(self) -> Pick:
-        """The fastest of those not worse than the original by more than two standard errors, or else of all."""
+        """The fastest of those not worse than the original by more than two standard errors, or else of all.
+
+        OptionError where none was measured to be faster than the original.
+        """
         return self["fastest"]
 
     def best(self) -> Pick:
@@ -76,8 +79,7 @@ class Front:
         found = [e for e in entries if e.number == picks.get(pick) or (pick and e.digest.startswith(pick))]
         if len(found) != 1:
             known = ", ".join([*picks, *(entry.digest for entry in entries)])
-            fault = "is the beginning of several digests" if found else "is no pick of this run"
-            raise OptionError(f"{pick!r} {fault}; choose one of: {known}")
+            raise OptionError(f"{_fault(pick, bool(found))}; choose one of: {known}")
         (entry,) = found
         model = entry.model if isinstance(entry, Standing) else finished[entry.number]
         notes = (*self.study.settings["task"]["notes"], *_class_order(self.study.settings["task"]["classes"]))
@@ -87,6 +89,12 @@ class Front:
     def path(self) -> Path:
         """The run's folder."""
         return self.study.path
+
+
+def _fault(pick: str, several: bool) -> str:
+    if pick == "fastest":
+        return "no network of this run was shown to be faster than the original, so none is 'fastest'"
+    return f"{pick!r} is {'the beginning of several digests' if several else 'no pick of this run'}"
 
 
 def _class_order(classes: Sequence[str]) -> tuple[str, ...]:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from studies import SETTINGS, begun, finished, model_of, resnet, searched, swapped
 
 from netgraft.candidate import Trial, TrialState
-from netgraft.errors import StudyError
+from netgraft.errors import OptionError, StudyError
+from netgraft.front import Front
 from netgraft.ir import Batch, Builder, Graph, TensorType
-from netgraft.report import Summary, lineage, summarize, words, write
+from netgraft.report import Summary, lineage, standings, summarize, words, write
 from netgraft.report.charts import finalists_chart, trials_chart
 from netgraft.report.drawing import FOLDED, SMALL, WIDTH, Mark, compare, marks
 from netgraft.report.layout import GAP, RISE, layout
@@ -115,6 +116,27 @@ def test_fastest_keeps_the_quality_of_the_original_if_any_does(tmp_path: Path) -
     assert summary_of(tmp_path / "b", tests=poor).picks["fastest"] == 3
 
 
+def test_fastest_is_only_what_was_measured_to_be_faster(tmp_path: Path) -> None:
+    # The interval of 1 holds 1.0; that of 2 ends there.
+    times: Times = {0: (1.0, 0.995, 1.005), 1: (0.98, 0.94, 1.02), 2: (0.97, 0.94, 1.0), 3: (0.9, 0.85, 0.95)}
+    assert summary_of(tmp_path / "a", times=times).picks["fastest"] == 3
+    with finished(tmp_path / "b", numbers=(0, 1, 2), times=times) as study:
+        assert summarize(study).picks == {"knee": 1, "best": 1}
+        assert ">fastest<" not in render(study), "no badge claims it either"
+        with pytest.raises(OptionError, match=r"none is 'fastest'; choose one of: knee, best, "):
+            Front(study).fastest()
+
+
+def test_what_is_so_far_estimated_to_be_slower_is_not_called_fastest(tmp_path: Path) -> None:
+    with searched(tmp_path / "run") as study:
+        assert "fastest" in standings(study)[1]
+        for number in (1, 2, 3):
+            trial = study.trials[number]
+            study.trials[number] = replace(trial, scores=trial.scores | {"latency": 1.0 + 0.1 * number})
+        entries, picks = standings(study)
+        assert entries and "best" in picks and "fastest" not in picks
+
+
 def test_knee_is_furthest_from_the_line_between_the_ends(tmp_path: Path) -> None:
     times: Times = {0: (1.0, 1.0, 1.0), 1: (0.9, 0.9, 0.9), 2: (0.6, 0.6, 0.6), 3: (0.5, 0.5, 0.5)}
     hollow = {0: 91.0, 1: 91.0, 2: 86.5, 3: 86.0}  # 2 lies on the bad side of the line from 3 to 1
@@ -141,7 +163,7 @@ def test_the_original_is_picked_only_when_alone(tmp_path: Path) -> None:
     worse: Times = {0: (1.0, 1.0, 1.0), 1: (1.4, 1.3, 1.5), 2: (1.5, 1.4, 1.6), 3: (1.6, 1.5, 1.7)}
     assert 0 not in summary_of(tmp_path / "a", times=worse).picks.values()
     alone = summary_of(tmp_path / "b", numbers=(0,))
-    assert alone.picks == {"knee": 0, "fastest": 0, "best": 0}
+    assert alone.picks == {"knee": 0, "best": 0}
     assert alone.headline == "No other network came out than the original, at 91.4 %"
 
 

@@ -89,6 +89,11 @@ class Row:
             return "faster"
         return "slower" if self.low > 1 else "no difference shown"
 
+    @property
+    def is_faster(self) -> bool:
+        """Whether it was measured to be faster than the original."""
+        return self.verdict == "faster"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -99,8 +104,9 @@ class Summary:
     the original is picked only where nothing else is there, a network that breaks a limit only where all do:
 
     - ``best`` has the best quality, and of equals the least time;
-    - ``fastest`` has the least time among those not worse than the original by more than two of its standard errors, or
-      of all if there is no such one;
+    - ``fastest`` has the least time of those measured to be faster than the original: among the ones not worse than it
+      by more than two of its standard errors, or among all if there is no such one. Where nothing is faster, nothing
+      is called so;
     - ``knee`` lies furthest from the line between the two ends of the front of quality against time.
     """
 
@@ -153,6 +159,11 @@ class Standing:
     validation_error: float
     time: float
     model: str
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether it is estimated to be faster than the original."""
+        return self.time < 1
 
 
 def standings(study: Study) -> tuple[tuple[Standing, ...], Mapping[str, int]]:
@@ -254,17 +265,20 @@ class _Entrant(Protocol):
     def validation_error(self) -> float: ...
     @property
     def time(self) -> float: ...
+    @property
+    def is_faster(self) -> bool: ...
 
 
 _E = TypeVar("_E", bound=_Entrant)
 
 
 def _picks(rows: Sequence[_E], original: _E | None, quality: Quality) -> dict[str, int]:
-    return {
-        "knee": _knee(rows, quality).number,
-        "fastest": _fastest(rows, original, quality).number,
-        "best": _best(rows, quality).number,
+    found = {
+        "knee": _knee(rows, quality),
+        "fastest": _fastest([row for row in rows if row.is_faster], original, quality),
+        "best": _best(rows, quality),
     }
+    return {pick: row.number for pick, row in found.items() if row is not None}
 
 
 def _loss(row: _Entrant, quality: Quality) -> float:
@@ -275,12 +289,12 @@ def _best(rows: Sequence[_E], quality: Quality) -> _E:
     return min(rows, key=lambda row: (_loss(row, quality), row.time))
 
 
-def _fastest(rows: Sequence[_E], original: _E | None, quality: Quality) -> _E:
+def _fastest(rows: Sequence[_E], original: _E | None, quality: Quality) -> _E | None:
     good = rows
     if original is not None:
         worst = _loss(original, quality) + 2 * original.validation_error
         good = [row for row in rows if _loss(row, quality) <= worst]
-    return min(good or rows, key=lambda row: (row.time, _loss(row, quality)))
+    return min(good or rows, key=lambda row: (row.time, _loss(row, quality)), default=None)
 
 
 def _knee(rows: Sequence[_E], quality: Quality) -> _E:
