@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from netgraft.errors import DataError, OptionError, SourceError
@@ -27,7 +28,7 @@ from netgraft.tasks import (
     recalibrate,
     train,
 )
-from netgraft.tasks.task import softened_divergence
+from netgraft.tasks.task import softened_divergence, standard_error
 
 
 def blobs(examples: int = 96) -> Task:
@@ -292,17 +293,25 @@ def test_agreement_is_zero_with_oneself_and_leaves_no_trace() -> None:
 
 
 @given(right=st.integers(0, 600))
-def test_accuracy_and_its_binomial_error(right: int) -> None:
+def test_accuracy_and_its_error_are_those_of_wilson(right: int) -> None:
     targets = torch.arange(600) % 3
     shown = torch.where(torch.arange(600) < right, targets, (targets + 1) % 3)
     logits = F.one_hot(shown, 3).float()
     split = Split(logits, targets)
     task = classification("known", split, split, split, prepare=Tensor.float)
     score = evaluate(Logits(), task, "validation")
-    share = right / 600
-    assert score.quality == pytest.approx(100 * share)
-    assert score.error == pytest.approx(100 * math.sqrt(share * (1 - share) / 600), abs=1e-9)
+    assert score.quality == pytest.approx(100 * right / 600)
+    one_error = math.erf(math.sqrt(0.5))  # the share of a normal distribution within one standard error
+    wilson = binomtest(right, 600).proportion_ci(one_error, method="wilson")
+    assert score.error == pytest.approx(100 * (wilson.high - wilson.low) / 2)
+    assert score.error > 0.08, "not even all right or all wrong leaves no doubt"
     assert score.loss == pytest.approx(F.cross_entropy(logits, targets).item(), rel=1e-5)
+
+
+def test_the_error_of_what_is_no_proportion_is_that_of_a_mean() -> None:
+    values = torch.tensor([1.0, 2.0, 6.0])
+    assert standard_error(values) == pytest.approx(math.sqrt(14 / 3 / 3))
+    assert standard_error(torch.ones(5)) == 0
 
 
 def test_each_split_is_judged_by_its_own_data() -> None:

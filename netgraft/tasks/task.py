@@ -62,13 +62,15 @@ class Quality:
     """What makes one network better than another on a task.
 
     `measure(outputs, targets)` gives one value for each example, shape [N], in `unit`; the quality of a split is their
-    mean. A value for each example is what makes a standard error possible.
+    mean. A value for each example is what makes a standard error possible. `span` is for a proportion, where an
+    example has one of two values: how far these lie apart (100 for an accuracy in percent).
     """
 
     name: str
     unit: str
     measure: Callable[[Tensor, Tensor], Tensor]
     higher_is_better: bool = True
+    span: float | None = None
 
 
 def squared_difference(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
@@ -174,11 +176,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Score:
-    """A quality with its standard error, in the quality's unit, and the mean loss.
-
-    The error is the deviation between examples over the root of their number: binomial for accuracy. It says how far
-    another sample of data may lie, not how far another training may; it is 0 where all examples score alike.
-    """
+    """A quality with its standard error, in the quality's unit, and the mean loss (see :func:`standard_error`)."""
 
     quality: float
     error: float
@@ -269,8 +267,24 @@ def evaluate(module: nn.Module, task: Task, split: SplitName) -> Score:
             values.append(task.quality.measure(outputs, targets).double())
             loss += task.loss(outputs, targets).item() * len(targets)
     value = torch.cat(values)
-    error = value.std(correction=0).item() / math.sqrt(len(data))
+    error = standard_error(value, task.quality.span)
     return Score(quality=value.mean().item(), error=error, loss=loss / len(data))
+
+
+def standard_error(values: Tensor, span: float | None = None) -> float:
+    """How far, in `values`' unit, the mean of another sample of as many examples [N] may lie; not how far another
+    training may.
+
+    The deviation between examples over the root of their number. For a proportion, whose two values lie `span` apart,
+    it is half of Wilson's interval at one standard error ("Probable inference, the law of succession, and statistical
+    inference", JASA 1927): nearly the same in the middle, and never 0, as no sample shows that an error cannot happen.
+    Deviation: Wilson's interval lies around a share drawn a little towards one half; reported is the plain one.
+    """
+    count = len(values)
+    variance = values.double().var(correction=0).item() / count
+    if span is None:
+        return math.sqrt(variance)
+    return math.sqrt(variance + (span / (2 * count)) ** 2) / (1 + 1 / count)
 
 
 def recalibrate(module: nn.Module, task: Task, *, batches: int = 16, batch_size: int = 128, seed: int) -> None:
@@ -334,7 +348,7 @@ def classification(
         validation=validation,
         test=test,
         loss=F.cross_entropy,
-        quality=Quality(name="accuracy", unit="%", measure=accuracy),
+        quality=Quality(name="accuracy", unit="%", measure=accuracy, span=100.0),
         prepare=prepare,
         imitate=softened_divergence,
         augment=augment,
