@@ -170,7 +170,7 @@ def report(
     """Prints the table in Markdown."""
     print(f"\n{date.today()}, {platform.machine()}, torch {version('torch')}, onnxruntime {version('onnxruntime')}, ")
     print(f"{len(task.train):,} training images, seed {options.seed}, {seconds / 60:.0f} min in all\n")
-    print("| network | test accuracy (%) | speed-up, measured | 95 % interval | FLOPs | parameters | extra epochs |")
+    print("| network | test accuracy (%) | speed-up, measured | 99 % interval | FLOPs | parameters | extra epochs |")
     print("|---|---|---|---|---|---|---|")
     base = entries[1].model.graph
     for entry, ratio in zip(entries, ratios, strict=True):

@@ -170,20 +170,22 @@ def measure(
     threads: Annotated[int, typer.Option(min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="about how long to measure at most", min=1)] = 30.0,
 ) -> None:
-    """Measure latency in onnxruntime, with its 95 % interval; of two networks, the ratio of the second to the first."""
+    """Measure latency in onnxruntime with a 99 % interval; of two networks, the ratio of the second to the first."""
     first = to_onnx(load(source, input_shape))
     where = f"onnxruntime, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
     if second is None:
         found = measure_one(first, batch=batch, threads=threads, seconds=seconds)
         interval = f"[{found.low_ms:.4g}, {found.high_ms:.4g}]"
-        console.print(f"{found.median_ms:.4g} ms {interval} ({where}, {found.sessions} sessions)", soft_wrap=True)
+        console.print(
+            f"{found.median_ms:.4g} ms, 99 % interval {interval} ({where}, {found.sessions} sessions)", soft_wrap=True
+        )
         noisy = found.noisy
     else:
         other = to_onnx(load(second, input_shape))
         (ratio,) = compare([other], first, batch=batch, threads=threads, seconds=seconds)
         console.print(f"{source}: {ratio.baseline_ms:.4g} ms; {second}: {ratio.model_ms:.4g} ms ({where})")
         console.print(
-            f"time of the second: {ratio.ratio:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}] of the first, "
+            f"time of the second: {ratio.ratio:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}] of the first (99 % interval), "
             f"a speed-up of {ratio.speedup:.2f}x: {ratio.verdict} "
             f"({ratio.pairs} fresh session pairs; the first against itself: "
             f"{ratio.null:.3f} [{ratio.null_low:.3f}, {ratio.null_high:.3f}])",

@@ -135,7 +135,7 @@ def finalists(summary: Summary) -> Table:
     """The finalists of a run."""
     return columns(
         f"{summary.task}: finalists, trained equally long, as multiples of the original",
-        ("network", f"test {summary.quality.unit}", "time", "speed-up", "FLOPs", "params"),
+        ("network", f"test {summary.quality.unit}", "time [99 %]", "speed-up", "FLOPs", "params"),
         (
             (
                 row.label if row.is_original else f"{row.label} {row.digest[:8]}",

@@ -40,7 +40,7 @@ class Finalist:
 
     ``number`` is its trial (0: the original, trained equally long). ``validation`` and ``test`` are in the task's unit
     with their standard errors. ``time`` is the measured latency relative to the original's (below 1 is faster) with its
-    95 % interval; the original's own entry is the A/A null. ``latency_ms`` is its measured time. FLOPs, parameters and
+    99 % interval; the original's own entry is the A/A null. ``latency_ms`` is its measured time. FLOPs, parameters and
     memory (bytes) are counted. ``epochs`` is all the training since the run began, ``model`` the artifact. ``breaks``
     names the limits that it turned out to break when it was measured.
     """

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from studies import SETTINGS, begun, finished, model_of, resnet, searched, swapped
 
 from netgraft.candidate import Trial, TrialState
+from netgraft.costs.measured import CONFIDENCE
 from netgraft.errors import OptionError, StudyError
 from netgraft.front import Front
 from netgraft.ir import Batch, Builder, Graph, TensorType
@@ -250,6 +251,12 @@ def test_the_page_says_what_came_out(text: str) -> None:
     ):
         assert said in page.text
     assert re.search(r"netgraft export \S+ --pick [0-9a-f]{16} --to better/", page.text)
+
+
+def test_the_interval_is_called_by_its_level(text: str) -> None:
+    level = f"{100 * CONFIDENCE:g} %"
+    assert f"Horizontal bars are {level} intervals" in text and f"[{level}]" in text
+    assert "95 %" not in text
 
 
 def test_every_finalist_has_a_mark_with_both_error_bars(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ much on a net of half a millisecond. It serves as a check instead.
 
 *The median and its order statistics.* Reported are the median ratio over the pairs and the distribution-free interval
 for a median: under no assumption but independent pairs, the k-th smallest and k-th largest ratio enclose it with a
-known binomial probability. A t-interval on the logarithms is a little narrower, but a few wild pairs stretch it without
-end. The level is 99 %, to leave room for looking at the interval again and again until it is narrow, and for pairs
-that are not quite independent. It is never narrower than half a percent to either side: the bias of one session.
+known binomial probability. A t-interval on the logarithms is a little narrower, but a few wild pairs stretch it
+without end. The level is nominally 99 %, and the interval is called so on every page and in every table: high, to leave
+room for looking at it again and again until it is narrow, and for pairs that are not quite independent (in 40 repeats
+it held the truth in 95 to 100 %). It is never narrower than half a percent to either side: the bias of one session.
 
 *A against A.* The baseline runs twice in every comparison, as itself and as its own twin, in a session of its own. What
 this null shows of a difference that cannot be there is added to every interval.
@@ -76,7 +77,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one run of one batch: the median over fresh sessions and its confidence interval.
+    """Milliseconds of one run of one batch: the median over fresh sessions and its 99 % interval.
 
     It describes this machine at this moment; to say which of two models is faster, use :func:`compare`.
     """
@@ -90,7 +91,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A model's time over the baseline's (below 1 is faster), with its confidence interval and the A/A null beside it.
+    """A model's time over the baseline's (below 1 is faster), with its 99 % interval and the A/A null beside it.
 
     ``noisy`` warns that the machine was too busy to say much: the interval is wide, the null does not hold 1, or the
     sessions' minima tell another story than their 20th percentiles.

@@ -37,7 +37,7 @@ class Row:
     """A finalist as it is reported.
 
     ``test`` and ``validation`` are in the task's unit, with standard errors. ``time`` is the measured latency as a
-    multiple of the original's with its 95 % interval (``low``, ``high``); ``speedup`` is its inverse, with the interval
+    multiple of the original's with its 99 % interval (``low``, ``high``); ``speedup`` is its inverse, with the interval
     turned round. FLOPs, parameters and memory (bytes of activations) are counted; their ratios are to the original.
     ``inherited`` is the product of the shares of inherited weights along the lineage. ``origins`` says how it came
     about, step by step.
@@ -77,7 +77,7 @@ class Row:
 
     @property
     def speedup_interval(self) -> tuple[float, float]:
-        """The 95 % interval of the speed-up."""
+        """The 99 % interval of the speed-up."""
         return 1 / self.high, 1 / self.low
 
     @property
