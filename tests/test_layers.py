@@ -56,8 +56,9 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert.onnx": ("ir.* convert.lowering convert.to_torch", "numpy torch onnx onnxruntime"),
     "convert": ("", ""),
     "costs.analytic": ("ir.* candidate metrics", "numpy"),
+    "costs.autogo": ("ir.*", ""),
     "costs.measured": ("ir.* candidate metrics convert.* engine", "numpy onnxruntime scipy torch"),
-    "costs": ("costs.analytic costs.measured", ""),
+    "costs": ("costs.analytic costs.autogo costs.measured", ""),
     # where new networks come from
     "segments.bpe": ("ir.*", "numpy"),
     "segments.bank": ("ir.* segments.bpe", "numpy"),
@@ -66,6 +67,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "mutations.*": ("ir.* segments.* fit", "numpy"),
     "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
     # the search and its memory
+    "spaces.families.*": ("ir.*", "numpy"),
     "spaces.*": ("ir.* candidate metrics mutations.*", "numpy"),
     "study": ("ir.* candidate", "numpy safetensors"),
     "search.*": ("ir.* candidate metrics engine spaces.* study", "numpy"),

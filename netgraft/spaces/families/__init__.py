@@ -1,0 +1,82 @@
+"""Families of networks for CIFAR-10, as graphs: drawn by their own rules, or built from a readable configuration.
+
+They are what AutoGO's segments were mined from. ``family:NAME?arch=TEXT`` names a member as a source; the names that
+:func:`sample` and :func:`enumerated` give are ``NAME?arch=TEXT``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+
+from netgraft.errors import SourceError
+from netgraft.ir import Graph
+
+from .family import Family
+from .nasbench201 import BENCHMARK as _NASBENCH201_BENCHMARK
+from .nasbench201 import FAMILY as _NASBENCH201
+from .nasbench201 import nasbench201, nasbench201_benchmark, nasbench201_cells
+
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "enumerated",
+    "family",
+    "member",
+    "nasbench201",
+    "nasbench201_benchmark",
+    "nasbench201_cells",
+    "sample",
+]
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    family.name: family
+    for family in (
+        _NASBENCH201,
+        _NASBENCH201_BENCHMARK,
+    )
+}
+"""The families by name."""
+
+
+def family(name: str) -> Family:
+    """The family called ``name``; SourceError, with the nearest name, where there is none."""
+    if name not in FAMILIES:
+        near = difflib.get_close_matches(name, FAMILIES, n=1)
+        guess = f"; did you mean {near[0]!r}?" if near else "."
+        raise SourceError(f"There is no family {name!r}{guess} There are: {', '.join(FAMILIES)}.")
+    return FAMILIES[name]
+
+
+def sample(name: str, count: int, seed: int) -> Iterator[tuple[str, Graph]]:
+    """``count`` different members of a family with their names; all that there are where those are fewer.
+
+    The same seed draws the same members in the same order, whatever the count. SourceError for an unknown family.
+    """
+    chosen = family(name)
+    rng = np.random.default_rng(seed)
+    seen: set[str] = set()
+    while len(seen) < (count if chosen.size is None else min(count, chosen.size)):
+        arch = chosen.draw(rng)
+        key = chosen.key(arch)
+        if key not in seen:
+            seen.add(key)
+            yield member(chosen, arch)
+
+
+def enumerated(name: str) -> Iterator[tuple[str, Graph]]:
+    """All members of a family with their names; SourceError where there are too many to list."""
+    chosen = family(name)
+    if chosen.members is None:
+        listed = ", ".join(other.name for other in FAMILIES.values() if other.members is not None)
+        raise SourceError(f"{name} has too many members to list; sample some. These can be listed: {listed}")
+    for arch in chosen.members():
+        yield member(chosen, arch)
+
+
+def member(of: Family, arch: str) -> tuple[str, Graph]:
+    """One member of a family, by its configuration, with its name."""
+    return f"{of.name}?arch={arch}", of.build(arch)
