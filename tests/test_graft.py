@@ -9,10 +9,11 @@ import pytest
 import torch
 from contracts import GOLDEN_NAMES, check_mutation, child_of, golden, outputs, random_inputs, sane_model
 
+from netgraft.errors import OptionError
 from netgraft.ir import Batch, Builder, Edit, Fresh, Graph, Keep, Region, TensorType, apply, inherit, parse
-from netgraft.mutations.graft import Graft
+from netgraft.mutations.graft import NORMALISATIONS, Graft, with_weights
 from netgraft.mutations.transplant import transplant
-from netgraft.segments import Bank, Vocabulary, head, mine
+from netgraft.segments import Bank, Segment, Vocabulary, head, mine
 
 MODELS = [(name, golden(name)) for name in GOLDEN_NAMES]
 IMAGE = TensorType((Batch(), 8, 6, 6))
@@ -72,9 +73,56 @@ def test_the_origin_names_segment_and_network(bank: Bank) -> None:
 
 def test_unwanted_operations_are_not_grafted(bank: Bank) -> None:
     graph = golden("residual")
-    edits = list(islice(Graft(bank, without=frozenset({"batch_norm"})).edits(graph, {}, np.random.default_rng(0)), 30))
-    assert edits
-    assert all(node.op != "batch_norm" for edit in edits for node in edit.replacement)
+    allowed = frozenset({"conv2d", "relu", "add", "max_pool2d", "concat"})
+    proposals = list(islice(Graft(bank, allowed=allowed).proposals(graph, np.random.default_rng(0)), 30))
+    assert proposals
+    assert {node.op for proposal in proposals for node in proposal.edit.replacement} <= allowed
+
+
+def test_a_whitelist_that_leaves_nothing_says_what_is_missing(bank: Bank) -> None:
+    with pytest.raises(OptionError, match=r"keeps to the operations batch_norm, relu; with conv2d as well \d+ of"):
+        Graft(bank, allowed=frozenset({"batch_norm", "relu"}))
+    with pytest.raises(OptionError, match=r"no operation .conv3d. to allow; there are .*conv2d"):
+        Graft(bank, allowed=frozenset({"conv3d"}))
+
+
+def test_a_network_without_normalisation_stays_so(bank: Bank) -> None:
+    graph = parse(
+        RESIDUAL.replace("batch_norm", "identity").replace(
+            "return y", "z = conv2d(y) {out_channels=3, kernel=(1, 1)}\n  return z"
+        )
+    )
+    replacements = [p.edit.replacement for p in islice(Graft(bank).proposals(graph, np.random.default_rng(0)), 30)]
+    assert replacements
+    assert all(node.op not in NORMALISATIONS for replacement in replacements for node in replacement)
+
+
+@pytest.mark.parametrize("name", GOLDEN_NAMES)
+def test_proposals_are_the_children_without_their_weights(bank: Bank, name: str) -> None:
+    graph, model = golden(name), sane_model(golden(name))
+    proposals = list(islice(Graft(bank).proposals(graph, np.random.default_rng(0)), 20))
+    edits = list(islice(Graft(bank).edits(graph, model.weights, np.random.default_rng(0)), 20))
+    assert [p.digest for p in proposals] == [apply(graph, edit).digest for edit in edits]
+    assert [p.edit.origin for p in proposals] == [edit.origin for edit in edits]
+    assert all(not p.edit.carry and apply(graph, p.edit).digest == p.digest for p in proposals)
+    assert all(with_weights(graph, p.edit, model.weights) == edit for p, edit in zip(proposals, edits, strict=True))
+
+
+def test_every_wiring_becomes_a_child() -> None:
+    b = Builder()
+    x = b.input("x", IMAGE)
+    y = b.add("add", b.add("relu", x, id="left"), b.add("silu", x, id="right"), id="sum")
+    graph = b.build(b.add("conv2d", y, id="head", out_channels=2, kernel=(1, 1)))
+    b = Builder()
+    difference = b.add("sub", b.input("x", IMAGE), b.input("y", IMAGE))
+    segment = b.build(b.add("conv2d", difference, out_channels=8, kernel=(1, 1)))
+    bank = Bank((Segment.of(segment, ["test"]),), Vocabulary((), ()))
+    children = [
+        p.child for p in Graft(bank).proposals(graph, np.random.default_rng(0)) if p.edit.region.nodes == {"sum"}
+    ]
+    read = {tuple(v.node for v in node.inputs) for child in children for node in child if node.op == "sub"}
+    assert read == {("left", "right"), ("right", "left")}
+    assert len(children) == 2
 
 
 def test_only_exact_matches_if_asked(bank: Bank) -> None:
