@@ -23,6 +23,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "ir.types": ("*", "numpy"),
     "ir.shapes": ("*", "numpy"),
     "ir.ops": ("*", "numpy"),
+    "ir.node": ("*", "numpy"),
+    "ir.digest": ("*", "numpy"),
     "ir.graph": ("*", "numpy"),
     "ir.carry": ("*", "numpy"),
     "ir.edit": ("*", "numpy"),

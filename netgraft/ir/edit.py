@@ -17,7 +17,8 @@ import numpy.typing as npt
 from netgraft.errors import GraphError
 
 from .carry import Carry, Fresh, Keep, resolve
-from .graph import Graph, Input, Node, Value, Weights, topological
+from .graph import Graph, Weights, topological
+from .node import Input, Node, Value
 from .types import Signature
 
 

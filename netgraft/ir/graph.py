@@ -4,64 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import blake2b
 from typing import Any
 
 import numpy.typing as npt
 
 from netgraft.errors import GraphError, ShapeError
 
-from .ops import OpDef, definition
+from .digest import Marks, Readers
+from .node import Input, Node, Value
+from .ops import definition
 from .types import Signature, TensorType
 
 Weights = Mapping[str, npt.NDArray[Any]]
 """Tensors by key. Keys are the names they have in the user's module (``layer1.0.conv1.weight``)."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Value:
-    """One output of a node, or a graph input (``index`` 0)."""
-
-    node: str
-    index: int = 0
-
-    def __str__(self) -> str:
-        return self.node if self.index == 0 else f"{self.node}:{self.index}"
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A graph input: its id shares the nodes' namespace."""
-
-    id: str
-    type: TensorType
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One operation.
-
-    ``id`` is dotted like a module path and names the layer when the graph is written out. ``attrs`` holds every
-    attribute of the op. ``weights`` maps each role of the op to a key of :data:`Weights`; two nodes with the same key
-    share that tensor. Never change ``attrs`` or ``weights`` in place: use :func:`dataclasses.replace`.
-    """
-
-    id: str
-    op: str
-    inputs: tuple[Value, ...] = ()
-    attrs: Mapping[str, Any] = field(default_factory=dict)
-    weights: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def definition(self) -> OpDef:
-        """The op's entry in the table."""
-        return definition(self.op)
-
-    def value(self, index: int = 0) -> Value:
-        """One of the node's outputs."""
-        return Value(self.id, index)
 
 
 @dataclass(frozen=True)
@@ -176,7 +133,20 @@ class Graph:
         of commutative inputs. Covers ops, attributes, wiring, types and which weights are shared, not the weights'
         values.
         """
-        return _digest(self)
+        return self._marks.digest
+
+    @cached_property
+    def _marks(self) -> Marks:
+        shared = {key: users for key, users in self._users_of_weights.items() if len(users) > 1}
+        return Marks.of(self.inputs, self.nodes, self.outputs, shared)
+
+    @cached_property
+    def _users_of_weights(self) -> Readers:
+        users: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for node in self.nodes:
+            for role, key in node.weights.items():
+                users[key].append((node.id, role))
+        return users
 
     def __hash__(self) -> int:
         return hash(self.digest)
@@ -210,39 +180,6 @@ def _infer(node: Node, types: Mapping[Value, TensorType]) -> tuple[TensorType, .
     if node.weights.keys() != roles:
         raise GraphError(f"{node.id} ({node.op}) needs the weights {sorted(roles)}, has {sorted(node.weights)}")
     return outputs
-
-
-def _hash(*parts: object) -> str:
-    return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
-
-
-def _digest(graph: Graph) -> str:
-    """Weisfeiler-Lehman style: what feeds a node (down), then what uses it (up), then the multiset of both."""
-    shared = Counter(key for node in graph.nodes for key in node.weights.values())
-    down: dict[str, str] = {given.id: _hash("input", i, str(given.type)) for i, given in enumerate(graph.inputs)}
-    for node in graph.nodes:
-        inputs = [(down[v.node], v.index) for v in node.inputs]
-        if node.definition.commutative:
-            inputs.sort()
-        attrs = tuple((name, repr(node.attrs[name])) for name in sorted(node.attrs))
-        sharing = tuple((role, shared[key]) for role, key in sorted(node.weights.items()) if shared[key] > 1)
-        down[node.id] = _hash(node.op, attrs, inputs, sharing)
-
-    uses: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
-    for position, value in enumerate(graph.outputs):
-        uses[value.node].append(("output", position, value.index))
-    up: dict[str, str] = {}
-    for node in reversed(graph.nodes):
-        up[node.id] = _hash(down[node.id], sorted(map(repr, uses[node.id])))
-        for position, value in enumerate(node.inputs):
-            uses[value.node].append((0 if node.definition.commutative else position, value.index, up[node.id]))
-    ends = [_hash(down[given.id], sorted(map(repr, uses[given.id]))) for given in graph.inputs]
-    readers: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-    for node in graph.nodes:
-        for role, key in node.weights.items():
-            readers[key].append((up[node.id], role))
-    together = sorted(sorted(pairs) for pairs in readers.values() if len(pairs) > 1)
-    return _hash(sorted(up.values()), ends, together)
 
 
 def topological(inputs: Iterable[Input], nodes: Sequence[Node]) -> tuple[Node, ...]:

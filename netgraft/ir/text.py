@@ -23,7 +23,8 @@ from netgraft.errors import GraphError
 
 from .carry import Carry, Concat, Fresh, Keep, Pad, Repeat, Slice
 from .edit import Edit, Region
-from .graph import Builder, Graph, Node, Value
+from .graph import Builder, Graph
+from .node import Node, Value
 from .ops import definition
 from .types import Batch, DType, TensorType
 

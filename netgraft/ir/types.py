@@ -20,6 +20,9 @@ class DType(StrEnum):
     U8 = "u8"
     BOOL = "bool"
 
+    # Enum's own is written in Python, and types are looked up all the time.
+    __hash__ = str.__hash__
+
     @property
     def bytes(self) -> int:
         """Size of one element in bytes."""
