@@ -76,6 +76,12 @@ def test_a_split_needs_a_target_for_each_input_and_at_least_one() -> None:
         Split(torch.zeros(0, 1), torch.zeros(0))
 
 
+def test_printing_a_task_shows_sizes_not_tensors() -> None:
+    task = blobs(2000)
+    assert repr(task) == "Task('blobs': train 2,000, validation 2,000, test 2,000; judged by accuracy)"
+    assert repr(task.train) == "Split(2,000 examples: 3x4x4 float32 inputs, int64 targets)"
+
+
 @given(
     total=st.integers(1, 400),
     warmup=st.floats(0, 0.9),

@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +55,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.inputs.shape[1:])) or "single"
+        return f"Split({len(self):,} examples: {shape} {_type(self.inputs)} inputs, {_type(self.targets)} targets)"
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,10 @@ class Task:
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {len(self.split(name)):,}" for name in get_args(SplitName))
+        return f"Task({self.name!r}: {sizes}; judged by {self.quality.name})"
 
     def split(self, name: SplitName) -> Split:
         """The split of that name."""
