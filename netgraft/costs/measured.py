@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 
 from netgraft.errors import MeasureError, OptionError
 
-Model = bytes | Path
+Onnx = bytes | Path
 """An ONNX model: its serialised bytes, or the file it lies in."""
 
 Progress = Callable[[int, float], None]
@@ -124,7 +124,7 @@ class Ratio:
 
 
 def measure(
-    model: Model,
+    model: Onnx,
     *,
     batch: int = 1,
     threads: int = 1,
@@ -154,8 +154,8 @@ def measure(
 
 
 def compare(
-    models: Sequence[Model],
-    baseline: Model,
+    models: Sequence[Onnx],
+    baseline: Onnx,
     *,
     batch: int = 1,
     threads: int = 1,
@@ -253,7 +253,7 @@ def _median_interval(values: Floats) -> _Interval:
 class _Subject:
     """A model to be measured: where it is, how its sessions are set up, what it is fed."""
 
-    def __init__(self, label: str, model: Model, batch: int, threads: int) -> None:
+    def __init__(self, label: str, model: Onnx, batch: int, threads: int) -> None:
         if batch < 1 or threads < 1:
             raise OptionError(f"latency needs a batch and a number of threads of at least 1, not {batch} and {threads}")
         self.label = label
@@ -372,7 +372,7 @@ def _random_input(spec: Any, batch: int, label: str) -> NDArray[Any]:
     return rng.integers(0, 2, shape).astype(dtype)  # 0 and 1 are valid as indices, classes and flags
 
 
-def _label(model: Model, fallback: str) -> str:
+def _label(model: Onnx, fallback: str) -> str:
     return fallback if isinstance(model, bytes) else str(model)
 
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .page import write
-from .summary import Quality, Row, Standing, Summary, lineage, standings, summarize
+from .summary import Row, Scale, Standing, Summary, lineage, standings, summarize
 
-__all__ = ["Quality", "Row", "Standing", "Summary", "lineage", "standings", "summarize", "write"]
+__all__ = ["Row", "Scale", "Standing", "Summary", "lineage", "standings", "summarize", "write"]

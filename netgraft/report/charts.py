@@ -11,7 +11,7 @@ from netgraft.candidate import Trial, TrialState
 from netgraft.study import Study
 
 from . import words
-from .summary import Quality, Row, Summary, estimated_time
+from .summary import Row, Scale, Summary, estimated_time
 
 NARROW, HEIGHT = 290.0, 320.0
 """The narrowest plot in pixels, for which labels are kept apart."""
@@ -88,7 +88,7 @@ def _finalist(row: Row, summary: Summary) -> _Mark:
     )
 
 
-def trials_chart(study: Study, quality: Quality) -> Chart | None:
+def trials_chart(study: Study, quality: Scale) -> Chart | None:
     """Estimated time relative to the original against validation quality, of the complete trials; None where there are
     fewer than two to show.
     """
@@ -100,7 +100,7 @@ def trials_chart(study: Study, quality: Quality) -> Chart | None:
     return _chart(marks) if len(marks) > 1 else None
 
 
-def _trial(trial: Trial, time: float, value: float, quality: Quality) -> _Mark:
+def _trial(trial: Trial, time: float, value: float, quality: Scale) -> _Mark:
     shown = words.quality(value, trial.scores.get("quality_error"), quality.unit)
     title = f"#{trial.number} ({trial.origin}): about {words.ratio(time)} the time, {quality.name} {shown} (validation)"
     kind, label = ("trial", "") if trial.number else ("original", "original")

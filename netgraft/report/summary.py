@@ -21,8 +21,8 @@ Verdict = Literal["faster", "slower", "no difference shown"]
 
 
 @dataclass(frozen=True)
-class Quality:
-    """What the task is judged by."""
+class Scale:
+    """What quality is measured in: its name, its unit, and which way is better."""
 
     name: str
     unit: str
@@ -111,7 +111,7 @@ class Summary:
     """
 
     task: str
-    quality: Quality
+    quality: Scale
     headline: str
     rows: tuple[Row, ...] = ()
     picks: Mapping[str, int] = field(default_factory=dict)
@@ -213,11 +213,11 @@ def _original_first(row: Row) -> tuple[bool, float]:
     return not row.is_original, row.time
 
 
-def _task(study: Study) -> tuple[str, Quality]:
+def _task(study: Study) -> tuple[str, Scale]:
     try:
         task = study.settings["task"]
         quality = task["quality"]
-        return task["name"], Quality(quality["name"], quality["unit"], quality["higher_is_better"])
+        return task["name"], Scale(quality["name"], quality["unit"], quality["higher_is_better"])
     except (KeyError, TypeError):
         raise StudyError(f"{study.path / 'run.json'} does not say what the task is; start the run anew") from None
 
@@ -272,7 +272,7 @@ class _Entrant(Protocol):
 _E = TypeVar("_E", bound=_Entrant)
 
 
-def _picks(rows: Sequence[_E], original: _E | None, quality: Quality) -> dict[str, int]:
+def _picks(rows: Sequence[_E], original: _E | None, quality: Scale) -> dict[str, int]:
     found = {
         "knee": _knee(rows, quality),
         "fastest": _fastest([row for row in rows if row.is_faster], original, quality),
@@ -281,15 +281,15 @@ def _picks(rows: Sequence[_E], original: _E | None, quality: Quality) -> dict[st
     return {pick: row.number for pick, row in found.items() if row is not None}
 
 
-def _loss(row: _Entrant, quality: Quality) -> float:
+def _loss(row: _Entrant, quality: Scale) -> float:
     return -row.validation if quality.higher_is_better else row.validation
 
 
-def _best(rows: Sequence[_E], quality: Quality) -> _E:
+def _best(rows: Sequence[_E], quality: Scale) -> _E:
     return min(rows, key=lambda row: (_loss(row, quality), row.time))
 
 
-def _fastest(rows: Sequence[_E], original: _E | None, quality: Quality) -> _E | None:
+def _fastest(rows: Sequence[_E], original: _E | None, quality: Scale) -> _E | None:
     good = rows
     if original is not None:
         worst = _loss(original, quality) + 2 * original.validation_error
@@ -297,7 +297,7 @@ def _fastest(rows: Sequence[_E], original: _E | None, quality: Quality) -> _E | 
     return min(good or rows, key=lambda row: (row.time, _loss(row, quality)), default=None)
 
 
-def _knee(rows: Sequence[_E], quality: Quality) -> _E:
+def _knee(rows: Sequence[_E], quality: Scale) -> _E:
     """On the good side of the line between the ends of the front; the better one of the ends if no row is."""
     best = front([(_loss(row, quality), row.time) for row in rows])
     by_time = sorted((rows[i] for i in best), key=lambda row: row.time)
@@ -316,14 +316,14 @@ def _knee(rows: Sequence[_E], quality: Quality) -> _E:
 # --- words ---
 
 
-def _headline(pick: Row, original: Row | None, quality: Quality) -> str:
+def _headline(pick: Row, original: Row | None, quality: Scale) -> str:
     if pick.is_original:
         return f"No other network came out than the original, at {_with_unit(pick, quality)}"
     beside = f"original {_with_unit(original, quality)}" if original else "the original is not measured yet"
     return f"{_speed(pick)} at {_with_unit(pick, quality)} ({beside})"
 
 
-def _with_unit(row: Row, quality: Quality) -> str:
+def _with_unit(row: Row, quality: Scale) -> str:
     return words.quality(row.test, row.test_error, quality.unit)
 
 
