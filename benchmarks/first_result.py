@@ -29,6 +29,7 @@ from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import flops, parameters
 from netgraft.costs.measured import Ratio, compare
+from netgraft.events import FinalsBegun, GenerationProposed, MeasuringBegun
 from netgraft.ir import Model
 from netgraft.recipes.evaluation import Trainer
 
@@ -127,9 +128,9 @@ def main() -> None:
         seed=options.seed,
         resume=options.out.exists(),
         plan=plan,
-        on_event=lambda kind, data: (
-            print(f"[{time.perf_counter() - started:6.0f} s] {kind}", data, flush=True)
-            if kind in ("generation", "finals", "finalist", "measure")
+        on_event=lambda event: (
+            print(f"[{time.perf_counter() - started:6.0f} s] {event}", flush=True)
+            if isinstance(event, GenerationProposed | FinalsBegun | MeasuringBegun)
             else None
         ),
     )

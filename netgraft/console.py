@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -12,13 +11,28 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn
 from rich.table import Table
 
 from netgraft.candidate import Trial, TrialState
+from netgraft.events import (
+    CandidateJudged,
+    Event,
+    FinalBegun,
+    FinalsBegun,
+    GenerationProposed,
+    MeasuringBegun,
+    PretrainingBegun,
+    ProposingBegun,
+    RungBegun,
+    RunInterrupted,
+    StepDone,
+    TrialRecorded,
+)
 from netgraft.report import Standing, Summary
 
 
 class Watcher:
     """Shows a run's events: a live line on a terminal, plain lines elsewhere. Use it in a ``with`` block.
 
-    ``chance`` is the quality that guessing gives, where there is such a thing.
+    ``chance`` is the quality that guessing gives, where there is such a thing. ``interrupted`` tells afterwards whether
+    Ctrl-C ended the run.
     """
 
     def __init__(self, console: Console, chance: float | None = None) -> None:
@@ -37,6 +51,7 @@ class Watcher:
         self.line = self.progress.add_task("starting", total=None)
         self.original: Trial | None = None
         self.generation = 0
+        self.interrupted = False
 
     def __enter__(self) -> Watcher:
         self.progress.start()
@@ -45,39 +60,36 @@ class Watcher:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.progress.stop()
 
-    def __call__(self, kind: str, data: Any) -> None:
-        """One event of a run: see :func:`netgraft.recipes.optimize`."""
-        match kind:
-            case "pretrain":
-                self._show(f"training the original for {data:g} epochs")
-            case "step":
-                step, total = data
+    def __call__(self, event: Event) -> None:
+        """Shows one event of a run."""
+        match event:
+            case PretrainingBegun(epochs):
+                self._show(f"training the original for {epochs:g} epochs")
+            case StepDone(step, total):
                 self.progress.update(self.line, completed=step, total=total)
-            case "proposing":
-                self.generation = data
-                self.progress.update(self.line, description=f"generation {data}: proposing", completed=0, total=None)
-            case "generation":
-                _, count = data
-                self._show(f"generation {self.generation}: {count} proposals")
-            case "rung":
-                name, count = data
+            case ProposingBegun(generation):
+                self.generation = generation
+                doing = f"generation {generation}: proposing"
+                self.progress.update(self.line, description=doing, completed=0, total=None)
+            case GenerationProposed(generation, count):
+                self._show(f"generation {generation}: {count} proposals")
+            case RungBegun(name, count):
                 if name != "count":
                     self.progress.update(self.line, description=self._where(name, count), completed=0, total=count)
-            case "candidate":
+            case CandidateJudged():
                 self.progress.advance(self.line)
-            case "trial":
-                self._trial(data)
-            case "finals":
-                count, total = data
-                self._show(f"finals: the original and {count} more, each up to {total:g} epochs since the run began")
-            case "final":
-                trial, epochs = data
+            case TrialRecorded(trial):
+                self._trial(trial)
+            case FinalsBegun(count, epochs):
+                self._show(f"finals: the original and {count} more, each up to {epochs:g} epochs since the run began")
+            case FinalBegun(trial, epochs):
                 name = f"{trial.digest} ({trial.origin})" if trial.number else "the original"
                 self._show(f"training {name} for {epochs:g} epochs")
-            case "measure":
-                self._show(f"test split, once; then measuring {data} networks, interleaved")
-            case "interrupted":
-                self.console.print("[yellow]interrupted[/]: what was found so far is kept; go on with --resume")
+            case MeasuringBegun(count):
+                self._show(f"test split, once; then measuring {count} networks, interleaved")
+            case RunInterrupted():
+                self.interrupted = True
+                self.console.print("[yellow]interrupted[/]: what was found so far is kept")
 
     def _where(self, rung: str, count: int) -> str:
         doing = {"check": "checking", "tune": "fine-tuning"}.get(rung, rung)

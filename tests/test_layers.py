@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     # what is searched over, and what it is judged by
     "candidate": ("ir.*", "numpy"),
     "metrics": ("ir.* candidate", "numpy"),
+    "events": ("candidate", ""),
     # between graphs and frameworks
     "convert.quiet": ("", "torch"),
     "convert.frozen": ("ir.*", "torch"),
@@ -72,7 +73,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "spaces.families.*": ("ir.*", "numpy"),
     "spaces.*": ("ir.* candidate metrics mutations.*", "numpy"),
     "study": ("ir.* candidate", "numpy safetensors"),
-    "search.*": ("ir.* candidate metrics engine spaces.* study", "numpy"),
+    "search.*": ("ir.* candidate metrics events engine spaces.* study", "numpy"),
     # sources of networks: plain torch modules, and the strings that name one
     "zoo.*": ("", "torch"),
     "sources": ("ir.* convert.* zoo.*", "torch"),
@@ -83,7 +84,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "front": ("ir.* convert.* study export report.*", "torch"),
     # everything put together
     "recipes.*": ("*", "numpy torch"),
-    "console": ("candidate report.*", "rich"),
+    "console": ("candidate events report.*", "rich"),
     "__init__": ("*", "torch"),
     "cli": ("*", "numpy torch typer rich"),
 }

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import netgraft as ng
 from netgraft.candidate import TrialState
 from netgraft.errors import DataError, EmptyFrontError, OptionError, StudyError
+from netgraft.events import Event, FinalBegun, MeasuringBegun, PretrainingBegun, RunFinished, TrialRecorded
 from netgraft.recipes.optimize import parse_budget
 from netgraft.tasks import Quality
 
@@ -162,12 +163,12 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_trials(source: str, fro
     assert figures(resumed) == figures(front)
 
 
-@pytest.mark.parametrize("moment", ["pretrain", "final", "measure", "finished"])
+@pytest.mark.parametrize("moment", [PretrainingBegun, FinalBegun, MeasuringBegun, RunFinished])
 def test_interrupted_at_any_stage_and_resumed_ends_the_same(
-    moment: str, source: str, front: ng.Front, tmp_path: Path
+    moment: type[Event], source: str, front: ng.Front, tmp_path: Path
 ) -> None:
-    def interrupt(kind: str, data: Any) -> None:
-        if kind == moment and not (kind == "final" and data[0].number == 0):
+    def interrupt(event: Event) -> None:
+        if isinstance(event, moment) and not (isinstance(event, FinalBegun) and event.trial.number == 0):
             raise KeyboardInterrupt
 
     optimize(source, tmp_path / "run", limits=("flops<=0.9x",), on_event=interrupt)
@@ -181,9 +182,10 @@ def figures(front: ng.Front) -> list[tuple[Any, ...]]:
 
 
 def test_interrupting_keeps_what_was_found(source: str, tmp_path: Path) -> None:
-    def interrupt(kind: str, data: Any) -> None:
-        if kind == "trial" and data.number and data.state is TrialState.COMPLETE:
-            raise KeyboardInterrupt
+    def interrupt(event: Event) -> None:
+        match event:
+            case TrialRecorded(trial) if trial.number and trial.state is TrialState.COMPLETE:
+                raise KeyboardInterrupt
 
     front = optimize(source, tmp_path / "run", on_event=interrupt)
     assert any(t.number and t.state is TrialState.COMPLETE for t in front.study.trials.values())

@@ -12,6 +12,7 @@ import pytest
 from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.costs.analytic import flops, parameters
 from netgraft.engine import Engine, Inline, Processes
+from netgraft.events import Event, TrialRecorded, nobody
 from netgraft.ir import Batch, Builder, Graph, Model, TensorType, apply
 from netgraft.metrics import Goal, Limit
 from netgraft.mutations.narrow import Narrow
@@ -65,7 +66,7 @@ def rungs(judge_=judge, limits: tuple[Limit, ...] = ()) -> list[Rung]:  # type: 
     return [Rung("count", count, GOALS[1:], limits, keep=5), Rung("judge", judge_)]
 
 
-def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: bool = False, **options) -> Study:  # type: ignore[no-untyped-def]
+def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: bool = False, **options) -> Study:  # type: ignore[no-untyped-def]  # options of every kind
     model = network()
     limits = options.get("limits", ())
     study = Study.open(path) if resume else Study.create(path, {"seed": 0})
@@ -83,7 +84,7 @@ def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: boo
             engine=engine or Inline(),
             seed=options.get("seed", 0),
             population=8,
-            on_event=options.get("on_event", lambda kind, data: None),
+            on_event=options.get("on_event", nobody),
         )
     return Study.read(path)
 
@@ -125,9 +126,9 @@ def test_a_run_that_was_cut_off_resumes_to_the_same_trials(tmp_path: Path, after
     whole = run(tmp_path / "whole", Budget(trials=14))
     heard = 0
 
-    def cut(kind: str, data: object) -> None:
+    def cut(event: Event) -> None:
         nonlocal heard
-        heard += kind == "trial"
+        heard += isinstance(event, TrialRecorded)
         if heard == after:
             raise KeyboardInterrupt
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.measured import compare
 from netgraft.errors import OptionError
+from netgraft.events import FinalBegun, FinalsBegun, Listener, MeasuringBegun, RunFinished, StepDone
 from netgraft.ir import Model
 from netgraft.metrics import Goal, Limit
 from netgraft.search.pareto import front, spread
@@ -17,8 +17,6 @@ from netgraft.study import Finalist, Study
 from netgraft.tasks import Task, evaluate
 
 from .evaluation import Trainer, counted
-
-Event = Callable[[str, Any], None]
 
 
 def tolerance_of(original: Trial) -> float:
@@ -44,7 +42,7 @@ def run_finals(
     final_epochs: float,
     limits: Sequence[Limit],
     measure_seconds: float,
-    on_event: Event,
+    on_event: Listener,
 ) -> None:
     """Fills ``study.finalists``; what was trained before an interruption is taken up.
 
@@ -53,7 +51,7 @@ def run_finals(
     """
     chosen = [study.trials[number] for number in numbers]
     total = max(trial.epochs for trial in chosen) + final_epochs
-    on_event("finals", (len(chosen), total))
+    on_event(FinalsBegun(len(chosen), total))
     trained: list[tuple[Trial, Model]] = []
     for trial in [study.trials[0], *chosen]:
         model = _trained_longer(study, trainer, trial, total - trial.epochs, on_event)
@@ -62,18 +60,18 @@ def run_finals(
         elif trial.number == 0:
             raise OptionError("training the original longer diverged; start again with a lower --learning-rate")
     study.add_finalists(_judged(study, trainer.task, trained, total, limits, measure_seconds, on_event))
-    on_event("finished", study)
+    on_event(RunFinished())
 
 
-def _trained_longer(study: Study, trainer: Trainer, trial: Trial, epochs: float, on_event: Event) -> Model | None:
+def _trained_longer(study: Study, trainer: Trainer, trial: Trial, epochs: float, on_event: Listener) -> Model | None:
     note = next((n for n in study.notes if n["note"] == "trained" and n["number"] == trial.number), None)
     if note is None:
-        on_event("final", (trial, epochs))
+        on_event(FinalBegun(trial, epochs))
         assert trial.model is not None, "complete trials have a model"
         start = study.load_model(trial.model)
         if trial.number == 0:
             start = trainer.recalibrated(start)  # as every child was when it was checked
-        model = trainer.train(start, epochs, "final", trial.number, lambda step, of: on_event("step", (step, of)))
+        model = trainer.train(start, epochs, "final", trial.number, lambda *at: on_event(StepDone(*at)))
         study.add_note("trained", number=trial.number, model=study.save_model(model) if model else None, epochs=epochs)
         return model
     return study.load_model(note["model"]) if note["model"] else None
@@ -86,10 +84,10 @@ def _judged(
     epochs: float,
     limits: Sequence[Limit],
     seconds: float,
-    on_event: Event,
+    on_event: Listener,
 ) -> list[Finalist]:
     """The only place that touches the test split. Latencies are measured interleaved with the original's."""
-    on_event("measure", len(trained))
+    on_event(MeasuringBegun(len(trained)))
     written = [to_onnx(model) for _, model in trained]
     times = compare(written, written[0], seconds=seconds)
     finalists = []

@@ -29,6 +29,7 @@ from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
 from netgraft.engine import Engine, Inline
 from netgraft.errors import DataError, EmptyFrontError, OptionError, StudyError
+from netgraft.events import Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded, nobody
 from netgraft.front import Front
 from netgraft.ir import Model, render
 from netgraft.metrics import Goal, parse_goals, parse_limit
@@ -42,7 +43,7 @@ from netgraft.study import Study
 from netgraft.tasks import Score, Task, evaluate
 
 from .evaluation import Check, Count, Trainer, Tune, counted
-from .finals import Event, finalists_of, run_finals, tolerance_of
+from .finals import finalists_of, run_finals, tolerance_of
 
 
 @dataclass(frozen=True)
@@ -103,14 +104,14 @@ def optimize(
     mutation: Mutation | None = None,
     engine: Engine | None = None,
     settings: Mapping[str, Any] | None = None,
-    on_event: Event = lambda kind, data: None,
+    on_event: Listener = nobody,
 ) -> Front:
     """Evolves ``model`` for ``task`` and returns the front of what was found; everything is kept in the folder ``out``.
 
     ``goals`` and ``limits`` are written as in :mod:`netgraft.metrics`; ``budget`` is a time (``10m``, ``1h30m``) or
     a number of fine-tuned networks (``40 trials``). With ``resume`` a run in ``out`` is continued: the same seed gives
     the same trials, resumed or not. ``settings`` is kept in run.json and shown in the report (how the run was called).
-    ``on_event(kind, data)`` hears what happens.
+    ``on_event`` hears what happens, as :mod:`netgraft.events`.
 
     Raises OptionError, DataError and StudyError for what cannot work, EmptyFrontError where no network was found within
     the limits. Ctrl-C ends the search; the front then holds what was found so far.
@@ -128,7 +129,7 @@ def optimize(
         try:
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
             original = _original(study, model, task, chosen, seed, on_event)
-            on_event("trial", study.trials[0])
+            on_event(TrialRecorded(study.trials[0]))
             trainer = Trainer(original, task, seed, chosen.learning_rate, chosen.teacher)
             bounds = [parse_limit(text, study.trials[0].scores) for text in limits]
             if study.note("finals") is None:
@@ -153,7 +154,7 @@ def optimize(
                 assert chosen.final_epochs is not None, "decided by for_examples"
                 run_finals(study, trainer, numbers, chosen.final_epochs, bounds, chosen.measure_seconds, on_event)
         except KeyboardInterrupt:
-            on_event("interrupted", study)
+            on_event(RunInterrupted())
     return Front(Study.read(Path(out)))
 
 
@@ -257,7 +258,7 @@ def fingerprint(*parts: str | npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _original(study: Study, model: Model, task: Task, plan: Plan, seed: int, on_event: Event) -> Model:
+def _original(study: Study, model: Model, task: Task, plan: Plan, seed: int, on_event: Listener) -> Model:
     """The network to start from (trained first if the plan says so), recorded as trial 0."""
     if 0 in study.trials:
         recorded = study.trials[0].model
@@ -267,10 +268,10 @@ def _original(study: Study, model: Model, task: Task, plan: Plan, seed: int, on_
     to_onnx(model)  # what cannot be written cannot be measured at the end: better to hear it now
     score = _judge(model, task)
     if plan.pretrain_epochs:
-        on_event("pretrain", plan.pretrain_epochs)
+        on_event(PretrainingBegun(plan.pretrain_epochs))
         trainer = Trainer(model, task, seed, learning_rate=0.1, teaching=False)
         epochs = plan.pretrain_epochs
-        trained = trainer.train(model, epochs, "pretrain", 0, lambda step, of: on_event("step", (step, of)))
+        trained = trainer.train(model, epochs, "pretrain", 0, lambda *at: on_event(StepDone(*at)))
         if trained is None:
             raise OptionError("training the original diverged; try without --pretrain, on a network that is trained")
         model, score = trained, _judge(trained, task)

@@ -5,12 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.engine import Engine, WorkerDied
+from netgraft.events import (
+    CandidateJudged,
+    GenerationProposed,
+    Listener,
+    ProposingBegun,
+    RungBegun,
+    TrialRecorded,
+    nobody,
+)
 from netgraft.metrics import Goal, Limit
 from netgraft.spaces import Space
 from netgraft.study import Study
@@ -91,14 +100,13 @@ def search(
     engine: Engine,
     seed: int,
     population: int = 16,
-    on_event: Callable[[str, Any], None] = lambda kind, data: None,
+    on_event: Listener = nobody,
 ) -> None:
     """Fills ``study`` with trials until the budget is spent.
 
     Trial 0, the original, must be in the study already. Generation ``g`` is drawn from ``(seed, g)`` and the trials of
     the generations before it, so the same seed gives the same trials, resumed or not; trials that the study holds
-    already are not evaluated again. ``on_event(kind, data)`` hears of "proposing", "generation", "rung", "candidate"
-    and "trial".
+    already are not evaluated again. ``on_event`` hears what happens (see :mod:`netgraft.events`).
     """
     generation = max((note["number"] for note in study.notes if note["note"] == "generation"), default=0) + 1
     idle = 0
@@ -107,9 +115,9 @@ def search(
         before = [t for t in study.trials.values() if t.generation < generation]
         first = max(t.number for t in before) + 1
         rng = np.random.default_rng([seed, generation])
-        on_event("proposing", generation)
+        on_event(ProposingBegun(generation))
         candidates = strategy.propose(space, before, lambda t: _revive(study, t), first, population, rng)
-        on_event("generation", (generation, len(candidates)))
+        on_event(GenerationProposed(generation, len(candidates)))
         seconds = time.perf_counter() - started
         idle = 0 if candidates else idle + 1
         if not _climb(candidates, generation, rungs, budget, study, engine, seconds, on_event):
@@ -131,13 +139,13 @@ def _climb(
     study: Study,
     engine: Engine,
     proposing: float,
-    on_event: Callable[[str, Any], None],
+    on_event: Listener,
 ) -> bool:
     """Takes one generation up the rungs, recording each trial once decided; False if the budget ended it."""
     standing = {c.number: Result(c) for c in candidates}
     for depth, rung in enumerate(rungs):
         last = depth == len(rungs) - 1
-        on_event("rung", (rung.name, len(standing)))
+        on_event(RungBegun(rung.name, len(standing)))
         fresh = [r.candidate for r in standing.values() if not (last and r.candidate.number in study.trials)]
         for candidate, result in zip(fresh, engine.map(rung.evaluate, fresh), strict=True):
             if isinstance(result, WorkerDied):
@@ -155,7 +163,7 @@ def _climb(
                 _record(study, result, generation, TrialState.COMPLETE, "", on_event)
             else:
                 standing[number] = result
-            on_event("candidate", number)
+            on_event(CandidateJudged(number))
             if last and candidate is not fresh[-1] and not budget.left(study, proposing):
                 return False
         if not last and rung.keep is not None and len(standing) > rung.keep:
@@ -176,9 +184,7 @@ def _broken(limits: Sequence[Limit], scores: dict[str, float]) -> str:
     return ", ".join(f"{limit.metric} {scores[limit.metric]:.4g} breaks {limit.text}" for limit in broken)
 
 
-def _record(
-    study: Study, result: Result, generation: int, state: TrialState, reason: str, on_event: Callable[[str, Any], None]
-) -> None:
+def _record(study: Study, result: Result, generation: int, state: TrialState, reason: str, on_event: Listener) -> None:
     candidate = result.candidate
     if candidate.number in study.trials:
         return  # recorded before an interruption
@@ -198,4 +204,4 @@ def _record(
         result.seconds,
     )
     study.add_trial(trial)
-    on_event("trial", trial)
+    on_event(TrialRecorded(trial))

@@ -1,0 +1,116 @@
+"""What a run tells those who listen while it works, in the order in which it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from netgraft.candidate import Trial
+
+
+@dataclass(frozen=True)
+class PretrainingBegun:
+    """The original is trained before it is searched around, for so many ``epochs``."""
+
+    epochs: float
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """A step of the original's or a finalist's training is done, the ``step``-th (from 1) of ``total``."""
+
+    step: int
+    total: int
+
+
+@dataclass(frozen=True)
+class ProposingBegun:
+    """A generation is being proposed."""
+
+    generation: int
+
+
+@dataclass(frozen=True)
+class GenerationProposed:
+    """A generation of ``count`` candidates is about to go up the rungs."""
+
+    generation: int
+    count: int
+
+
+@dataclass(frozen=True)
+class RungBegun:
+    """``count`` candidates have come to the rung called ``rung``."""
+
+    rung: str
+    count: int
+
+
+@dataclass(frozen=True)
+class CandidateJudged:
+    """A rung is done with the candidate of this ``number``."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class TrialRecorded:
+    """It is decided, and written down, what became of a candidate; the original comes first, resumed or not."""
+
+    trial: Trial
+
+
+@dataclass(frozen=True)
+class FinalsBegun:
+    """The original and ``count`` more are trained up to ``epochs`` since the run began."""
+
+    count: int
+    epochs: float
+
+
+@dataclass(frozen=True)
+class FinalBegun:
+    """The network of ``trial`` is trained for ``epochs`` more."""
+
+    trial: Trial
+    epochs: float
+
+
+@dataclass(frozen=True)
+class MeasuringBegun:
+    """``count`` networks are tested, once, and measured."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class RunFinished:
+    """The finalists are recorded."""
+
+
+@dataclass(frozen=True)
+class RunInterrupted:
+    """Ctrl-C ended the run; what was recorded is kept."""
+
+
+Event = (
+    PretrainingBegun
+    | StepDone
+    | ProposingBegun
+    | GenerationProposed
+    | RungBegun
+    | CandidateJudged
+    | TrialRecorded
+    | FinalsBegun
+    | FinalBegun
+    | MeasuringBegun
+    | RunFinished
+    | RunInterrupted
+)
+
+Listener = Callable[[Event], None]
+"""What hears of events. It is called between two pieces of work; what it raises ends the run, as Ctrl-C does."""
+
+
+def nobody(event: Event) -> None:
+    """The listener where nobody listens."""
