@@ -7,6 +7,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,18 +16,20 @@ from rich.console import Console
 
 from netgraft import console as screen
 from netgraft import report as report_page
-from netgraft import sources, tasks
+from netgraft import sources, tasks, zoo
 from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
-from netgraft.costs.measured import compare
+from netgraft.costs.frozen import frozen_flops
+from netgraft.costs.measured import Onnx, compare
 from netgraft.costs.measured import measure as measure_one
 from netgraft.data import task as load_data
 from netgraft.engine import Engine, Inline, engine_from
-from netgraft.errors import NetgraftError, OptionError
+from netgraft.errors import NetgraftError, OptionError, SourceError
+from netgraft.export import RECORD
 from netgraft.front import Front
 from netgraft.ir import Model
 from netgraft.ir.text import render_node
-from netgraft.metrics import parse_goals
+from netgraft.metrics import UNITS, parse_goals
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
 from netgraft.recipes.optimize import parse_budget
@@ -34,6 +37,12 @@ from netgraft.study import Study
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"netgraft {version('netgraft')}")
+        raise typer.Exit
 
 
 class _Commands(typer.core.TyperGroup):
@@ -51,12 +60,29 @@ class _Commands(typer.core.TyperGroup):
             raise typer.Exit(130) from None
 
 
-app = typer.Typer(
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    help="Give it the network you already have, get back a Pareto front of better ones.",
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+
+# Paragraphs for the end of a command's help.
+SOURCES_HELP = (
+    "[bold]SOURCE[/] is a saved torch.export program (FILE.pt2), a module or a function that returns one "
+    "(FILE.py:NAME), or a network of the zoo, with options as in 'zoo:resnet20?classes=100&input=3x32x32'. "
+    f"The zoo has {', '.join(zoo.names())}."
+)
+DATA_HELP = (
+    "[bold]--data[/] is digits (scikit-learn's, built in); FILE.parquet, TRAIN.parquet,TEST.parquet or a folder with "
+    "train.parquet, in the Hugging Face image layout; a folder with a folder of images a class, perhaps below train/ "
+    "and test/; or FILE.py:NAME, a variable or a function without arguments that gives (train, validation, test), each "
+    "a pair (inputs, targets) of tensors, or a netgraft.tasks.Task."
+)
+METRICS_HELP = (
+    f"[bold]--goal[/] is one of {', '.join(UNITS)}; give it several times for several goals. [bold]--limit[/] is "
+    "METRIC<=NUMBER or METRIC>=NUMBER with x for times the original's, or with a unit: 'flops<=0.9x', "
+    "'latency<=0.66x', 'parameters<=200k', 'memory<=2MB', 'quality>=90%'."
+)
+EXAMPLES_HELP = (
+    "[bold]Examples[/]\n\nnetgraft optimize zoo:resnet20 --data cifar10/ --budget 30m --out runs/first\n\n"
+    "netgraft optimize nets.py:my_net --data data.py:splits --goal quality --goal flops --limit 'flops<=0.7x' "
+    "--out runs/mine"
 )
 
 Source = Annotated[str, typer.Argument(help="FILE.pt2, FILE.py:NAME or zoo:NAME", show_default=False)]
@@ -65,12 +91,23 @@ InputShape = Annotated[
 ]
 
 
-@app.command()
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="show the version and exit", callback=_version)] = False,
+) -> None:
+    """Give it the network you already have, get back a Pareto front of better ones."""
+
+
+@app.command(epilog="\n\n".join([SOURCES_HELP, DATA_HELP, METRICS_HELP, EXAMPLES_HELP]))
 def optimize(
     source: Source,
-    data: Annotated[str, typer.Option(help="digits, FILE.parquet, a folder, or FILE.py:NAME", show_default=False)],
+    data: Annotated[
+        str, typer.Option(help="digits, FILE.parquet, a folder, or FILE.py:NAME; see below", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="folder of the run", show_default=False)],
-    goal: Annotated[list[str] | None, typer.Option(help="what to improve: quality, latency, flops, ...")] = None,
+    goal: Annotated[
+        list[str] | None, typer.Option(help="what to improve (default: quality and latency); see below")
+    ] = None,
     limit: Annotated[
         list[str] | None,
         typer.Option(help="what to keep to, such as 'flops<=0.9x'; latency is estimated until the end"),
@@ -86,10 +123,10 @@ def optimize(
         str, typer.Option(help="what the network expects of images: data, none, imagenet or MEANS/DEVIATIONS")
     ] = "data",
     pretrain: Annotated[
-        float | None, typer.Option(help="train the original first for so many epochs [default: 0; zoo networks: some]")
+        float | None, typer.Option(help="train the original first for so many epochs (default: 0; zoo networks: some)")
     ] = None,
-    tune_epochs: Annotated[float | None, typer.Option(help="epochs of a short fine-tuning [default: by data]")] = None,
-    final_epochs: Annotated[float | None, typer.Option(help="epochs of a finalist [default: 4 tunings]")] = None,
+    tune_epochs: Annotated[float | None, typer.Option(help="epochs of a short fine-tuning (default: by data)")] = None,
+    final_epochs: Annotated[float | None, typer.Option(help="epochs of a finalist (default: 4 tunings)")] = None,
     finalists: Annotated[int, typer.Option(help="how many networks are trained longer and measured")] = 4,
     learning_rate: Annotated[float, typer.Option(help="of fine-tuning, at its peak")] = 0.05,
     teacher: Annotated[bool, typer.Option(help="fine-tune with the original as teacher")] = True,
@@ -114,10 +151,11 @@ def optimize(
         teacher=teacher,
     )
     with engine_from(engine) as workers:
-        run(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers)
+        command = shlex.join(["netgraft", *sys.argv[1:]])
+        run(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers, command)
 
 
-@app.command()
+@app.command(epilog=SOURCES_HELP)
 def inspect(
     source: Source,
     input_shape: InputShape = None,
@@ -128,6 +166,8 @@ def inspect(
     graph = model.graph
     signature = graph.signature
     frozen = [node for node in graph if node.op == "frozen"]
+    frozen_share = frozen_flops(model) if frozen else 0
+    total = flops(graph) + frozen_share
     console.print(f"[bold]{model.name}[/]  digest {graph.digest}")
     console.print(
         screen.columns(
@@ -137,7 +177,10 @@ def inspect(
                 ("inputs", ", ".join(map(str, signature.inputs))),
                 ("outputs", ", ".join(map(str, signature.outputs))),
                 ("operations", f"{len(graph)}, {len(frozen)} of them frozen"),
-                ("FLOPs", f"{flops(graph) / 1e6:,.2f} M" + (" and those of the frozen operations" if frozen else "")),
+                (
+                    "FLOPs",
+                    f"{total / 1e6:,.2f} M" + (f", {frozen_share / 1e6:,.2f} M of them frozen" if frozen else ""),
+                ),
                 ("parameters", f"{parameters(graph):,}"),
                 ("activation memory, peak", f"{activation_memory(graph) / 1e6:,.2f} MB"),
                 ("latency, estimated", f"{latency_estimate(graph):.3f} ms (see 'netgraft measure')"),
@@ -145,11 +188,10 @@ def inspect(
         )
     )
     kinds, by_node = Counter(node.op for node in graph), flops_by_node(graph)
-    total = max(1, flops(graph))
-    by_kind: Counter[str] = Counter()
+    by_kind: Counter[str] = Counter(frozen=frozen_share)
     for node in graph:
-        by_kind[node.op] += by_node.get(node.id, 0)
-    rows = [(op, str(count), f"{by_kind[op] / total:.1%}") for op, count in kinds.most_common()]
+        by_kind[node.op] += by_node[node.id]
+    rows = [(op, str(count), f"{by_kind[op] / max(1, total):.1%}") for op, count in kinds.most_common()]
     console.print(screen.columns("operations", ("operation", "count", "share of FLOPs"), rows))
     if nodes:
         for node in graph:
@@ -161,17 +203,19 @@ def inspect(
         console.print(screen.columns("frozen: kept as they are", ("node", "operation", "why"), reasons))
 
 
-@app.command()
+@app.command(epilog=SOURCES_HELP)
 def measure(
-    source: Source,
-    second: Annotated[str | None, typer.Argument(help="a second network, measured interleaved")] = None,
+    source: Annotated[
+        str, typer.Argument(help="a network, FILE.onnx, or a folder that export wrote", show_default=False)
+    ],
+    second: Annotated[str | None, typer.Argument(help="a second one, measured interleaved")] = None,
     input_shape: InputShape = None,
     batch: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="about how long to measure at most", min=1)] = 30.0,
 ) -> None:
     """Measure latency in onnxruntime with a 99 % interval; of two networks, the ratio of the second to the first."""
-    first = to_onnx(load(source, input_shape))
+    first = _onnx(source, input_shape)
     where = f"onnxruntime, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
     if second is None:
         found = measure_one(first, batch=batch, threads=threads, seconds=seconds)
@@ -181,7 +225,7 @@ def measure(
         )
         noisy = found.noisy
     else:
-        other = to_onnx(load(second, input_shape))
+        other = _onnx(second, input_shape)
         (ratio,) = compare([other], first, batch=batch, threads=threads, seconds=seconds)
         console.print(f"{source}: {ratio.baseline_ms:.4g} ms; {second}: {ratio.model_ms:.4g} ms ({where})")
         console.print(
@@ -204,10 +248,17 @@ def export(
         str, typer.Option(help="knee, best, fastest (where one is faster), or the beginning of a digest")
     ] = "knee",
 ) -> None:
-    """Write one network of a run: model.py, weights.safetensors and model.onnx."""
+    """Write one network of a run: model.py, weights.safetensors, model.onnx, and netgraft.json that describes them.
+
+    What an earlier export wrote into the folder is replaced, and said to be; files that are not netgraft's, or that
+    were changed since, are never overwritten.
+    """
     chosen = Front(Study.read(run_folder))[pick]
+    replaced = (to / RECORD).exists()
     for path in chosen.export(to):
-        console.print(str(path))
+        console.print(str(path), soft_wrap=True)
+    if replaced:
+        console.print(f"[dim]replaced what was exported to {to} before[/]", soft_wrap=True)
 
 
 @app.command()
@@ -221,17 +272,29 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder of the run")] = Path("runs/demo"),
     budget: Annotated[str, typer.Option(help="a time, or a number of trials")] = "2m30s",
     seed: int = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the run in --out")] = False,
 ) -> None:
     """Train a ResNet-20 on handwritten digits, evolve it, and write the report: the whole way in a few minutes."""
     source, data = "zoo:resnet20?channels=1&input=1x8x8", "digits"
     model = load(source, None)
     task = load_data(data, model)
     number = 1
-    while out.exists():
+    while out.exists() and not resume:
         number += 1
         out = out.with_name(f"{out.name.removesuffix(f'-{number - 1}')}-{number}")
     plan = Plan(pretrain_epochs=20.0, measure_seconds=25.0)
-    run(model, task, source, data, ["quality", "latency"], [], budget, out, seed, False, plan, Inline())
+    command = shlex.join(["netgraft", "demo", "--out", str(out), "--budget", budget, "--seed", str(seed)])
+    goals = ["quality", "latency"]
+    run(model, task, source, data, goals, [], budget, out, seed, resume, plan, Inline(), command)
+
+
+def _onnx(source: str, input_shape: str | None) -> Onnx:
+    """What is to be measured: an ONNX file as it is, or a network written as one."""
+    if Path(source).is_dir():
+        source = str(Path(source) / "model.onnx")
+        if not Path(source).is_file():
+            raise SourceError(f"{source} does not exist; name a folder that netgraft export wrote, or a file")
+    return Path(source) if source.endswith(".onnx") else to_onnx(load(source, input_shape))
 
 
 def load(source: str, input_shape: str | None) -> Model:
@@ -267,11 +330,11 @@ def run(
     resume: bool,
     plan: Plan,
     engine: Engine,
+    command: str,
 ) -> None:
-    """Optimizes with progress on the terminal, and ends with the table and the report."""
+    """Optimizes with progress on the terminal, and ends with the table and the report; exit code 130 after Ctrl-C."""
     for note in task.notes:
         console.print(f"[dim]{note}[/]")
-    command = shlex.join(["netgraft", *sys.argv[1:]])
     chance = 100 / model.graph.signature.outputs[0].concrete()[-1] if task.quality.name == "accuracy" else None
     with screen.Watcher(console, chance) as watcher:
         front = optimize_model(
@@ -289,6 +352,10 @@ def run(
             on_event=watcher,
         )
     show(front.study)
+    if watcher.interrupted:
+        again = command if "--resume" in shlex.split(command) else f"{command} --resume"
+        console.print(f"go on with: {again}", markup=False, soft_wrap=True)
+        raise typer.Exit(130)
 
 
 def show(study: Study) -> None:

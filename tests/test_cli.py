@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,12 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import netgraft as ng
+from netgraft import zoo
 from netgraft.cli import app
+from netgraft.console import Watcher
+from netgraft.events import Event, PretrainingBegun, TrialRecorded
+from netgraft.metrics import UNITS
 
 DIGITS = "zoo:resnet20?channels=1&width=0.25&input=1x8x8"
 
@@ -44,18 +51,77 @@ def test_a_saved_program_is_read(tmp_path: Path) -> None:
     assert code == 0 and "conv2d" in said and "relu" in said
 
 
-def test_optimize_report_export_measure(tmp_path: Path) -> None:
+def test_inspect_counts_frozen_operations_that_torch_can_count(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "net = nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 4, 3, padding=1))\n"
+        "example_inputs = torch.zeros(2, 3, 8, 8)\n"
+    )
+    code, said = netgraft("inspect", f"{tmp_path / 'nets.py'}:net")
+    assert code == 0
+    assert f"{2 * 4 * 27 * 3 * 8 * 8 / 1e6:.2f} M of them frozen" in said and "100.0%" in said
+
+
+def test_the_version() -> None:
+    assert netgraft("--version") == (0, f"netgraft {ng.__version__}\n")
+    assert ng.__version__ == version("netgraft")
+
+
+def test_help_names_networks_metrics_and_forms_of_data() -> None:
+    code, said = netgraft("optimize", "--help")
+    assert code == 0
+    for expected in [*zoo.names(), *UNITS, "FILE.py:NAME", "TRAIN.parquet", "0.66x", "default: by data"]:
+        assert expected in said
+    assert all("resnet20" in netgraft(command, "--help")[1] for command in ("inspect", "measure"))
+
+
+def interrupt_at(kind: type[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C as soon as a run tells of such an event, of the original's trial excepted."""
+    told = Watcher.__call__
+
+    def tell(watcher: Watcher, event: Event) -> None:
+        told(watcher, event)
+        original = isinstance(event, TrialRecorded) and not event.trial.number
+        if isinstance(event, kind) and not original:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watcher, "__call__", tell)
+
+
+def test_ctrl_c_before_anything_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_at(PretrainingBegun, monkeypatch)
+    code, said = netgraft("demo", "--out", tmp_path / "run")
+    assert code == 130, said
+    assert "Nothing has been tried yet" in said
+    assert f"go on with: netgraft demo --out {tmp_path / 'run'} --budget 2m30s --seed 0 --resume" in said
+
+
+def test_optimize_interrupted_and_resumed_report_export_measure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "run"
     options = ["--data", "digits", "--budget", "2 trials", "--pretrain", 1, "--tune-epochs", 0.5, "--final-epochs", 0.5]
-    code, said = netgraft("optimize", DIGITS, *options, "--finalists", 1, "--out", out)
+    command = ["optimize", DIGITS, *options, "--finalists", 1, "--out", out]
+    with monkeypatch.context() as patch:
+        interrupt_at(TrialRecorded, patch)
+        patch.setattr(sys, "argv", ["netgraft", *map(str, command)])
+        code, said = netgraft(*command)
+    assert code == 130, said
+    assert "interrupted" in said and f"--out {out} --resume" in said
+    code, said = netgraft(*command, "--resume")
     assert code == 0, said
     assert "finalists" in said and (out / "report.html").is_file()
     code, said = netgraft("report", out)
     assert code == 0 and "speed-up" in said
     code, said = netgraft("export", out, "--to", tmp_path / "better")
     assert code == 0 and (tmp_path / "better" / "model.py").is_file()
-    code, said = netgraft("measure", DIGITS, DIGITS, "--seconds", 1)
-    assert code == 0 and "of the first" in said and "fresh session pairs" in said
+    assert "replaced" not in said
+    code, said = netgraft("export", out, "--to", tmp_path / "better")
+    assert code == 0 and "replaced what was exported" in said
+    code, said = netgraft("measure", tmp_path / "better", tmp_path / "better" / "model.onnx", "--seconds", 1)
+    assert code == 0 and "of the first (99 % interval)" in said and "fresh session pairs" in said
+    code, said = netgraft("measure", DIGITS, "--seconds", 1)
+    assert code == 0 and "ms, 99 % interval [" in said
 
 
 @pytest.mark.parametrize(
@@ -66,6 +132,8 @@ def test_optimize_report_export_measure(tmp_path: Path) -> None:
         (["inspect", "nowhere.py:net"], "nowhere.py"),
         (["inspect", "resnet20"], "zoo:"),
         (["measure", "zoo:nothing"], "zoo"),
+        (["measure", "nowhere.onnx"], "nowhere.onnx"),
+        (["measure", "FOLDER"], "model.onnx does not exist"),
         (["report", "nowhere"], "no run folder"),
         (["export", "nowhere", "--to", "x"], "no run folder"),
         (["optimize", DIGITS, "--data", "nowhere", "--out", "OUT"], "nowhere"),
@@ -78,7 +146,7 @@ def test_optimize_report_export_measure(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_give_one_message_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    code, said = netgraft(*(tmp_path / "run" if a == "OUT" else a for a in arguments))
+    code, said = netgraft(*({"OUT": tmp_path / "run", "FOLDER": tmp_path}.get(a, a) for a in arguments))
     assert code == 2, said
     assert message in said
     assert "Traceback" not in said

@@ -61,7 +61,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "costs.analytic": ("ir.* candidate metrics", "numpy"),
     "costs.autogo": ("ir.*", ""),
     "costs.measured": ("ir.* candidate metrics convert.* engine", "numpy onnxruntime scipy torch"),
-    "costs": ("costs.analytic costs.autogo costs.measured", ""),
+    "costs.frozen": ("ir.* convert.* costs.analytic", "torch"),
+    "costs": ("costs.analytic costs.autogo costs.frozen costs.measured", ""),
     # where new networks come from
     "segments.bpe": ("ir.*", "numpy"),
     "segments.bank": ("ir.* segments.bpe", "numpy"),
