@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from contracts import GOLDEN_NAMES, golden
+import torch
+from contracts import GOLDEN_NAMES, golden, sane_model
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from netgraft.convert.to_torch import to_module
 from netgraft.fit import NoFit, fit
 from netgraft.ir import Batch, Graph, Region, Signature, TensorType, parse
 from netgraft.ir.text import parse_type
@@ -102,7 +104,7 @@ def test_images_need_not_be_square() -> None:
 
 def test_a_stride_never_exceeds_the_kernel_unless_it_did() -> None:
     point = SINGLE.replace("kernel=(3, 3), padding=(1, 1)", "kernel=(1, 1)")
-    assert "image size" in reason(point, "f32[N,16,32,32]", "f32[N,16,16,16]")
+    assert "a (conv2d) can make images of 32x32, not of 16x16" in reason(point, "f32[N,16,32,32]", "f32[N,16,16,16]")
     fitted(point.replace("(1, 1)}", "(1, 1), stride=(2, 2)}"), "f32[N,16,8,8]", "f32[N,9,4,4]")
 
 
@@ -139,7 +141,7 @@ def test_an_interpolation_takes_the_size_of_what_it_joins() -> None:
 
 
 def test_a_sum_equates_its_branches() -> None:
-    assert "image size" in reason(RESIDUAL, "f32[N,16,32,32]", "f32[N,16,16,16]")
+    assert "they must be equal" in reason(RESIDUAL, "f32[N,16,32,32]", "f32[N,16,16,16]")
     assert "16 cannot be 17" in reason(RESIDUAL, "f32[N,16,32,32]", "f32[N,17,32,32]")
 
 
@@ -246,12 +248,246 @@ def test_other_ends_do_not_fit() -> None:
     assert "element type" in reason(PAIR, "f64[N,16,8,8]", "f64[N,16,8,8]")
 
 
-def test_frozen_nodes_do_not_fit_elsewhere() -> None:
+def test_frozen_nodes_and_constants_fit_where_their_types_do() -> None:
     text = """graph(x: f32[N,8,4,4]) {
-      f = frozen(x) {target="aten.roll.default", args=(("input", 0),), types=(f32[N,8,4,4],)}
-      return f
+      c = conv2d(x) {out_channels=8, kernel=(1, 1)}
+      f = frozen(c) {target="aten.roll.default", args=(("input", 0),), types=(f32[N,8,4,4],)}
+      k = constant() {type=f32[8,1,1]}
+      s = add(f, k)
+      return s
     }"""
-    assert "frozen" in reason(text, "f32[N,9,4,4]", "f32[N,9,4,4]")
+    assert "the output s: a width of 8 cannot be 9" in reason(text, "f32[N,9,4,4]", "f32[N,9,4,4]")
+    assert "c (conv2d) can make images of" in reason(text, "f32[N,8,8,8]", "f32[N,8,8,8]")
+    bare = text.replace("f = frozen(c)", "f = frozen(x)")
+    assert "f (frozen) stays as it is" in reason(bare, "f32[N,9,4,4]", "f32[N,8,4,4]")
+    fitted(text, "f32[N,9,4,4]", "f32[N,8,4,4]")
+
+
+def test_a_dilated_convolution_is_padded_by_its_reach() -> None:
+    text = """graph(x: f32[N,4,9,9]) {
+      c = conv2d(x) {out_channels=4, kernel=(3, 3), dilation=(4, 4)}
+      return c
+    }"""
+    assert fitted(text, "f32[N,4,7,7]", "f32[N,4,7,7]")["c"].attrs["padding"] == (4, 4)
+
+
+def test_a_strided_depthwise_convolution_keeps_its_stride_and_halves() -> None:
+    strided = INVERTED.replace("padding=(1, 1), groups", "stride=(2, 2), padding=(1, 1), groups")
+    for before, after in [(32, 16), (7, 4), (1, 1)]:
+        graph = fitted(strided, f"f32[N,8,{before},{before}]", f"f32[N,8,{after},{after}]")
+        assert graph["d"].attrs["stride"] == (2, 2)
+    assert fitted(strided, "f32[N,8,7,7]", "f32[N,8,7,7]")["d"].attrs["stride"] == (1, 1)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_patch_convolution_without_its_stride_takes_an_odd_kernel(size: int) -> None:
+    text = f"""graph(x: f32[N,3,32,32]) {{
+      c = conv2d(x) {{out_channels=8, kernel=({size}, {size}), stride=({size}, {size})}}
+      return c
+    }}"""
+    node = fitted(text, "f32[N,8,14,14]", "f32[N,8,14,14]")["c"]
+    assert (node.attrs["kernel"], node.attrs["stride"], node.attrs["padding"]) == ((3, 3), (1, 1), (1, 1))
+
+
+def test_padding_goes_where_the_image_must_shrink_by_its_border() -> None:
+    assert fitted(SINGLE, "f32[N,16,7,7]", "f32[N,16,3,3]")["a"].attrs["stride"] == (2, 2)
+    assert fitted(SINGLE, "f32[N,16,35,35]", "f32[N,16,33,33]")["a"].attrs["padding"] == (0, 0)
+
+
+POOL = "graph(x: f32[N,16,32,32]) {{\n p = max_pool2d(x) {{{}}}\n return p\n}}"
+
+
+@pytest.mark.parametrize(
+    ("pool", "before", "after"),
+    [
+        ("kernel=(3, 3), stride=(2, 2), ceil_mode=True", 8, 4),
+        ("kernel=(3, 3), stride=(2, 2), ceil_mode=True", 7, 3),
+        ("kernel=(3, 3), stride=(2, 2), ceil_mode=True", 7, 4),
+        ("kernel=(3, 3), stride=(2, 2), padding=(1, 1)", 7, 3),
+        ("kernel=(2, 2), stride=(2, 2)", 7, 4),
+        ("kernel=(2, 2), stride=(2, 2)", 7, 3),
+        ("kernel=(2, 2), stride=(2, 2)", 1, 1),
+        ("kernel=(7, 7), stride=(1, 1)", 2, 2),
+        ("kernel=(13, 13), stride=(4, 4)", 5, 2),
+        ("kernel=(3, 3), stride=(2, 2), padding=(1, 1), ceil_mode=True", 8, 4),
+    ],
+)
+def test_pooling_with_any_padding(pool: str, before: int, after: int) -> None:
+    fitted(POOL.format(pool), f"f32[N,5,{before},{before}]", f"f32[N,5,{after},{after}]")
+
+
+def test_asymmetric_padding_stays() -> None:
+    text = """graph(x: f32[N,3,32,32]) {
+      p = pad(x) {pads=(0, 1, 0, 1)}
+      c = conv2d(p) {out_channels=8, kernel=(3, 3), stride=(2, 2)}
+      return c
+    }"""
+    for before, after in [(32, 16), (14, 7), (2, 1)]:
+        graph = fitted(text, f"f32[N,5,{before},{before}]", f"f32[N,6,{after},{after}]")
+        assert graph["c"].attrs["padding"] == (0, 0)
+
+
+def test_padded_channels_make_up_the_width() -> None:
+    text = """graph(x: f32[N,16,32,32]) {
+      a = slice(x) {dim=2, start=0, stop=32, step=2}
+      b = slice(a) {dim=3, start=0, stop=32, step=2}
+      p = pad(b) {pads=(0, 0, 0, 0, 8, 8)}
+      return p
+    }"""
+    graph = fitted(text, "f32[N,32,9,9]", "f32[N,64,5,5]")
+    assert graph["p"].attrs["pads"] == (0, 0, 0, 0, 16, 16)
+    assert graph["a"].attrs["stop"] == 9
+
+
+def test_strides_go_and_factors_grow_where_the_region_enlarges() -> None:
+    hourglass = """graph(x: f32[N,8,16,16]) {
+      d = conv2d(x) {out_channels=16, kernel=(3, 3), stride=(2, 2), padding=(1, 1)}
+      u = interpolate(d) {scale=(2.0, 2.0)}
+      return u
+    }"""
+    assert fitted(hourglass, "f32[N,8,8,8]", "f32[N,4,16,16]")["d"].attrs["stride"] == (1, 1)
+    shuffle = """graph(x: f32[N,8,4,4]) {
+      c = conv2d(x) {out_channels=32, kernel=(3, 3), padding=(1, 1)}
+      p = pixel_shuffle(c) {factor=2}
+      return p
+    }"""
+    graph = fitted(shuffle, "f32[N,8,5,5]", "f32[N,3,20,20]")
+    assert (graph["p"].attrs["factor"], graph["c"].attrs["out_channels"]) == (4, 48)
+    up = "graph(x: f32[N,8,4,4]) {\n u = interpolate(x) {scale=(2.0, 2.0)}\n return u\n}"
+    assert fitted(up, "f32[N,8,5,5]", "f32[N,8,20,20]")["u"].attrs["scale"] == (4.0, 4.0)
+
+
+def test_nothing_becomes_another_operation_to_enlarge() -> None:
+    text = reason(PAIR, "f32[N,16,8,8]", "f32[N,16,16,16]")
+    assert "16x16 for the output b" in text
+    assert "nothing in the segment enlarges images" in text
+
+
+def test_what_is_enlarged_meets_odd_maps_again() -> None:
+    for up in [
+        "interpolate(d) {scale=(2.0, 2.0)}",
+        "conv_transpose2d(d) {out_channels=8, kernel=(2, 2), stride=(2, 2)}",
+    ]:
+        skip = f"""graph(x: f32[N,8,16,16]) {{
+          d = max_pool2d(x) {{kernel=(2, 2), stride=(2, 2)}}
+          u = {up}
+          j = concat(x, u)
+          c = conv2d(j) {{out_channels=8, kernel=(3, 3), padding=(1, 1)}}
+          return c
+        }}"""
+        fitted(skip, "f32[N,8,45,60]", "f32[N,8,45,60]")
+        fitted(skip, "f32[N,8,7,7]", "f32[N,8,7,7]")
+
+
+def test_a_join_with_one_foot_outside_and_values_read_twice() -> None:
+    text = """graph(x: f32[N,8,16,16], y: f32[N,16,8,8]) {
+      a = conv2d(x) {out_channels=16, kernel=(3, 3), stride=(2, 2), padding=(1, 1)}
+      s = add(a, y)
+      r = relu(s)
+      b = conv2d(r) {out_channels=32, kernel=(1, 1)}
+      j = concat(b, r)
+      return s, j, r
+    }"""
+    graph = fitted(text, "f32[N,3,7,7];f32[N,20,7,7]", "f32[N,20,7,7];f32[N,30,7,7];f32[N,20,7,7]")
+    assert graph["a"].attrs["stride"] == (1, 1)
+    assert [graph[id].attrs["out_channels"] for id in "ab"] == [20, 10]
+    wrong = reason(text, "f32[N,3,7,7];f32[N,20,4,4]", "f32[N,20,7,7];f32[N,30,7,7];f32[N,20,7,7]")
+    assert wrong == "s (add) would join images of 7x7 (the output s) with 4x4 (the input y)"
+
+
+def test_channels_behind_the_image_follow() -> None:
+    text = """graph(x: f32[N,8,16,16]) {
+      d = conv2d(x) {out_channels=8, kernel=(7, 7), padding=(3, 3), groups=8}
+      p = permute(d) {dims=(0, 2, 3, 1)}
+      n = layer_norm(p) {shape=(8,)}
+      u = linear(n) {out_features=32}
+      g = gelu(u)
+      l = linear(g) {out_features=8}
+      q = permute(l) {dims=(0, 3, 1, 2)}
+      e = conv2d(q) {out_channels=8, kernel=(1, 1)}
+      return e
+    }"""
+    graph = fitted(text, "f32[N,6,7,7]", "f32[N,12,4,4]")
+    assert graph["u"].attrs["out_features"] == 24
+    assert graph["d"].attrs["stride"] == (2, 2)
+    tail = """graph(x: f32[N,16,12,32]) {
+      l = linear(x) {out_features=8}
+      q = permute(l) {dims=(0, 3, 1, 2)}
+      e = conv2d(q) {out_channels=8, kernel=(3, 3), padding=(1, 1)}
+      return e
+    }"""
+    assert fitted(tail, "f32[N,9,7,24]", "f32[N,5,5,4]")["e"].attrs["stride"] == (2, 2)
+
+
+def test_half_a_channel_shuffle_keeps_its_image() -> None:
+    text = """graph(x: f32[N,8,2,7,7]) {
+      f = flatten(x) {end=2}
+      c = conv2d(f) {out_channels=16, kernel=(3, 3), padding=(1, 1)}
+      return c
+    }"""
+    assert fitted(text, "f32[N,6,2,9,9]", "f32[N,5,5,5]")["c"].attrs["stride"] == (2, 2)
+
+
+def test_parts_of_a_total_keep_their_proportion() -> None:
+    text = """graph(x: f32[N,16,8,8]) {
+      a = conv2d(x) {out_channels=16, kernel=(1, 1)}
+      b = conv2d(x) {out_channels=48, kernel=(3, 3), padding=(1, 1)}
+      c = conv2d(x) {out_channels=64, kernel=(3, 3), padding=(1, 1)}
+      j = concat(a, b, c)
+      return j
+    }"""
+
+    def parts(total: int, multiple: int = 1) -> list[int]:
+        graph = fitted(text, "f32[N,16,8,8]", f"f32[N,{total},8,8]", multiple)
+        return [graph[id].attrs["out_channels"] for id in "abc"]
+
+    assert parts(256) == [32, 96, 128]
+    assert parts(64) == [8, 24, 32]
+    assert parts(320, multiple=16) == [48, 128, 144]
+    assert sum(parts(129)) == 129
+    assert parts(3) == [1, 1, 1]
+    assert "no whole widths a + b + c = 2" in reason(text, "f32[N,16,8,8]", "f32[N,2,8,8]")
+
+
+def test_nodes_that_share_a_weight_stay_alike() -> None:
+    text = """graph(x: f32[N,8,8,8]) {
+      a = conv2d(x) {out_channels=8, kernel=(3, 3), padding=(1, 1)}
+      b = conv2d(a) {out_channels=8, kernel=(3, 3), padding=(1, 1)} <weight=a.weight, bias=a.bias>
+      return b
+    }"""
+    graph = fitted(text, "f32[N,12,4,4]", "f32[N,12,4,4]")
+    assert graph["a"].attrs["out_channels"] == 12
+    assert "a width of 12 cannot be 13" in reason(text, "f32[N,12,4,4]", "f32[N,13,4,4]")
+
+
+def test_asked_again_the_same_object_comes_back() -> None:
+    for wanted in [signature("f32[N,5,8,8]", "f32[N,9,8,8]"), signature("f32[N,5,8,8]", "f32[N,9,99,99]")]:
+        assert fit(parse(PAIR), wanted) is fit(parse(PAIR), wanted)
+    other = fit(parse(PAIR.replace("a = ", "z = ").replace("(a)", "(z)")), signature("f32[N,5,8,8]", "f32[N,9,8,8]"))
+    assert isinstance(other, Graph)
+    assert "z" in other  # the ids are those of the segment given, though the digests are equal
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "outputs", "words"),
+    [
+        (
+            PAIR,
+            "f32[N,16,32,32]",
+            "f32[N,32,5,5]",
+            "b (conv2d) can make images of 7x7 or 8x8 or 13x13 or 14x14, not of 5x5 for the output b",
+        ),
+        (SHUFFLE, "f32[N,21,7,7]", "f32[N,21,7,7]", "s (split) needs a multiple of 2, which 21 is not"),
+        (
+            "graph(x: f32[N,4,9,9]) {\n p = pad(x) {pads=(-3, -3)}\n return p\n}",
+            "f32[N,4,9,6]",
+            "f32[N,4,9,3]",
+            "p (pad) cannot take images of 9x6",
+        ),
+    ],
+)
+def test_reasons_name_nodes_and_sizes(text: str, inputs: str, outputs: str, words: str) -> None:
+    assert words in reason(text, inputs, outputs)
 
 
 PIECES = [
@@ -291,3 +527,36 @@ def _widened(segment: Graph, times: int) -> Signature:
         return t.with_shape(tuple(dims))
 
     return Signature(tuple(map(wide, segment.signature.inputs)), tuple(map(wide, segment.signature.outputs)))
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "outputs"),
+    [
+        (INVERTED, "f32[N,7,7,7]", "f32[N,5,4,4]"),
+        (SHUFFLE, "f32[N,12,5,5]", "f32[N,12,5,5]"),
+        (PAIR, "f32[N,1,1,1]", "f32[N,1,1,1]"),
+        (PAIR, "f32[N,3,9,9]", "f32[N,5,7,7]"),
+        (POOL.format("kernel=(13, 13), stride=(4, 4), ceil_mode=True"), "f32[N,2,5,5]", "f32[N,2,2,2]"),
+        (POOL.format("kernel=(2, 2), stride=(2, 2)"), "f32[N,2,7,7]", "f32[N,2,7,7]"),
+        (
+            """graph(x: f32[N,8,16,16]) {
+              c = conv2d(x) {out_channels=12, kernel=(3, 3), padding=(2, 2), dilation=(2, 2), groups=4}
+              d = max_pool2d(c) {kernel=(2, 2), stride=(2, 2)}
+              u = conv_transpose2d(d) {out_channels=8, kernel=(2, 2), stride=(2, 2)}
+              j = concat(x, u)
+              p = pixel_shuffle(j) {factor=2}
+              return p
+            }""",
+            "f32[N,4,7,9]",
+            "f32[N,3,14,18]",
+        ),
+    ],
+)
+def test_fits_run_forward_and_backward_in_torch(text: str, inputs: str, outputs: str) -> None:
+    graph = fitted(text, inputs, outputs)
+    module = to_module(sane_model(graph)).train()
+    images = [torch.randn(given.type.concrete(2), requires_grad=True) for given in graph.inputs]
+    out = module(*images)
+    assert tuple(out.shape) == graph.signature.outputs[0].concrete(2)
+    out.sum().backward()
+    assert all(parameter.grad is not None for parameter in [*images, *module.parameters()])

@@ -67,7 +67,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "segments.bpe": ("ir.*", "numpy"),
     "segments.bank": ("ir.* segments.bpe", "numpy"),
     "segments": ("segments.bpe segments.bank", ""),
-    "fit": ("ir.*", "numpy scipy"),
+    "fit.*": ("ir.*", "numpy scipy"),
     "mutations.*": ("ir.* segments.* fit", "numpy"),
     "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
     # the search and its memory
