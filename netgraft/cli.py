@@ -71,8 +71,9 @@ SOURCES_HELP = (
 DATA_HELP = (
     "[bold]--data[/] is digits (scikit-learn's, built in); FILE.parquet, TRAIN.parquet,TEST.parquet or a folder with "
     "train.parquet, in the Hugging Face image layout; a folder with a folder of images a class, perhaps below train/ "
-    "and test/; or FILE.py:NAME, a variable or a function without arguments that gives (train, validation, test), each "
-    "a pair (inputs, targets) of tensors, or a netgraft.tasks.Task."
+    "and test/; or FILE.py:NAME, a variable or a function without arguments that gives train, (train, test) or (train, "
+    "validation, test), each a torch Dataset of (image, class number) or a pair (inputs, targets) of tensors, or that "
+    "gives a netgraft.tasks.Task."
 )
 METRICS_HELP = (
     f"[bold]--goal[/] is one of {', '.join(UNITS)}; give it several times for several goals. [bold]--limit[/] is "

@@ -13,7 +13,8 @@ def task(
     data: str | PathLike[str], model: Model, *, seed: int = 0, subset: int | None = None, normalize: str = "data"
 ) -> tasks.Task:
     """The task that ``data`` names: ``digits``, a parquet file or a folder of them in the Hugging Face image layout,
-    a folder of class folders, or ``FILE.py:NAME``.
+    a folder of class folders, or ``FILE.py:NAME`` (torch datasets, tensors or a Task: see
+    :func:`netgraft.tasks.load`).
 
     Images are brought to the network's channels and size. ``seed`` decides how the splits are drawn where the data does
     not say, ``subset`` limits the number of training examples before a validation split is taken out of them.

@@ -310,6 +310,57 @@ def task():
         load_six(spec, subset=3)
 
 
+DATASETS = """
+import numpy as np, torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+class Pictures(Dataset):
+    classes = ["dark", "bright"]
+    def __init__(self, count, of=Image.fromarray, label=int):
+        self.count, self.of, self.label = count, of, label
+    def __len__(self):
+        return self.count
+    def __getitem__(self, row):
+        return self.of(np.full((5 + row % 3, 6, 3), row, np.uint8)), self.label(row % 2)
+    def __call__(self):
+        raise AssertionError("a dataset is no function")
+def floats(count):
+    return TensorDataset(torch.arange(count * 108.0).view(count, 3, 6, 6), torch.arange(count) % 2)
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([])
+class Triples(Pictures):
+    def __getitem__(self, row):
+        return (*super().__getitem__(row), row)
+one, pair = Pictures(20), lambda: (Pictures(20), Pictures(6, np.asarray))
+three = floats(20), floats(8), floats(6)
+tensors = three[0].tensors, three[2].tensors
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("one", [12, 4, 4]), ("pair", [16, 4, 6]), ("three", [20, 8, 6]), ("tensors", [16, 4, 6])]
+)
+def test_datasets_and_what_is_split_off_them(tmp_path: Path, name: str, sizes: list[int]) -> None:
+    task = load_six(python_file(tmp_path / "mine.py", DATASETS) + f":{name}")
+    assert [len(split) for split in (task.train, task.validation, task.test)] == sizes
+    assert ("The items of the datasets were read once" in " ".join(task.notes)) == (name != "tensors")
+    inputs = task.train.inputs
+    assert inputs.shape[1:] == (3, 6, 6)
+    if name in ("one", "pair"):
+        assert inputs.dtype == torch.uint8 and task.augment is not None and task.classes == ("dark", "bright")
+        assert any("resized to 6 x 6" in note for note in task.notes)
+        assert torch.equal(inputs[:, 0, 0, 0] % 2, task.train.targets), "images keep their labels"
+    else:
+        assert task.augment is None
+        assert torch.equal((inputs[:, 0, 0, 0] / 108).long() % 2, task.train.targets)
+
+
+def test_a_subset_of_datasets_is_taken_before_splitting(tmp_path: Path) -> None:
+    spec = python_file(tmp_path / "mine.py", DATASETS)
+    assert [len(load_six(f"{spec}:one", subset=10).train), len(load_six(f"{spec}:three", subset=10).train)] == [6, 10]
+
+
 @dataclass(frozen=True)
 class Broken:
     """A task file that cannot be used, the name asked for and the complaint to expect."""
@@ -331,8 +382,8 @@ class Broken:
         Broken("import a_package_nobody_has\n", "x", "mine.py, line 1: ModuleNotFoundError"),
         Broken("left = right = 1\n", "task", "mine.py has no 'task'; it has left, right"),
         Broken("def task(path): ...\n", "task", "mine.py: TypeError: task() missing 1 required positional argument"),
-        Broken("task = 3\n", "task", "gives int that is neither a Task nor (train, validation, test)"),
-        Broken(TENSORS + "task = floats[:2]\n", "task", "gives tuple that is neither a Task nor"),
+        Broken("task = 3\n", "task", "gives int that is neither a Task nor train, (train, test) or"),
+        Broken(TENSORS + "task = (*floats, floats[0])\n", "task", "gives tuple that is neither a Task nor"),
         Broken(
             TENSORS + "task = [(x, y.float()) for x, y in floats]\n",
             "task",
@@ -340,6 +391,17 @@ class Broken:
         ),
         Broken(TENSORS + "task = [(x, y + 1) for x, y in floats]\n", "task", "has 3 classes, the network gives 2"),
         Broken(TENSORS + "task = [(x, y - 1) for x, y in floats]\n", "task", "counted from 0, but one label is -1"),
+        Broken(
+            DATASETS + "task = Pictures(4, torch.tensor)\n", "task", "(train), item 1 is uint8 [6, 6, 3], but item 0"
+        ),
+        Broken(DATASETS + "task = Pictures(4, str)\n", "task", "item 0: the image is a str; give tensors"),
+        Broken(DATASETS + "task = Pictures(4, label=str)\n", "task", "item 0: the label is '0' instead of a class"),
+        Broken(DATASETS + "task = Triples(4)\n", "task", "item 0 is a tuple instead of a pair"),
+        Broken(DATASETS + "task = Pictures(4, open)\n", "task", "(train), item 0 cannot be read: TypeError"),
+        Broken(DATASETS + "task = Stream()\n", "task", "is a Stream without a length"),
+        Broken(DATASETS + "task = floats(0)\n", "task", "is empty"),
+        Broken(DATASETS + "task = Pictures(9), floats(9)\n", "task", "gives images for train and tensors for test"),
+        Broken(DATASETS + "task = floats(9), floats(9), 3\n", "task", "gives tuple that is neither a Task nor"),
         Broken(TENSORS + "task = [(x, y[1:]) for x, y in floats]\n", "task", "20 inputs and 19 targets"),
     ],
     ids=lambda broken: broken.complaint,

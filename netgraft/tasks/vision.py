@@ -20,9 +20,11 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from netgraft.errors import DataError, NetgraftError, OptionError
-from netgraft.tasks.images import KINDS, Collection, decode, find
+from netgraft.tasks.datasets import READ_ONCE, read
+from netgraft.tasks.images import KINDS, Collection, Images, decode, find
 from netgraft.tasks.task import Split, Task, classification
 
 
@@ -75,13 +77,15 @@ def load(
       validation.parquet and test.parquet (or their shards, train-*.parquet), in the Hugging Face image layout: a column
       `image` (encoded bytes, or a struct with a field `bytes`) and an integer column `label`;
     - a folder with one folder of images a class, perhaps below train/, val/ and test/;
-    - `FILE.py:NAME`: a `Task`, a tuple (train, validation, test) of (inputs, targets), or a function of no arguments
-      that returns one of these. Inputs are uint8 images, treated like all others, or floats, taken as they are. A
-      `Task` is only checked for the shape of its inputs. The file is run, as `python FILE.py` would.
+    - `FILE.py:NAME`: train, (train, test) or (train, validation, test), each of them a map-style torch `Dataset` of
+      (image, class number) or a pair (inputs, targets) of tensors; or a `Task`; or a function of no arguments that
+      returns one of these. Images are PIL images or uint8 arrays, treated like all others; or tensors of the network's
+      input shape: uint8 ones are normalised and augmented like all others, floats taken as they are. Datasets are read
+      once, into memory. A `Task` is only checked for the shape of its inputs. The file is run, like a script.
 
-    Images are converted to the network's channels and size. The validation split is taken out of the training data,
-    and so is the test split where none is given: a fifth of it each, at most 5,000 examples, all classes in their
-    shares, drawn by `seed`. `subset` is the number of examples taken from the training data before anything is split
+    Images are converted to the network's channels and size. Where they are not given, the validation and the test split
+    are taken out of the training data: a fifth of it each, at most 5,000 examples, all classes in their shares, drawn
+    by `seed`. `subset` is the number of examples taken from the training data before anything is split
     off; a test set that was given stays whole. What was done stands in the task's `notes`.
 
     `normalize` says what a network was trained to expect of images: `data` (the mean and deviation of the training
@@ -94,9 +98,7 @@ def load(
         raise OptionError(f"subset must be at least 1, not {subset}")
     if not name.rpartition(":")[0].endswith(".py"):
         return _from_images(name, find(name), input_shape, classes, seed, subset, normalize)
-    if subset is not None:
-        raise OptionError(f"subset cannot be used with {name}: let it return fewer examples")
-    return _from_python(name, input_shape, classes, normalize)
+    return _from_python(name, input_shape, classes, seed, subset, normalize)
 
 
 def _from_images(
@@ -107,28 +109,23 @@ def _from_images(
     seed: int,
     subset: int | None,
     normalize: str,
+    notes: Sequence[str] = (),
 ) -> Task:
     if len(input_shape) != 3 or input_shape[0] not in (1, 3):
         raise DataError(
             f"{name} holds images of 1 or 3 channels, the network takes inputs of shape {input_shape}; "
             "FILE.py:NAME can give tensors of any shape"
         )
-    train, validation, test = found.train, found.validation, found.test
-    notes = []
-    rows = _spread(train.labels, np.random.default_rng(seed))[:subset]
-    share = min(len(rows) // 5, 5000)
-    if test is None:
-        test, rows = train.take(rows[:share]), rows[share:]
-        notes.append(f"The test split is {share:,} examples taken out of the training data.")
-    if validation is None:
-        validation, rows = train.take(rows[:share]), rows[share:]
-        notes.append(f"The validation split is {share:,} examples taken out of the training data.")
-    train = train.take(rows)
+    rows, taken = _taken_out(found.train.labels, found.validation is None, found.test is None, seed, subset)
+    train = found.train.take(rows["train"])
+    validation = found.validation or found.train.take(rows["validation"])
+    test = found.test or found.train.take(rows["test"])
     for split, images in (("train", train), ("validation", validation), ("test", test)):
         _check_labels(f"{name} ({split})", images.labels, classes)
     channels, height, width = input_shape
     decoded = [decode(images, (channels, height, width)) for images in (train, validation, test)]
     resized = sum(count for _, count in decoded)
+    notes = [*notes, *taken]
     if resized:
         notes.append(f"{resized:,} images were resized to {height} x {width}, whatever their aspect ratio.")
     splits = [
@@ -138,38 +135,93 @@ def _from_images(
     return _task(name, splits, classes, found.classes, found.mirrored, notes, normalize)
 
 
-def _from_python(name: str, input_shape: tuple[int, ...], classes: int, normalize: str) -> Task:
+def _taken_out(
+    labels: npt.NDArray[np.int64], validation: bool, test: bool, seed: int, subset: int | None
+) -> tuple[dict[str, npt.NDArray[np.int64]], list[str]]:
+    """Which rows of the training data go to which split, and notes that say so."""
+    rows = _spread(labels, np.random.default_rng(seed))[:subset]
+    share = min(len(rows) // 5, 5000)
+    found, notes = {}, []
+    for split in ("test",) * test + ("validation",) * validation:
+        found[split], rows = rows[:share], rows[share:]
+        notes.append(f"The {split} split is {share:,} examples taken out of the training data.")
+    return found | {"train": rows}, notes
+
+
+def _from_python(
+    name: str, input_shape: tuple[int, ...], classes: int, seed: int, subset: int | None, normalize: str
+) -> Task:
     value = _run(name)
     if isinstance(value, Task):
-        task = value
-    else:
-        task = _task(name, _from_tensors(name, value, classes), classes, normalize=normalize)
-    for split in (task.train, task.validation, task.test):
-        if tuple(split.inputs.shape[1:]) != tuple(input_shape):
-            raise DataError(
-                f"{name} gives inputs of shape {tuple(split.inputs.shape[1:])}, the network takes {tuple(input_shape)}"
-            )
-    return task
-
-
-def _from_tensors(name: str, value: Any, classes: int) -> list[Split]:
-    try:
-        pairs = [(torch.as_tensor(inputs), torch.as_tensor(targets)) for inputs, targets in value]
-    except (TypeError, ValueError, RuntimeError):
-        pairs = []
-    if len(pairs) != 3:
+        if subset is not None:
+            raise OptionError(f"subset cannot be used with {name}: let its Task have fewer examples")
+        for each in (value.train, value.validation, value.test):
+            _check_shape(name, each, input_shape)
+        return value
+    given = _parts(name, value)
+    datasets = [part for part in given.values() if isinstance(part, Dataset)]
+    names = tuple(map(str, getattr(datasets[0], "classes", ()))) if datasets else ()
+    notes = [READ_ONCE] if datasets else []
+    parts = {split: _examples(f"{name} ({split})", part) for split, part in given.items()}
+    images = {split: part for split, part in parts.items() if isinstance(part, Images)}
+    splits = {split: part for split, part in parts.items() if isinstance(part, Split)}
+    if images and splits:
         raise DataError(
-            f"{name} gives {type(value).__name__} that is neither a Task nor (train, validation, test), "
-            "each a pair (inputs, targets) of tensors"
+            f"{name} gives images for {', '.join(images)} and tensors for {', '.join(splits)}; give one kind"
         )
-    for split, (_, targets) in zip(("train", "validation", "test"), pairs, strict=True):
-        if targets.ndim != 1 or targets.is_floating_point():
-            raise DataError(
-                f"{name} ({split}): targets are {targets.dtype} of shape {tuple(targets.shape)} instead of one class "
-                "number an example; give a Task with a loss and a quality of its own for anything but classification"
-            )
-        _check_labels(f"{name} ({split})", targets.numpy(), classes)
-    return [Split(inputs, targets.long()) for inputs, targets in pairs]
+    if images:
+        found = Collection(images["train"], images.get("validation"), images.get("test"), names)
+        return _from_images(name, found, input_shape, classes, seed, subset, normalize, notes)
+    for split, part in splits.items():
+        _check_labels(f"{name} ({split})", part.targets.numpy(), classes)
+        _check_shape(name, part, input_shape)
+    train = splits["train"]
+    rows, taken = _taken_out(train.targets.numpy(), "validation" not in splits, "test" not in splits, seed, subset)
+    splits |= {split: Split(train.inputs[chosen], train.targets[chosen]) for split, chosen in rows.items()}
+    in_order = [splits["train"], splits["validation"], splits["test"]]
+    return _task(name, in_order, classes, names, notes=[*notes, *taken], normalize=normalize)
+
+
+def _parts(name: str, value: Any) -> dict[str, Any]:
+    """What a file gave, by split."""
+    if isinstance(value, Dataset) or _is_pair(value):
+        return {"train": value}
+    if isinstance(value, tuple | list) and all(isinstance(part, Dataset) or _is_pair(part) for part in value):
+        if len(value) == 2:
+            return {"train": value[0], "test": value[1]}
+        if len(value) == 3:
+            return {"train": value[0], "validation": value[1], "test": value[2]}
+    raise DataError(
+        f"{name} gives {type(value).__name__} that is neither a Task nor train, (train, test) or (train, validation, "
+        "test), each a torch Dataset or a pair (inputs, targets) of tensors"
+    )
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(x, Tensor | np.ndarray) for x in value)
+    )
+
+
+def _examples(place: str, part: Any) -> Images | Split:
+    """A split as a file gave it, its class numbers as int64 [N]."""
+    found = read(part, place) if isinstance(part, Dataset) else part
+    if isinstance(found, Images):
+        return found
+    inputs, targets = (torch.as_tensor(values) for values in found)
+    if targets.ndim != 1 or targets.is_floating_point():
+        raise DataError(
+            f"{place}: targets are {targets.dtype} of shape {tuple(targets.shape)} instead of one class number an "
+            "example; give a Task with a loss and a quality of its own for anything but classification"
+        )
+    return Split(inputs, targets.long())
+
+
+def _check_shape(name: str, split: Split, input_shape: tuple[int, ...]) -> None:
+    if tuple(split.inputs.shape[1:]) != tuple(input_shape):
+        raise DataError(
+            f"{name} gives inputs of shape {tuple(split.inputs.shape[1:])}, the network takes {tuple(input_shape)}"
+        )
 
 
 def _task(
@@ -278,7 +330,7 @@ def _run(spec: str) -> Any:
             known = [key for key in vars(module) if not key.startswith("_")]
             raise DataError(f"{place} has no '{name}'; it has {', '.join(known) or 'nothing'}")
         value = getattr(module, name)
-        return value() if callable(value) else value
+        return value() if callable(value) and not isinstance(value, Dataset) else value
     except NetgraftError:
         raise
     except (Exception, SystemExit) as error:
