@@ -124,7 +124,7 @@ def test_zoo_comes_back(name: str) -> None:
 def test_a_wrong_weight_would_be_noticed() -> None:
     module = randomised(zoo.build("resnet20", width=0.25))
     model = read(module, torch.randn(2, 3, 16, 16))
-    for key in ("stem.1.running_var", "stages.2.2.bn2.bias", "head.weight"):
+    for key in ("bn1.running_var", "layer3.2.bn2.bias", "fc.weight"):
         faulty = Model(model.graph, {**model.weights, key: np.asarray(model.weights[key]) * 1.05})
         with pytest.raises(AssertionError):
             assert_same(module, faulty, torch.randn(2, 3, 16, 16))

@@ -1,11 +1,14 @@
-"""SqueezeNet: Iandola et al., "AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", 2016."""
+"""SqueezeNet: Iandola et al., "AlexNet-level accuracy with 50x fewer parameters and <0.5MB model size", 2016.
+
+Parameters have torchvision's names.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from netgraft.zoo.layers import scaled
+from netgraft.zoo.layers import named, scaled
 
 
 class Fire(nn.Module):
@@ -14,12 +17,12 @@ class Fire(nn.Module):
     def __init__(self, inputs: int, squeeze: int, expand: int) -> None:
         super().__init__()
         self.squeeze = nn.Conv2d(inputs, squeeze, 1)
-        self.expand1 = nn.Conv2d(squeeze, expand, 1)
-        self.expand3 = nn.Conv2d(squeeze, expand, 3, padding=1)
+        self.expand1x1 = nn.Conv2d(squeeze, expand, 1)
+        self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.squeeze(x))
-        return torch.cat([torch.relu(self.expand1(x)), torch.relu(self.expand3(x))], dim=1)
+        return torch.cat([torch.relu(self.expand1x1(x)), torch.relu(self.expand3x3(x))], dim=1)
 
 
 def squeezenet(*, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
@@ -35,4 +38,4 @@ def squeezenet(*, classes: int = 10, channels: int = 3, width: float = 1.0) -> n
             net.append(Fire(features, squeeze, expand))
             features = 2 * expand
     head = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(features, classes, 1), nn.ReLU())
-    return nn.Sequential(net, head, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return named(features=net, classifier=head, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())

@@ -29,6 +29,16 @@ def vgg11(*, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Mod
     return _vgg((1, 1, 2, 2, 2), classes, channels, width)
 
 
+def vgg13(*, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
+    """VGG-13 (configuration B) with batch norm; images of 32x32 or larger."""
+    return _vgg((2, 2, 2, 2, 2), classes, channels, width)
+
+
 def vgg16(*, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
     """VGG-16 (configuration D) with batch norm; images of 32x32 or larger."""
     return _vgg((2, 2, 3, 3, 3), classes, channels, width)
+
+
+def vgg19(*, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
+    """VGG-19 (configuration E) with batch norm; images of 32x32 or larger."""
+    return _vgg((2, 2, 4, 4, 4), classes, channels, width)
