@@ -67,18 +67,26 @@ def test_any_number_of_channels(channels: int) -> None:
     fitted(RESIDUAL, f"f32[N,{channels},32,32]", f"f32[N,{channels},32,32]")
 
 
-def test_hidden_widths_scale_with_the_input() -> None:
-    assert fitted(INVERTED, "f32[N,32,8,8]", "f32[N,7,8,8]")["e"].attrs["out_channels"] == 192
+def test_hidden_widths_scale_with_the_ends() -> None:
+    assert fitted(INVERTED, "f32[N,32,8,8]", "f32[N,48,8,8]")["e"].attrs["out_channels"] == 192
+    # Twice as wide at one end, half as wide at the other.
+    assert fitted(INVERTED, "f32[N,32,8,8]", "f32[N,12,8,8]")["e"].attrs["out_channels"] == 96
+
+
+def test_an_image_as_it_is_seen_is_no_measure_of_width() -> None:
+    stem = PAIR.replace("N,16,32,32", "N,3,32,32")
+    assert fitted(stem, "f32[N,48,32,32]", "f32[N,48,32,32]")["a"].attrs["out_channels"] == 24
+    assert fitted(PAIR, "f32[N,1,32,32]", "f32[N,3,32,32]")["a"].attrs["out_channels"] == 16
 
 
 def test_depthwise_follows() -> None:
     depthwise = fitted(INVERTED, "f32[N,12,8,8]", "f32[N,12,8,8]")["d"]
-    assert (depthwise.attrs["out_channels"], depthwise.attrs["groups"]) == (72, 72)
+    assert (depthwise.attrs["out_channels"], depthwise.attrs["groups"]) == (59, 59)  # 96 x sqrt(12/16 x 12/24)
 
 
 def test_hidden_widths_are_multiples_and_the_ends_what_they_must_be() -> None:
     graph = fitted(INVERTED, "f32[N,17,8,8]", "f32[N,5,8,8]", multiple=8)
-    assert graph["e"].attrs["out_channels"] == 104  # 6 x 17 = 102
+    assert graph["e"].attrs["out_channels"] == 48  # 96 x sqrt(17/16 x 5/24) = 45.2
     assert graph["p"].attrs["out_channels"] == 5
 
 
@@ -408,7 +416,7 @@ def test_channels_behind_the_image_follow() -> None:
       return e
     }"""
     graph = fitted(text, "f32[N,6,7,7]", "f32[N,12,4,4]")
-    assert graph["u"].attrs["out_features"] == 24
+    assert graph["u"].attrs["out_features"] == 34  # 32 x sqrt(6/8 x 12/8)
     assert graph["d"].attrs["stride"] == (2, 2)
     tail = """graph(x: f32[N,16,12,32]) {
       l = linear(x) {out_features=8}

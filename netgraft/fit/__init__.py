@@ -8,9 +8,9 @@ Deviations from the paper, which solves one integer program for both: sizes are 
 give, so odd maps, 1x1 maps and padded or ceiled windows are right; widths may be any integers; concatenations, splits,
 groups, depthwise and transposed convolutions, pixel shuffles and reshapes have their rules; strides, paddings and
 factors are changed as little as possible, and an operation is never turned into another, so that a region that
-enlarges its images takes a segment that can; the objective asks for the segment's own widths scaled to the new input
-(or to the new total, where they are parts of one), so that a small tensor is no better than a faithful one. Among
-equals the cheaper is taken: strides early, narrow widths.
+enlarges its images takes a segment that can; the objective asks for the segment's own widths scaled as its ends are
+(the geometric mean over inputs and outputs; where they are parts of a given total, as that is), so that a small tensor
+is no better than a faithful one. Among equals the cheaper is taken: strides early, narrow widths.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ def fit(segment: Graph, signature: Signature, *, multiple: int = 1) -> Graph | N
 
     Inputs and outputs correspond in order. Freely chosen are the output channels of convolutions and linear layers
     (multiples of ``multiple`` where the surroundings leave it open), as near as possible to the segment's own, scaled
-    by how much wider the new input is; and, as few as possible, the strides (1, 2 or 4, never above the kernel unless
-    they were) and paddings of convolutions and poolings and the factors of interpolations and pixel shuffles.
-    Everything else follows or stays. The answers last given are kept: asked again, the same object comes back.
+    by how much wider the new inputs and outputs are; and, as few as possible, the strides (1, 2 or 4, never above the
+    kernel unless they were) and paddings of convolutions and poolings and the factors of interpolations and pixel
+    shuffles. Everything else follows or stays. The answers last given are kept: asked again, the same object comes
+    back.
     """
     return _fitted(segment, signature, multiple)
 

@@ -12,7 +12,7 @@ from math import log2
 from typing import Any
 
 from netgraft.errors import ShapeError
-from netgraft.ir import Batch, Node, TensorType
+from netgraft.ir import Batch, Graph, Node, TensorType, Value
 from netgraft.ir.shapes import window
 
 Image = tuple[int, int]
@@ -37,6 +37,21 @@ def image(type: TensorType) -> Image | None:
         return None
     _, _, h, w = type.shape
     return None if isinstance(h, Batch) or isinstance(w, Batch) else (h, w)
+
+
+def channels_last(segment: Graph, value: Value) -> bool:
+    """Whether an image that enters or leaves the segment has its channels behind it, as what is next to it shows."""
+    for node in segment.users.get(value, ()):
+        if node.op in ("linear", "layer_norm") or (node.op == "permute" and node.attrs["dims"] == (0, 3, 1, 2)):
+            return True
+    while value.node in segment:
+        node = segment[value.node]
+        if node.op in ("linear", "layer_norm") or (node.op == "permute" and node.attrs["dims"] == (0, 2, 3, 1)):
+            return True
+        if not node.definition.pointwise:
+            return False
+        value = node.inputs[0]
+    return False
 
 
 def resized(node: Node, attrs: Attrs, own: TensorType, size: Image) -> Image | None:

@@ -15,7 +15,7 @@ from netgraft.ir import Batch, Graph, Node, Signature, TensorType, Value
 from netgraft.ir.types import Dim
 
 from .outcome import Misfit
-from .resizing import ENLARGING, LEAST, RESIZING, Attrs, Image, departures, faithful, image, resized
+from .resizing import ENLARGING, LEAST, RESIZING, Attrs, Image, channels_last, departures, faithful, image, resized
 
 _JOINS = frozenset(["add", "mul", "sub", "div", "concat"])
 _MOST_STATES = 5_000
@@ -78,7 +78,7 @@ class _Walk:
         self._places: dict[Value, _Place] = {}
         for given, type in zip(segment.inputs, signature.inputs, strict=True):
             value = Value(given.id)
-            axes = self._axes(value, given.type)
+            axes = (1, 2) if channels_last(segment, value) else (given.type.rank - 2, given.type.rank - 1)
             before, size = _sides(given.type, axes), _sides(type, axes)
             if before and size:
                 self._demand(len(self._start), size, f"the input {given.id}")
@@ -92,13 +92,6 @@ class _Walk:
             if place and wanted:
                 self._demand(place.index, wanted, f"the output {value}")
         self._spread()
-
-    def _axes(self, value: Value, type: TensorType) -> tuple[int, int]:
-        """An image comes with its channels before it, unless what reads it takes them behind."""
-        for node in self._segment.users.get(value, ()):
-            if node.op in ("linear", "layer_norm") or (node.op == "permute" and node.attrs["dims"] == (0, 3, 1, 2)):
-                return 1, 2
-        return type.rank - 2, type.rank - 1
 
     def _new(self, own: Image) -> int:
         self._own.append(own)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from math import gcd
+from collections.abc import Iterator, Mapping, Sequence
+from math import exp, gcd, log
 from typing import Any
 
-from netgraft.ir import Batch, Graph, Input, Node, Signature, TensorType, Value
+from netgraft.ir import Batch, Graph, Input, Node, Signature, Value
 
 from .choice import Wish, choose
 from .dims import Dim, Equations, Linear, Shape, plus, product
 from .outcome import Misfit
-from .resizing import RESIZING, Attrs, image, resized
+from .resizing import RESIZING, Attrs, channels_last, image, resized
 
 _POINTED = frozenset(["group_norm", "layer_norm", "prelu"])
 """Shape-keeping operations with an attribute that follows the width."""
+
+_RAW = 4
+"""Channels of an image as a camera gives it, transparency included."""
 
 
 def fit_widths(segment: Graph, attrs: Mapping[str, Attrs], signature: Signature, multiple: int) -> Graph:
@@ -73,14 +76,20 @@ def _settled(node: Node, attrs: Attrs, equations: Equations, chosen: Mapping[int
 
 
 def _scale(segment: Graph, signature: Signature) -> float:
-    """How much wider the new inputs are than the segment's own."""
+    """How much wider the surroundings are than the segment's own: the geometric mean over inputs and outputs.
 
-    def width(types: Iterable[TensorType]) -> int:
-        dims = [t.shape[-1] if t.rank == 3 else t.shape[1] for t in types if t.rank > 1]
-        return sum(d for d in dims if isinstance(d, int))
-
-    own = width(given.type for given in segment.inputs)
-    return width(signature.inputs) / own if own else 1.0
+    An end that is, or was, an image as it is seen (3 channels, say) is no measure of width.
+    """
+    logarithms = []
+    values = [*(Value(given.id) for given in segment.inputs), *segment.outputs]
+    for value, now in zip(values, signature.inputs + signature.outputs, strict=True):
+        was = segment.types[value]
+        if was.rank > 1:
+            axis = -1 if was.rank == 3 or (was.rank == 4 and channels_last(segment, value)) else 1
+            before, after = was.shape[axis], now.shape[axis]
+            if isinstance(before, int) and isinstance(after, int) and min(before, after) > _RAW:
+                logarithms.append(log(after / before))
+    return exp(sum(logarithms) / len(logarithms)) if logarithms else 1.0
 
 
 class _Widths:
