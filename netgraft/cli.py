@@ -33,6 +33,7 @@ from netgraft.metrics import UNITS, parse_goals
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
 from netgraft.recipes.optimize import parse_budget
+from netgraft.spaces.families import FAMILIES
 from netgraft.study import Study
 
 console = Console(highlight=False)
@@ -65,8 +66,9 @@ app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, ric
 # Paragraphs for the end of a command's help.
 SOURCES_HELP = (
     "[bold]SOURCE[/] is a saved torch.export program (FILE.pt2), a module or a function that returns one "
-    "(FILE.py:NAME), or a network of the zoo, with options as in 'zoo:resnet20?classes=100&input=3x32x32'. "
-    f"The zoo has {', '.join(zoo.names())}."
+    "(FILE.py:NAME), a graph of AutoGO's (FILE.pkl), a network of the zoo, with options as in "
+    "'zoo:resnet20?classes=100&input=3x32x32', or a member of a family, as in 'family:hiaml?seed=3'. "
+    f"The zoo has {', '.join(zoo.names())}. The families are {', '.join(FAMILIES)}."
 )
 DATA_HELP = (
     "[bold]--data[/] is digits (scikit-learn's, built in); FILE.parquet, TRAIN.parquet,TEST.parquet or a folder with "
@@ -86,7 +88,9 @@ EXAMPLES_HELP = (
     "--out runs/mine"
 )
 
-Source = Annotated[str, typer.Argument(help="FILE.pt2, FILE.py:NAME or zoo:NAME", show_default=False)]
+Source = Annotated[
+    str, typer.Argument(help="FILE.pt2, FILE.pkl, FILE.py:NAME, zoo:NAME or family:NAME", show_default=False)
+]
 InputShape = Annotated[
     str | None, typer.Option("--input", help="shape of one input, such as 3x32x32, for a FILE.py:NAME that names none")
 ]

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import glob
 import importlib.util
 import inspect
+import os
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from netgraft import zoo
+from netgraft.convert.autogo import autogo_entries, load_autogo
 from netgraft.convert.from_torch import from_exported, from_module, reason
 from netgraft.convert.pt2 import load_pt2
 from netgraft.errors import SourceError
-from netgraft.ir import Model
+from netgraft.ir import Graph, Model, untrained
+from netgraft.spaces import families
 
 Source = str | Path | nn.Module | ExportedProgram
 Shape = tuple[int, ...]
 Inputs = Tensor | tuple[Tensor, ...]
 
-FORMS = "zoo:NAME, FILE.py:NAME or FILE.pt2"
+FORMS = "zoo:NAME, family:NAME, FILE.py:NAME, FILE.pt2 or FILE.pkl (AutoGO's)"
 """How a source is spelled."""
 
 _SEED = 0
@@ -38,6 +43,11 @@ def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: S
     ``zoo:NAME``
         A network of :mod:`netgraft.zoo`, with weights drawn from a fixed seed. Options of its builder follow as in a
         web address, ``zoo:resnet20?classes=100&width=0.5``; ``input=1x8x8`` among them gives the inputs' shape.
+    ``family:NAME``
+        A member of one of :mod:`netgraft.spaces.families`, with new weights: ``family:hiaml?seed=3`` draws one,
+        ``family:nasbench201?arch=|skip_connect~0|+...`` names it.
+    ``FILE.pkl``
+        A graph of AutoGO's, with new weights. Nothing in the file is unpickled.
     ``FILE.pt2``
         A program that ``torch.export.save`` wrote. Nothing in it is run or unpickled.
     ``FILE.py:NAME``
@@ -58,12 +68,62 @@ def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: S
     text = str(source)
     if text.startswith("zoo:"):
         return _from_zoo(text.removeprefix("zoo:"), example_inputs)
+    if text.startswith("family:"):
+        found = list(islice(_from_family(text.removeprefix("family:")), 2))
+        if len(found) > 1:
+            raise SourceError(f"{text} names several networks, where one is needed; leave out count")
+        ((name, graph),) = found
+        return untrained(graph, name, _SEED)
+    if text.endswith(".pkl"):
+        name, graph = load_autogo(Path(text))
+        return untrained(graph, name, _SEED)
     if text.endswith(".pt2"):
         return from_exported(load_pt2(Path(text)), name=Path(text).stem)
     file, _, name = text.rpartition(":")
     if file.endswith(".py") or text.endswith(".py"):
         return _from_file(Path(file), name, example_inputs) if file.endswith(".py") else _unnamed(Path(text))
     raise SourceError(f"{text!r} names no network; a source is {FORMS}{_hint(text)}")
+
+
+def graphs(source: Source) -> Iterator[tuple[str, Graph]]:
+    """The graphs that ``source`` names, each with its name, made as they are asked for: what segments are mined from.
+
+    Whatever :func:`load` takes gives one. Beyond that, ``family:NAME?count=5000&seed=0`` draws several members and
+    ``family:nasbench201?count=all`` lists a family; ``zoo:*`` is the zoo; a folder, or a pattern such as
+    ``graphs/*.pkl``, stands for its .pkl and .pt2 files; and a collection of GENNAPE's (.pkl or .json) for its graphs.
+    """
+    text = str(source)
+    if not isinstance(source, str | Path):
+        model = load(source)
+        yield model.name, model.graph
+    elif text.startswith("family:"):
+        yield from _from_family(text.removeprefix("family:"))
+    elif text == "zoo:*":
+        for name in zoo.names():
+            yield name, load(f"zoo:{name}").graph
+    elif text.endswith((".pkl", ".json")) and Path(text).is_file():
+        yield from ((entry.name, entry.graph) for entry in autogo_entries(Path(text)))
+    elif (files := _files(text)) is not None:
+        for file in files:
+            yield from graphs(file)
+    else:
+        model = load(source)
+        yield model.name, model.graph
+
+
+def _files(text: str) -> list[str] | None:
+    """The files of graphs in a folder, or those that a pattern names; None where the text is neither."""
+    if text.startswith("zoo:"):
+        return None
+    if Path(text).is_dir():
+        found = [str(Path(text, name)) for name in sorted(os.listdir(text)) if name.endswith((".pkl", ".pt2"))]
+    elif glob.has_magic(text):
+        found = sorted(glob.glob(text))
+    else:
+        return None
+    if not found:
+        raise SourceError(f"{text} holds no file of a graph; .pkl and .pt2 files are read")
+    return found
 
 
 def parse_shape(text: str) -> Shape:
@@ -80,6 +140,8 @@ def _hint(text: str) -> str:
         return ". ONNX files are written, not read: start from the PyTorch network"
     if text in zoo.names():
         return f"; did you mean zoo:{text}?"
+    if text in families.FAMILIES:
+        return f"; did you mean family:{text}?"
     return ""
 
 
@@ -103,6 +165,33 @@ def _from_zoo(text: str, example_inputs: Inputs | None) -> Model:
         image = options.get("image")
         shape = (int(options.get("channels", channels)), int(image or height), int(image or width))
     return from_module(module, _images(shape) if example_inputs is None else example_inputs, name=name)
+
+
+def _from_family(text: str) -> Iterator[tuple[str, Graph]]:
+    name, _, query = text.partition("?")
+    chosen = families.family(name)
+    # A + stands for itself in an architecture, unlike in a web address.
+    given = {key: unquote(value) for key, _, value in (part.partition("=") for part in query.split("&") if part)}
+    unknown = given.keys() - {"arch", "count", "seed"}
+    if unknown:
+        raise SourceError(f"family:{name} has no option {min(unknown)!r}; it takes arch, or count and seed")
+    if "arch" in given:
+        if len(given) > 1:
+            raise SourceError(
+                f"family:{text} names one member; leave out {' and '.join(sorted(given.keys() - {'arch'}))}"
+            )
+        yield families.member(chosen, given["arch"])
+    elif given.get("count") == "all":
+        yield from families.enumerated(name)
+    else:
+        yield from families.sample(name, _whole(text, given, "count", 1), _whole(text, given, "seed", 0))
+
+
+def _whole(text: str, given: Mapping[str, str], option: str, default: int) -> int:
+    value = given.get(option, str(default))
+    if not re.fullmatch(r"\d{1,18}", value) or (option == "count" and not int(value)):
+        raise SourceError(f"family:{text}: {option}={value} is no whole number; write it like count=5000&seed=0")
+    return int(value)
 
 
 def _number(option: str, value: str) -> int | float:

@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "ir.carry": ("*", "numpy"),
     "ir.edit": ("*", "numpy"),
     "ir.text": ("*", "numpy"),
-    "ir.model": ("*", ""),
+    "ir.model": ("*", "numpy"),
     "ir": ("*", ""),
     # where work is done: knows nothing of networks
     "engine": ("", ""),
@@ -50,6 +50,8 @@ LAYERS: dict[str, tuple[str, str]] = {
         "numpy torch",
     ),
     "convert.from_torch": ("ir.* convert.quiet convert.lowering convert.program", "numpy torch"),
+    "convert.pickles": ("", "numpy"),
+    "convert.autogo": ("ir.* convert.pickles", ""),
     "convert.pt2": ("ir.* convert.quiet", "torch"),
     "convert.to_torch": ("ir.* convert.frozen convert.lowering", "numpy torch"),
     "convert.code": ("ir.* convert.lowering", ""),
@@ -77,7 +79,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "search.*": ("ir.* candidate metrics events engine spaces.* study", "numpy"),
     # sources of networks: plain torch modules, and the strings that name one
     "zoo.*": ("", "torch"),
-    "sources": ("ir.* convert.* zoo.*", "torch"),
+    "sources": ("ir.* convert.* spaces.families.* zoo.*", "torch"),
     "data": ("ir.* tasks.*", ""),
     # what a run gives back
     "export": ("ir.* convert.*", "numpy torch safetensors"),

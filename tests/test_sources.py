@@ -6,6 +6,7 @@ import io
 import pickle
 import sys
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ import torch
 from torch import nn
 from torch.export import Dim, export
 
+from netgraft import zoo
 from netgraft.errors import SourceError
 from netgraft.ir import Batch, Model
-from netgraft.sources import load, parse_shape
+from netgraft.sources import graphs, load, parse_shape
+from netgraft.spaces import families
+from netgraft.spaces.families import nasbench201_cells
 
 NETWORKS = """
 import torch
@@ -111,7 +115,17 @@ def test_zoo_weights_are_the_same_every_time() -> None:
         ("zoo:resnet20?input=8", "does not run on example inputs"),
         ("zoo:resnet20?input=3x-1x8", "write channels, height and width like 3x32x32"),
         ("resnet20", "did you mean zoo:resnet20"),
-        ("nonsense", "zoo:NAME, FILE.py:NAME or FILE.pt2"),
+        ("nonsense", "zoo:NAME, family:NAME, FILE.py:NAME, FILE.pt2 or FILE.pkl"),
+        ("family:nasbench20", "did you mean 'nasbench201'"),
+        ("nasbench201", "did you mean family:nasbench201"),
+        ("family:nasbench201?seeds=3", "no option 'seeds'; it takes arch, or count and seed"),
+        ("family:nasbench201?seed=x", "seed=x is no whole number"),
+        ("family:nasbench201?count=0", "count=0 is no whole number"),
+        ("family:nasbench201?count=2", "several networks"),
+        ("family:nasbench201?count=all", "several networks"),
+        ("family:nasbench201?arch=x", "'x' is no cell of NAS-Bench-201"),
+        ("family:nasbench201?arch=x&seed=3", "names one member; leave out seed"),
+        ("missing.pkl", "missing.pkl does not exist"),
         ("weights.pth", "file of weights"),
         ("model.onnx", "ONNX"),
         ("missing.pt2", "missing.pt2 does not exist"),
@@ -127,6 +141,58 @@ def test_shapes() -> None:
     for text in ("", "3x", "0x3", "axb", "3,32"):
         with pytest.raises(SourceError, match="3x32x32"):
             parse_shape(text)
+
+
+# Families
+
+
+CELL = "|skip_connect~0|+|none~0|nor_conv_1x1~1|+|nor_conv_3x3~0|none~1|avg_pool_3x3~2|"
+
+
+def test_a_member_of_a_family() -> None:
+    model = load(f"family:nasbench201?arch={CELL}")
+    assert model.name == f"nasbench201?arch={CELL}"
+    assert model.graph == families.nasbench201(CELL)
+    assert load(f"family:{model.name}".replace("|", "%7C")).graph == model.graph
+    drawn = load("family:nasbench201?seed=3")
+    assert (drawn.name, drawn.graph) == next(families.sample("nasbench201", 1, 3))
+    assert load("family:nasbench201").name == load("family:nasbench201?seed=0").name != drawn.name
+
+
+# Several at once
+
+
+def test_graphs_of_a_family() -> None:
+    found = list(graphs("family:nasbench201?count=3&seed=2"))
+    assert found == list(families.sample("nasbench201", 3, 2))
+    every = graphs("family:nasbench201?count=all")
+    assert [name for name, _ in islice(every, 2)] == [f"nasbench201?arch={cell}" for cell in nasbench201_cells()[:2]]
+
+
+def test_graphs_of_files(exported: Path) -> None:
+    (exported.parent / "notes.txt").write_text("no network")
+    exported.with_name("second.pt2").write_bytes(exported.read_bytes())
+    for source in (exported.parent, f"{exported.parent}/*.pt2"):
+        assert [name for name, _ in graphs(source)] == ["net", "second"]
+    ((name, graph),) = graphs(f"{exported.parent}/se*")
+    assert name == "second"
+    assert list(graphs(exported)) == [("net", graph)]
+    exported.write_bytes(b"nothing")
+    with pytest.raises(SourceError, match=r"net\.pt2 is no exported program"):
+        list(graphs(exported.parent))
+
+
+@pytest.mark.parametrize("source", ["*.pkl", "{empty}"])
+def test_no_graphs(tmp_path: Path, source: str) -> None:
+    with pytest.raises(SourceError, match="holds no file of a graph"):
+        list(graphs(source.replace("{empty}", str(tmp_path)) if "{" in source else f"{tmp_path}/{source}"))
+
+
+def test_graphs_of_the_zoo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "names", lambda: ("edsr", "squeezenet"))
+    assert [name for name, _ in graphs("zoo:*")] == ["edsr", "squeezenet"]
+    ((name, graph),) = graphs("zoo:edsr?width=0.125&blocks=1")
+    assert (name, graph) == ("edsr", load("zoo:edsr?width=0.125&blocks=1").graph)
 
 
 # Python files

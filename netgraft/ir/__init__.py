@@ -10,7 +10,7 @@ from __future__ import annotations
 from .carry import Carry, Concat, Fresh, Keep, Pad, Repeat, Slice
 from .edit import Edit, Inheritance, Region, apply, inherit
 from .graph import Builder, Graph, Weights
-from .model import Model
+from .model import Model, untrained
 from .node import Input, Node, Value
 from .ops import OPS, OpDef
 from .text import parse, render
@@ -44,4 +44,5 @@ __all__ = [
     "inherit",
     "parse",
     "render",
+    "untrained",
 ]

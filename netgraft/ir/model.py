@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from .carry import initial
 from .graph import Graph, Weights
 
 
@@ -17,3 +20,14 @@ class Model:
 
     def __post_init__(self) -> None:
         self.graph.check_weights(self.weights)
+
+
+def untrained(graph: Graph, name: str = "network", seed: int = 0) -> Model:
+    """A network with the weights that a new one starts from; the same seed draws the same."""
+    rng = np.random.default_rng(seed)
+    roles = {key: role for node in graph for role, key in node.weights.items()}
+    types = graph.weight_types
+    weights = {
+        key: initial("default", role, types[key].concrete(), types[key].dtype, rng) for key, role in roles.items()
+    }
+    return Model(graph, weights, name)
