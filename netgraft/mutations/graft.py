@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import eq
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,7 +30,11 @@ NORMALISATIONS = frozenset(["batch_norm", "group_norm", "layer_norm"])
 _PATIENCE = 400
 """Draws in a row without a new child after which a graph is taken to be exhausted."""
 _TRIES = 4
-"""Replacements looked at in one draw before another region has its turn."""
+"""Segments looked at in one draw before another region has its turn."""
+_FRESH = 0.5
+"""Share of draws that look for a new segment although there are some that fitted other regions of the signature: the
+higher it is, the more segments are seen, the lower, the fewer are fitted.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Graft:
     def proposals(self, graph: Graph, rng: np.random.Generator) -> Iterator[Proposal]:
         """Children of ``graph`` in a random order drawn from ``rng``, lazily, each once, and never ``graph`` itself.
 
-        What is kept meanwhile is a number for each child (they must not come twice) and what the region types need.
+        What is kept meanwhile is a number for each child (they must not come twice), and which segments fit where.
         """
         apart = head(graph) | {node.id for node in graph if node.op in ("frozen", "constant")}
         bank = self._bank_for(graph)
@@ -93,8 +98,8 @@ class Graft:
                 if site is None:
                     signature = regions[i].signature(graph)
                     if signature not in supplies:
-                        supplies[signature] = _Supply(bank, signature, self.multiple)
-                    site = sites[regions[i]] = _Site(graph, regions[i], supplies[signature], rng)
+                        supplies[signature] = _Supply(bank, signature, self.multiple, rng)
+                    site = sites[regions[i]] = _Site(regions[i], supplies[signature])
                 misses += 1
                 found = site.draw(self.exact, rng)
                 if found is None:
@@ -131,74 +136,87 @@ def with_weights(graph: Graph, edit: Edit, weights: Weights) -> Edit:
     return replace(edit, replacement=replacement, carry=carry)
 
 
+class _Option(NamedTuple):
+    """A segment, by where it stands in the bank's answer (graphs take much memory), and a wiring of it."""
+
+    exact: bool
+    number: int
+    wiring: Wiring
+
+
 class _Supply:
-    """What may replace the regions of one signature, and what of it has proved to be no use."""
+    """What may replace the regions of one signature: every segment in every wiring, in a random order, fitted when its
+    turn comes. What fits is found once and then offered to all regions of the signature.
+    """
 
-    def __init__(self, bank: Bank, signature: Signature, multiple: int) -> None:
-        self.signature = signature
-        self.exact, self.alike = bank.exact(signature), bank.alike(signature)
-        self._multiple = multiple
-        self._wirings: dict[tuple[Signature, bool], tuple[Wiring, ...]] = {}
-        self._useless: set[tuple[str, Wiring]] = set()
-        self._first: dict[int, tuple[str, Wiring]] = {}
+    def __init__(self, bank: Bank, signature: Signature, multiple: int, rng: np.random.Generator) -> None:
+        self.found: list[tuple[_Option, Region]] = []
+        """What fits, and the region that it was found for."""
+        self._signature, self._multiple = signature, multiple
+        self._segments = {True: bank.exact(signature), False: bank.alike(signature)}
+        self._waiting = {exact: self._options(exact, rng) for exact in (True, False)}
+        self._digests: set[str] = set()
 
-    def candidates(self, exact: bool, rng: np.random.Generator) -> Iterator[tuple[Segment, Wiring]]:
-        """Every segment in a random order with one of its wirings, then again with another one, until none is left."""
-        segments = self.exact if exact else self.alike
+    def find(self, region: Region, share: float, rng: np.random.Generator) -> tuple[Segment, Graph] | None:
+        """A replacement that was not found yet, exact in a ``share`` of cases; None where a few tries brought none."""
+        for _ in range(_TRIES):
+            exact = bool(rng.random() < share)
+            option = next(self._waiting[exact], None) or next(self._waiting[not exact], None)
+            if option is None:
+                return None
+            result = self.made(option)
+            if result is not None and result[1].digest not in self._digests:
+                self._digests.add(result[1].digest)
+                self.found.append((option, region))
+                return result
+        return None
+
+    def made(self, option: _Option) -> tuple[Segment, Graph] | None:
+        """The segment, and the graph that it becomes in place of a region; None where it cannot be fitted."""
+        segment = self._segments[option.exact][option.number]
+        wanted = option.wiring.inside(self._signature)
+        fitted = segment.graph if option.exact else fit(segment.graph, wanted, multiple=self._multiple)
+        return None if isinstance(fitted, NoFit) else (segment, option.wiring.around(fitted, self._signature))
+
+    def _options(self, exact: bool, rng: np.random.Generator) -> Iterator[_Option]:
+        """Every segment with one of its wirings, then again with another one, until none is left."""
+        segments = self._segments[exact]
+        known: dict[Signature, tuple[Wiring, ...]] = {}
         turn, more = 0, True
         while more:
             more = False
             for i in shuffled(len(segments), rng):
-                ways = self._ways(segments[i], exact, rng)
-                if turn < len(ways):
+                own = segments[i].signature
+                if own not in known:
+                    ways = wirings(own, self._signature, rng, eq if exact else alike)
+                    # What matches exactly comes from the other source.
+                    known[own] = ways if exact else tuple(w for w in ways if w.inside(self._signature) != own)
+                if turn < len(known[own]):
                     more = True
-                    yield segments[i], ways[turn]
+                    yield _Option(exact, i, known[own][turn])
             turn += 1
 
-    def _ways(self, segment: Segment, exact: bool, rng: np.random.Generator) -> tuple[Wiring, ...]:
-        ways = self._wirings.get((segment.signature, exact))
-        if ways is None:
-            ways = wirings(segment.signature, self.signature, rng, eq if exact else alike)
-            if not exact:
-                ways = tuple(way for way in ways if way.inside(self.signature) != segment.signature)
-            self._wirings[segment.signature, exact] = ways
-        return ways
 
-    def replacement(self, segment: Segment, wiring: Wiring) -> Graph | None:
-        """The segment fitted and wired; None where it does not fit, or gives what another one gave before."""
-        key = segment.digest, wiring
-        if key in self._useless:
-            return None
-        wanted = wiring.inside(self.signature)
-        fitted = segment.graph if segment.signature == wanted else fit(segment.graph, wanted, multiple=self._multiple)
-        if not isinstance(fitted, NoFit):
-            graph = wiring.around(fitted, self.signature)
-            if self._first.setdefault(int(graph.digest, 16), key) == key:
-                return graph
-        self._useless.add(key)
-        return None
-
-
+@dataclass(slots=True)
 class _Site:
-    """A region, and what has not been tried in its place yet."""
+    """A region, and how much of what its supply has found was tried in its place."""
 
-    def __init__(self, graph: Graph, region: Region, supply: _Supply, rng: np.random.Generator) -> None:
-        self.region = region
-        self._source = region.extract(graph).digest
-        self._supply = supply
-        self._exact, self._alike = (supply.candidates(exact, rng) for exact in (True, False))
+    region: Region
+    supply: _Supply
+    tried: int = 0
 
-    def draw(self, exact: float, rng: np.random.Generator) -> tuple[Segment, Graph] | None:
-        """A segment, and the graph it becomes in place of the region; None where a few tries brought none."""
-        for _ in range(_TRIES):
-            first, second = (self._exact, self._alike) if rng.random() < exact else (self._alike, self._exact)
-            candidate = next(first, None) or next(second, None)
-            if candidate is None:
-                return None
-            graph = self._supply.replacement(*candidate)
-            if graph is not None and graph.digest != self._source:
-                return candidate[0], graph
-        return None
+    def draw(self, share: float, rng: np.random.Generator) -> tuple[Segment, Graph] | None:
+        """A replacement, mostly one that was found for another region before; None where there is none at hand."""
+        found = self.supply.found
+        while self.tried < len(found) and found[self.tried][1] is self.region:
+            self.tried += 1
+        drawn = None
+        if self.tried == len(found) or rng.random() < _FRESH:
+            drawn = self.supply.find(self.region, share, rng)
+        if drawn is None and self.tried < len(found):
+            drawn = self.supply.made(found[self.tried][0])
+            self.tried += 1
+        return drawn
 
 
 def _within(bank: Bank, ops: frozenset[str]) -> Bank:
