@@ -78,6 +78,13 @@ def test_matrix_products_and_grouped_and_transposed_convolutions() -> None:
     assert flops(graph) == counted(graph)
 
 
+def test_attention_whose_heads_share_keys() -> None:
+    b = Builder()
+    q, k, v = (b.input(n, TensorType(s)) for n, s in (("q", (N, 3, 5, 4)), ("k", (N, 1, 6, 4)), ("v", (N, 1, 6, 2))))
+    graph = b.build(b.add("attention", q, k, v))
+    assert flops(graph) == counted(graph) == 2 * 3 * 5 * 6 * (4 + 2)
+
+
 def test_a_shared_weight_counts_once_and_computes_twice() -> None:
     b = Builder()
     x = conv(b, b.input("x", image(4, 5)), 4, id="a")

@@ -152,7 +152,6 @@ def test_pooling_of_any_window(size: Any, kernel: Any, stride: Any, padding: Any
     extra=pairs(0, 2),
 )
 def test_transposed_convolutions(size: Any, kernel: Any, stride: Any, padding: Any, dilation: Any, extra: Any) -> None:
-    assume(all(e < max(s, d) for e, s, d in zip(extra, stride, dilation, strict=True)))
     attrs = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation, "output_padding": extra}
     try:
         graph = one_op("conv_transpose2d", (N, 3, *size), out_channels=4, **attrs)
@@ -170,6 +169,28 @@ def test_transposed_convolutions(size: Any, kernel: Any, stride: Any, padding: A
 def test_interpolation_by_any_factor(size: Any, scale: Any, mode: str) -> None:
     assume(all(int(s * f) >= 1 for s, f in zip(size, scale, strict=True)))
     runs_as_inferred(one_op("interpolate", (N, 2, *size), scale=scale, mode=mode), 2)
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "attrs", "message"),
+    [
+        ("attention", ((N, 3, 16, 8), (N, 16, 3, 8), (N, 16, 3, 8)), {}, "do not broadcast"),
+        ("attention", ((N, 16, 8), (N, 1, 16, 8), (N, 1, 16, 8)), {}, "do not fit"),
+        ("attention", ((N, 5, 4), (N, 6, 4), (N, 6, 4), (3, N, 5, 6)), {}, "a mask"),
+        ("prelu", (IMAGE,), {"parameters": 4}, "4 slopes do not fit"),
+        ("group_norm", ((N, 8, 1, 1),), {"groups": 8}, "a single value"),
+        ("conv_transpose2d", (IMAGE,), {"out_channels": 2, "kernel": (3, 3), "output_padding": (1, 0)}, "less than"),
+    ],
+)
+def test_what_torch_cannot_run_is_no_graph(op: str, shapes: Any, attrs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        one_op(op, *shapes, **attrs)
+
+
+def test_keys_and_values_may_be_shared_by_heads() -> None:
+    graph = one_op("attention", (N, 3, 5, 4), (N, 1, 6, 4), (N, 1, 6, 2))
+    assert graph.signature.outputs == (TensorType((N, 3, 5, 2)),)
+    runs_as_inferred(graph, 2)
 
 
 @given(st.lists(st.integers(0, 2), min_size=2, max_size=4).filter(lambda pads: len(pads) % 2 == 0))

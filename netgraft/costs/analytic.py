@@ -49,8 +49,8 @@ def _macs(graph: Graph, node: Node) -> int:
         case "linear" | "matmul":
             return out.numel() * x.concrete()[-1]
         case _:  # attention: query times key, then the scores times value
-            keys = given[1].concrete()[-2]
-            return x.numel() * keys + out.numel() * keys
+            keys, width, returned = given[1].concrete()[-2], x.concrete()[-1], out.concrete()[-1]
+            return out.numel() // returned * keys * (width + returned)
 
 
 def _taps(node: Node) -> int:

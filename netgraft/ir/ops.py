@@ -167,7 +167,7 @@ _DEFINITIONS = (
         _layer_norm_weights,
         pointwise=True,
     ),
-    OpDef("prelu", (1, 1), shapes.same, {"parameters": 1}, _prelu_weights, pointwise=True),
+    OpDef("prelu", (1, 1), shapes.slopes, {"parameters": 1}, _prelu_weights, pointwise=True),
     # A stored tensor used as a value: a class token, a position embedding, a folded constant. ``trainable`` says
     # whether it is a parameter of the network.
     OpDef("constant", (0, 0), shapes.constant, {"type": REQUIRED, "trainable": False}, _constant_weights),

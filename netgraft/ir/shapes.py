@@ -79,6 +79,9 @@ def conv_transpose2d(inputs: Inputs, attrs: Attrs) -> Outputs:
         k, s, p, d, extra = (attrs[a][along] for a in ("kernel", "stride", "padding", "dilation", "output_padding"))
         return int((i - 1) * s - 2 * p + d * (k - 1) + extra + 1)
 
+    for extra, s, d in zip(attrs["output_padding"], attrs["stride"], attrs["dilation"], strict=True):
+        if extra >= max(s, d):
+            raise ShapeError(f"conv_transpose2d: output padding {extra} must be less than stride {s} or dilation {d}")
     height, width = size(h, 0), size(w, 1)
     if height < 1 or width < 1:
         raise ShapeError(f"conv_transpose2d: {x} would become {height}x{width}")
@@ -100,8 +103,19 @@ def channels(inputs: Inputs, attrs: Attrs) -> Outputs:
     if x.rank < 2:
         raise ShapeError(f"a per-channel operation needs [N,C,...], got {x}")
     c = _fixed(x.shape[1], x)
-    if c % attrs.get("groups", 1):
-        raise ShapeError(f"group_norm: {c} channels cannot be split into {attrs['groups']} groups")
+    groups = attrs.get("groups", 1)
+    if c % groups:
+        raise ShapeError(f"group_norm: {c} channels cannot be split into {groups} groups")
+    if "groups" in attrs and prod(_fixed(d, x) for d in x.shape[1:]) == groups:
+        raise ShapeError(f"group_norm: a group of {x} would be a single value")
+    return (x,)
+
+
+def slopes(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """PReLU: one slope, or one for each channel."""
+    x = inputs[0]
+    if attrs["parameters"] != 1 and (x.rank < 2 or attrs["parameters"] != x.shape[1]):
+        raise ShapeError(f"prelu: {attrs['parameters']} slopes do not fit {x}")
     return (x,)
 
 
@@ -303,11 +317,18 @@ def matmul(inputs: Inputs, attrs: Attrs) -> Outputs:
 
 
 def attention(inputs: Inputs, attrs: Attrs) -> Outputs:
-    """Query [..., L, E], key [..., S, E], value [..., S, V] (, mask [..., L, S]) -> [..., L, V]."""
-    q, k, v = inputs[:3]
-    if min(q.rank, k.rank, v.rank) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+    """Query [..., L, E], key [..., S, E], value [..., S, V] (, mask [..., L, S]) -> [..., L, V]; leading dimensions
+    broadcast.
+    """
+    q, k, v, *masks = inputs
+    fits = q.rank == k.rank == v.rank >= 2 and q.shape[-1] == k.shape[-1] and k.shape[-2] == v.shape[-2]
+    if not fits:
         raise ShapeError(f"attention: query {q}, key {k} and value {v} do not fit")
-    return (q.with_shape((*q.shape[:-1], v.shape[-1])),)
+    (lead,) = broadcast([x.with_shape(x.shape[:-2]) for x in (q, k, v)], attrs)
+    scores = q.with_shape((*lead.shape, q.shape[-2], k.shape[-2]))
+    if broadcast([scores, *masks], attrs) != (scores,):
+        raise ShapeError(f"attention: a mask {masks[0]} does not fit scores {scores}")
+    return (q.with_shape((*lead.shape, q.shape[-2], v.shape[-1])),)
 
 
 def constant(inputs: Inputs, attrs: Attrs) -> Outputs:
