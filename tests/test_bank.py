@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
+import gzip
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-import torch
 from contracts import GOLDEN_NAMES, golden
 
 from netgraft import zoo
-from netgraft.convert.from_torch import from_module
+from netgraft.costs.analytic import flops, parameters
 from netgraft.errors import GraphError, SourceError
-from netgraft.ir import Batch, Builder, Graph, Signature, TensorType, Value
-from netgraft.segments import Bank, Segment, Vocabulary, default, head, mine
+from netgraft.ir import Batch, Builder, DType, Graph, Signature, TensorType, Value
+from netgraft.segments import Bank, Line, Segment, Vocabulary, default, head, load, merge, mine, save
 from netgraft.segments.bpe import LONGEST
 
 MODELS = [(name, golden(name)) for name in GOLDEN_NAMES]
-VOCABULARY = Vocabulary.learn([graph for _, graph in MODELS] * 2, 400)
+VOCABULARY = Vocabulary.learn([Line.of(graph) for _, graph in MODELS] * 2, 400)
 IMAGE = TensorType((Batch(), 8, 6, 6))
 
 
@@ -29,33 +33,51 @@ def bank() -> Bank:
 
 @pytest.fixture
 def file(bank: Bank, tmp_path: Path) -> Path:
-    bank.save(tmp_path / "bank.jsonl")
-    return tmp_path / "bank.jsonl"
+    save(bank, tmp_path / "my.bank")
+    return tmp_path / "my.bank"
 
 
-def damaged(file: Path, line: int, text: str) -> Path:
-    lines = file.read_text().splitlines()
-    lines[line - 1] = text
-    file.write_text("\n".join(lines))
-    return file
-
-
-def line_of(bank_file: Path, line: int) -> dict[str, object]:
-    data: dict[str, object] = json.loads(bank_file.read_text().splitlines()[line - 1])
-    return data
+def bare(bank: Bank) -> list[Segment]:
+    """The segments without where they were read."""
+    return [replace(segment, place="") for segment in bank]
 
 
 def test_segments_are_distinct_and_worth_grafting(bank: Bank) -> None:
     assert len({segment.digest for segment in bank}) == len(bank) > 20
     for segment in bank:
-        ops = {node.op for node in segment.graph}
-        assert 2 <= len(segment.graph) <= LONGEST
-        assert ops & {"conv2d", "conv_transpose2d", "linear"}
-        assert not ops & {"constant", "frozen"}
+        graph = segment.graph
+        assert 2 <= segment.nodes == len(graph) <= LONGEST
+        assert segment.ops == {node.op for node in graph}
+        assert not segment.ops & {"constant", "frozen"}
+        assert any("conv" in op or "pool" in op or op in ("linear", "mean", "attention") for op in segment.ops)
+        assert (segment.flops, segment.parameters) == (flops(graph), parameters(graph))
+        assert (segment.digest, segment.signature) == (graph.digest, graph.signature)
+
+
+def test_mining_finds_what_the_cuts_hold(bank: Bank) -> None:
+    """Digests of regions taken straight from the graphs: where there is one input and one output, there is one way."""
+    found = set()
+    for number, (_, graph) in enumerate(MODELS):
+        rng = np.random.default_rng((0, number))
+        encoded = VOCABULARY.encode(graph)
+        regions = encoded.cut(rng, sparsity=0, join=1) + [region for _ in range(8) for region in encoded.cut(rng)]
+        for region in regions:
+            segment = Segment.of(region.extract(graph))
+            if not region.nodes & head(graph) and len(region.nodes) > 1 and "conv2d" in segment.ops:
+                found.add(segment)
+
+    def simple(segments: Iterable[Segment]) -> set[str]:
+        ends = [(s, len(s.signature.inputs), len(s.signature.outputs)) for s in segments if "conv2d" in s.ops]
+        return {s.digest for s, inputs, outputs in ends if inputs == outputs == 1}
+
+    assert simple(found) == simple(bank)
+    assert len(simple(bank)) >= 20
 
 
 def test_mining_is_deterministic(bank: Bank) -> None:
-    assert mine(MODELS, VOCABULARY) == bank
+    again = mine(MODELS, VOCABULARY)
+    assert list(again) == list(bank)
+    assert again.vocabulary == bank.vocabulary
 
 
 def test_frequent_segments_come_first_and_name_their_networks() -> None:
@@ -64,6 +86,27 @@ def test_frequent_segments_come_first_and_name_their_networks() -> None:
     assert frequencies == sorted(frequencies, reverse=True)
     shared = [segment.provenance for segment in bank if len(segment.provenance) > 1]
     assert set(shared) == {("residual", "again")}
+
+
+def test_the_order_of_inputs_and_outputs_does_not_make_a_segment_another() -> None:
+    """Three branches in whatever order are one segment, though their graphs have other signatures."""
+
+    def network(branches: tuple[str, ...]) -> Graph:
+        b = Builder()
+        ends = []
+        for i, op in enumerate(branches):
+            width = {"relu": 4, "tanh": 6, "sigmoid": 8}[op]
+            x = b.add("conv2d", b.input(f"x{i}", IMAGE), out_channels=width, kernel=(3, 3), padding=(1, 1))
+            ends.append(b.add("conv2d", b.add(op, x), out_channels=8, kernel=(1, 1)))
+        total = b.add("add", *ends)
+        return b.build(b.add("linear", b.add("relu", total), out_features=3))
+
+    graphs = [network(order) for order in permutations(["relu", "tanh", "sigmoid"])]
+    vocabulary = Vocabulary.learn([Line.of(graphs[0])] * 2, 100)
+    banks = [mine([("x", graph)], vocabulary) for graph in graphs]
+    assert len(banks[0]) > 3
+    assert any(len(segment.signature.inputs) > 1 for segment in banks[0])
+    assert all({s.digest for s in bank} == {s.digest for s in banks[0]} for bank in banks)
 
 
 def test_names_and_order_of_nodes_do_not_make_a_segment_another() -> None:
@@ -87,76 +130,208 @@ def test_heads_end_at_the_last_layer() -> None:
 
 def test_no_segment_holds_a_head() -> None:
     bank = mine([("residual", golden("residual"))], VOCABULARY)
-    assert all(node.op != "linear" for segment in bank for node in segment.graph)
+    assert all("linear" not in segment.ops for segment in bank)
+
+
+def place(inputs: list[TensorType], outputs: list[TensorType]) -> Signature:
+    return Signature(tuple(inputs), tuple(outputs))
+
+
+WIDE, LIST = TensorType((Batch(), 999, 3, 3)), TensorType((Batch(), 10))
+
+
+def segment_of(inputs: int, outputs: int) -> Segment:
+    """All outputs read all inputs."""
+    b = Builder()
+    given = [b.add("conv2d", b.input(f"x{i}", IMAGE), out_channels=8, kernel=(1, 1)) for i in range(inputs)]
+    total = given[0] if inputs == 1 else b.add("add", *given)
+    return Segment.of(b.build(*(b.add("mul_scalar", total, value=float(i)) for i in range(outputs))))
 
 
 def test_segments_are_found_by_signature(bank: Bank) -> None:
     for segment in bank:
         assert segment in bank.exact(segment.signature)
         assert segment in bank.alike(segment.signature)
-    wider = Signature((IMAGE,), (TensorType((Batch(), 999, 3, 3)),))
-    assert bank.exact(wider) == ()
-    assert bank.alike(wider)
-    assert all(len(s.graph.inputs) == len(s.graph.outputs) == 1 for s in bank.alike(wider))
-    assert bank.alike(Signature((IMAGE,) * 5, (IMAGE,))) == ()
+    narrow_first = place([IMAGE, WIDE], [IMAGE])
+    assert list(bank.exact(place([WIDE], [WIDE]))) == []
+    assert list(bank.exact(narrow_first)) == list(bank.exact(place([WIDE, IMAGE], [IMAGE])))
+    alike = bank.alike(place([WIDE], [WIDE]))
+    assert len(alike) > 10
+    assert [s.digest for s in alike[2:4]] == [alike[2].digest, alike[3].digest]
+
+
+def test_one_value_may_feed_several_inputs_and_one_output_be_read_in_several_places() -> None:
+    segments = {(i, o): segment_of(i, o) for i in (1, 2, 3) for o in (1, 2, 3)}
+    bank = Bank.of(segments.values(), Vocabulary((), ()))
+    for inputs in (1, 2, 3):
+        for outputs in (1, 2, 3):
+            found = {s.digest for s in bank.alike(place([WIDE] * inputs, [IMAGE] * outputs))}
+            assert found == {s.digest for (i, o), s in segments.items() if i >= inputs and o <= outputs}
+
+
+def test_ranks_and_element_types_must_match() -> None:
+    bank = Bank.of([segment_of(2, 1)], Vocabulary((), ()))
+    assert len(bank.alike(place([WIDE, IMAGE], [IMAGE]))) == 1
+    half = TensorType(IMAGE.shape, DType.F16)
+    for inputs, outputs in ([LIST], [IMAGE]), ([WIDE, LIST], [IMAGE]), ([WIDE], [LIST]), ([half], [IMAGE]):
+        assert len(bank.alike(place(inputs, outputs))) == 0
+
+
+def test_a_bank_can_be_restricted_to_operations(bank: Bank) -> None:
+    few = bank.only(["conv2d", "batch_norm", "relu"])
+    assert 0 < len(few) < len(bank)
+    assert list(few) == [s for s in bank if s.ops <= {"conv2d", "batch_norm", "relu"}]
+    assert few.vocabulary == bank.vocabulary
+    assert all(s in few for s in few.alike(place([IMAGE], [IMAGE])))
+    assert len(bank.only(["tanh"])) == len(bank.only([])) == 0
+    assert bank.opsets.total() == len(bank)
+    assert few.opsets[frozenset({"conv2d", "relu"})] == bank.opsets[frozenset({"conv2d", "relu"})] > 0
+
+
+def test_only_so_many_graphs_are_kept(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netgraft.segments.bank._KEPT", 5)
+    few = Bank(bank.columns, bank.vocabulary)
+    assert len([segment.graph for segment in few]) > 5 == len(few._made)
+    assert few[3] is few[3]
+
+
+def test_banks_merge() -> None:
+    one, two = mine(MODELS[:2], VOCABULARY), mine([*MODELS[1:], ("more", MODELS[0][1])], VOCABULARY)
+    both = merge([one, two])
+    assert {s.digest for s in both} == {s.digest for s in one} | {s.digest for s in two}
+    assert sum(s.frequency for s in both) == sum(s.frequency for s in one) + sum(s.frequency for s in two)
+    assert {name for s in both for name in s.provenance} == {*GOLDEN_NAMES, "more"}
+    assert both.vocabulary == VOCABULARY
 
 
 def test_a_file_round_trips(bank: Bank, file: Path, tmp_path: Path) -> None:
-    again = Bank.load(file)
+    again = load(file)
     assert again.vocabulary == bank.vocabulary
+    assert bare(again) == bare(bank)
     assert [s.graph for s in again] == [s.graph for s in bank]
-    again.save(tmp_path / "again.jsonl")
-    assert (tmp_path / "again.jsonl").read_bytes() == file.read_bytes()
+    save(again, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == file.read_bytes()
 
 
-def test_a_loaded_segment_equals_the_mined_one(bank: Bank, file: Path) -> None:
-    assert list(Bank.load(file)) == list(bank)
+def with_data(file: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    data = json.loads(gzip.decompress(file.read_bytes()))
+    change(data)
+    file.write_bytes(gzip.compress(json.dumps(data).encode()))
+    return file
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("content", "message"),
     [
-        "",
-        "not json",
-        "[]",
-        "{}",
-        "__import__('os').system('true')",
-        '{"digest": "a", "inputs": ["f32[N,oops]"], "outputs": [], "provenance": [], "frequency": 1, "graph": ""}',
-        '{"digest": "a", "inputs": "f32[N]", "outputs": [], "provenance": [], "frequency": 1, "graph": ""}',
-        '{"digest": 3, "inputs": [], "outputs": [], "provenance": ["x"], "frequency": 1, "graph": ""}',
-        '{"digest": "a", "inputs": [], "outputs": [], "provenance": ["x"], "frequency": "many", "graph": ""}',
+        (b"", "no segment bank"),
+        (b"hello", "no segment bank"),
+        (b"\x80\x04cos\nsystem\n(S'true'\ntR.", "no segment bank"),
+        (b"\x1f\x8b\x08garbage and more of it", "damaged"),
+        (gzip.compress(b""), "damaged"),
+        (gzip.compress(b"__import__('os').system('true')"), "damaged"),
+        (gzip.compress(b"\xff\xfe\x00"), "damaged"),
+        (gzip.compress(b"[" * 1_000_000), "damaged"),
+        (gzip.compress(b"[" + b"9" * 10_000 + b"]"), "damaged"),
+        (gzip.compress(b"[]"), "no segment bank"),
+        (gzip.compress(b"{}"), "no segment bank"),
+        (gzip.compress(b'{"format": "netgraft segment bank", "version": 1}'), "of version 1, and this"),
+        (gzip.compress(b'{"format": "netgraft segment bank", "version": 2}'), "no list of"),
     ],
 )
-def test_a_damaged_line_is_named(file: Path, text: str) -> None:
-    with pytest.raises(SourceError, match=r"bank\.jsonl, line 3: "):
-        Bank.load(damaged(file, 3, text))
+def test_other_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "their.bank").write_bytes(content)
+    with pytest.raises(SourceError, match=rf"their\.bank: .*{message}"):
+        load(tmp_path / "their.bank")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    for path in tmp_path / "missing.bank", tmp_path:
+        with pytest.raises(SourceError, match="there is no segment bank"):
+            load(path)
+
+
+def test_truncated_and_padded_files_are_refused(file: Path) -> None:
+    whole = file.read_bytes()
+    for size in (5, 15, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:size])
+        with pytest.raises(SourceError, match=r"my\.bank: the segment bank is cut short"):
+            load(file)
+    file.write_bytes(whole + b"more")
+    with pytest.raises(SourceError, match="something follows"):
+        load(file)
+    file.write_bytes(whole[:100] + bytes([whole[100] ^ 255]) + whole[101:])
+    with pytest.raises(SourceError, match="damaged"):
+        load(file)
+
+
+def test_bombs_do_not_go_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("netgraft.segments.file._LARGEST", 1 << 20)
+    (tmp_path / "bomb").write_bytes(gzip.compress(b" " * (64 << 20)))
+    with pytest.raises(SourceError, match="unpacks to more than 1 MB"):
+        load(tmp_path / "bomb")
+    (tmp_path / "large").write_bytes(b"\x1f\x8b" + b" " * (1 << 21))
+    with pytest.raises(SourceError, match="too many"):
+        load(tmp_path / "large")
+
+
+def test_a_bank_too_large_to_be_read_is_not_written(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netgraft.segments.file._LARGEST", 1000)
+    with pytest.raises(SourceError, match="keep only segments that occur more often"):
+        save(bank, tmp_path / "large.bank")
+    assert not (tmp_path / "large.bank").exists()
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no list of tokens": lambda d: d.pop("tokens"),
+    "its list of tokens holds something else": lambda d: d["tokens"].append(3),
+    "holds an entry twice": lambda d: d["merges"].append(d["merges"][0]),
+    "is no pair of numbers": lambda d: d["merges"].append(["a", "b"]),
+    "cannot merge": lambda d: d["merges"].append([0, 1 << 30]),
+    r"entry 1 of its signatures cannot be read": lambda d: d["signatures"].__setitem__(0, [["f32[N,oops]"], []]),
+    r"entry 2 of its signatures cannot be read": lambda d: d["signatures"].__setitem__(1, "f32[N]"),
+    "beyond all sense": lambda d: d["signatures"].__setitem__(0, [["f32[N,99999999,99999999]"], []]),
+    "entry 1 of its opsets cannot be read": lambda d: d["opsets"].__setitem__(0, ["rm -rf"]),
+    "entry 1 of its provenances cannot be read": lambda d: d["provenances"].__setitem__(0, []),
+    "its digests are not": lambda d: d["digest"].__setitem__(1, d["digest"][0]),
+    "its digests are": lambda d: d["digest"].__setitem__(1, "../../etc/passwd"),
+    "its graphs are not": lambda d: d["graph"].pop(),
+    "its list of graph holds": lambda d: d["graph"].__setitem__(0, {}),
+    "its graphs are": lambda d: d["graph"].__setitem__(0, "x" * 100_000),
+    "list of signature is not": lambda d: d["signature"].pop(),
+    "the signature of segment 3 is out of bounds": lambda d: d["signature"].__setitem__(2, 10**6),
+    "the ops of segment 1 is out of bounds": lambda d: d["ops"].__setitem__(0, -1),
+    "list of provenance is not": lambda d: d["provenance"].__setitem__(0, True),
+    "the nodes of segment 1": lambda d: d["nodes"].__setitem__(0, 17),
+    "list of flops is not": lambda d: d["flops"].__setitem__(0, 1.5),
+    "the parameters of segment 1": lambda d: d["parameters"].__setitem__(0, 1 << 40),
+    "the frequency of segment 1": lambda d: d["frequency"].__setitem__(0, 0),
+    "is damaged": lambda d: d["frequency"].__setitem__(0, 1 << 70),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_damages_are_named(file: Path, message: str) -> None:
+    with pytest.raises(SourceError, match=rf"my\.bank: .*{message}"):
+        load(with_data(file, DAMAGES[message]))
 
 
 def test_a_damaged_graph_is_named_when_it_is_used(file: Path) -> None:
-    data = line_of(file, 3) | {"graph": "graph(x: f32[N,8,6,6]) {\n  y = nonsense(x)\n  return y\n}"}
-    (segment,) = Bank.load(damaged(file, 3, json.dumps(data))).segments[1:2]
-    with pytest.raises(GraphError, match=r"bank\.jsonl, line 3: line 2: .*nonsense"):
-        _ = segment.graph
+    nonsense = "graph(x: f32[N,8,6,6]) {\n  y = nonsense(x)\n  return y\n}"
+    bank = load(with_data(file, lambda d: d["graph"].__setitem__(1, nonsense)))
+    assert bank[0].graph
+    with pytest.raises(GraphError, match=r"my\.bank, segment 2: line 2: .*nonsense"):
+        _ = bank[1].graph
 
 
 def test_a_graph_other_than_promised_is_refused(file: Path) -> None:
-    data = line_of(file, 3) | {"graph": line_of(file, 4)["graph"]}
-    (segment,) = Bank.load(damaged(file, 3, json.dumps(data))).segments[1:2]
-    with pytest.raises(GraphError, match=r"bank\.jsonl, line 3: "):
-        _ = segment.graph
-
-
-def test_other_files_are_refused(file: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="segment bank 1"):
-        Bank.load(damaged(file, 1, json.dumps(line_of(file, 1) | {"format": "something else"})))
-    with pytest.raises(SourceError, match="cannot read"):
-        Bank.load(tmp_path / "missing.jsonl")
-    (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(SourceError, match="empty"):
-        Bank.load(tmp_path / "empty.jsonl")
-    (tmp_path / "binary.jsonl").write_bytes(b"\x80\x04\xff\xfe")
-    with pytest.raises(SourceError, match="cannot read"):
-        Bank.load(tmp_path / "binary.jsonl")
+    bank = load(with_data(file, lambda d: d["graph"].__setitem__(1, d["graph"][0])))
+    with pytest.raises(GraphError, match=r"my\.bank, segment 2: the graph is not the"):
+        _ = bank[1].graph
+    bank = load(with_data(file, lambda d: d["parameters"].__setitem__(0, 1)))
+    with pytest.raises(GraphError, match=r"my\.bank, segment 1: "):
+        _ = bank[0].graph
 
 
 def test_constants_and_shared_weights_stay_where_they_are() -> None:
@@ -164,10 +339,12 @@ def test_constants_and_shared_weights_stay_where_they_are() -> None:
     x = b.input("x", IMAGE)
     once = b.add("conv2d", x, id="once", out_channels=8, kernel=(1, 1))
     twice = b.add("conv2d", once, out_channels=8, kernel=(1, 1), weights={"weight": "once.weight", "bias": "once.bias"})
-    end = b.add("conv2d", b.add("relu", twice), id="end", out_channels=8, kernel=(1, 1))
+    offset = b.add("constant", id="offset", type=TensorType((8, 1, 1)))
+    moved = b.add("add", b.add("relu", twice), offset)
+    end = b.add("conv2d", moved, id="end", out_channels=8, kernel=(1, 1))
     graph: Graph = b.build(Value(end.node))
-    bank = mine([("shared", graph)], Vocabulary.learn([graph] * 2, 100))
-    assert all(len({node.op for node in s.graph} & {"conv2d"}) == 1 and len(s.graph) == 2 for s in bank)
+    bank = mine([("shared", graph)], Vocabulary.learn([Line.of(graph)] * 2, 100), cuts=300)
+    assert {tuple(node.op for node in s.graph) for s in bank} == {("conv2d", "relu"), ("conv2d", "relu", "add")}
 
 
 @pytest.fixture(scope="module")
@@ -181,29 +358,6 @@ def test_the_packaged_bank_covers_the_zoo(packaged: Bank) -> None:
     assert len(packaged) > 500
 
 
-def test_every_packaged_segment_is_what_its_line_promises(packaged: Bank) -> None:
-    for segment in packaged:
-        assert len(segment.graph) <= LONGEST
-    assert len({segment.graph.digest for segment in packaged}) == len(packaged)
-
-
-def test_the_benchmark_mines_small_networks_the_same_twice(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "benchmarks" / "mine_zoo_bank.py"
-    spec = importlib.util.spec_from_file_location("mine_zoo_bank", script)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
-    for path in paths:
-        module.bank(["vgg11", "squeezenet"]).save(path)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert len(Bank.load(paths[0])) > 20
-
-
-def test_packaged_segments_of_a_network_are_those_its_graph_gives(packaged: Bank) -> None:
-    """Re-mining one network with the packaged vocabulary finds its share of the packaged bank."""
-    torch.manual_seed(0)
-    example = torch.zeros(2, *zoo.entry("squeezenet").input_shape)
-    graph = from_module(zoo.build("squeezenet").eval(), (example,)).graph
-    mined = {segment.digest for segment in mine([("squeezenet", graph)], packaged.vocabulary)}
-    assert mined == {segment.digest for segment in packaged if "squeezenet" in segment.provenance}
+def test_packaged_segments_are_what_the_bank_promises(packaged: Bank) -> None:
+    for segment in packaged[:: max(1, len(packaged) // 200)]:
+        assert 2 <= len(segment.graph) <= LONGEST

@@ -13,7 +13,7 @@ from netgraft.errors import OptionError
 from netgraft.ir import Batch, Builder, Edit, Fresh, Graph, Keep, Region, TensorType, apply, inherit, parse
 from netgraft.mutations.graft import NORMALISATIONS, Graft, with_weights
 from netgraft.mutations.transplant import transplant
-from netgraft.segments import Bank, Segment, Vocabulary, head, mine
+from netgraft.segments import Bank, Line, Segment, Vocabulary, head, mine
 
 MODELS = [(name, golden(name)) for name in GOLDEN_NAMES]
 IMAGE = TensorType((Batch(), 8, 6, 6))
@@ -21,7 +21,7 @@ IMAGE = TensorType((Batch(), 8, 6, 6))
 
 @pytest.fixture(scope="module")
 def bank() -> Bank:
-    return mine(MODELS, Vocabulary.learn([graph for _, graph in MODELS] * 2, 400))
+    return mine(MODELS, Vocabulary.learn([Line.of(graph) for _, graph in MODELS] * 2, 400))
 
 
 def layers(*specs: tuple[int, int]) -> Graph:
@@ -116,7 +116,7 @@ def test_every_wiring_becomes_a_child() -> None:
     b = Builder()
     difference = b.add("sub", b.input("x", IMAGE), b.input("y", IMAGE))
     segment = b.build(b.add("conv2d", difference, out_channels=8, kernel=(1, 1)))
-    bank = Bank((Segment.of(segment, ["test"]),), Vocabulary((), ()))
+    bank = Bank.of([Segment.of(segment, ["test"])], Vocabulary((), ()))
     children = [
         p.child for p in Graft(bank).proposals(graph, np.random.default_rng(0)) if p.edit.region.nodes == {"sum"}
     ]
@@ -135,7 +135,7 @@ def test_only_exact_matches_if_asked(bank: Bank) -> None:
 
 def test_an_empty_bank_proposes_nothing() -> None:
     graph = golden("residual")
-    assert list(Graft(Bank((), Vocabulary((), ()))).edits(graph, {}, np.random.default_rng(0))) == []
+    assert list(Graft(Bank.of((), Vocabulary((), ()))).edits(graph, {}, np.random.default_rng(0))) == []
 
 
 def test_a_graph_that_is_all_head_has_nothing_to_graft(bank: Bank) -> None:

@@ -67,8 +67,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "costs": ("costs.analytic costs.autogo costs.frozen costs.measured", ""),
     # where new networks come from
     "segments.bpe": ("ir.*", "numpy"),
-    "segments.bank": ("ir.* segments.bpe", "numpy"),
-    "segments": ("segments.bpe segments.bank", ""),
+    "segments.bank": ("ir.* costs.analytic segments.bpe", "numpy"),
+    "segments.file": ("ir.* segments.bpe segments.bank", "numpy"),
+    "segments.mine": ("ir.* segments.bpe segments.bank", "numpy"),
+    "segments": ("segments.bpe segments.bank segments.file segments.mine", ""),
     "fit.*": ("ir.*", "numpy scipy"),
     "mutations.*": ("ir.* segments.* fit", "numpy"),
     "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),

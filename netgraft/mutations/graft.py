@@ -86,12 +86,13 @@ class Graft:
         """
         apart = head(graph) | {node.id for node in graph if node.op in ("frozen", "constant")}
         bank = self._bank_for(graph)
+        encoded = self.bank.vocabulary.encode(graph)
         supplies: dict[Signature, _Supply] = {}
         sites: dict[Region, _Site] = {}
         seen = {int(graph.digest, 16)}
         misses = 0
         while misses < _PATIENCE:
-            regions = [r for r in self.bank.vocabulary.cut(graph, rng, self.sparsity) if r.nodes.isdisjoint(apart)]
+            regions = [r for r in encoded.cut(rng, self.sparsity) if r.nodes.isdisjoint(apart)]
             misses += not regions
             for i in rng.permutation(len(regions)).tolist():
                 site = sites.get(regions[i])
@@ -121,11 +122,11 @@ class Graft:
 
     @cached_property
     def _bank(self) -> Bank:
-        return self.bank if self.allowed is None else _within(self.bank, self.allowed)
+        return self.bank if self.allowed is None else self.bank.only(self.allowed)
 
     @cached_property
     def _bank_without_normalisations(self) -> Bank:
-        return _within(self.bank, frozenset(OPS) - NORMALISATIONS)
+        return self.bank.only(OPS.keys() - NORMALISATIONS)
 
 
 def with_weights(graph: Graph, edit: Edit, weights: Weights) -> Edit:
@@ -219,21 +220,14 @@ class _Site:
         return drawn
 
 
-def _within(bank: Bank, ops: frozenset[str]) -> Bank:
-    """The segments that keep to the given operations."""
-    return Bank(tuple(segment for segment in bank if _ops(segment) <= ops), bank.vocabulary)
-
-
-def _ops(segment: Segment) -> frozenset[str]:
-    return frozenset(node.op for node in segment.graph)
-
-
 def _check(allowed: frozenset[str], bank: Bank) -> None:
     """OptionError for operations that do not exist, and where no segment keeps to them."""
     unknown = sorted(allowed - OPS.keys())
     if unknown:
         raise OptionError(f"there is no operation {unknown[0]!r} to allow; there are {', '.join(sorted(OPS))}")
-    lacking = Counter(_ops(segment) - allowed for segment in bank)
+    lacking: Counter[frozenset[str]] = Counter()
+    for ops, count in bank.opsets.items():
+        lacking[ops - allowed] += count
     if lacking and frozenset() not in lacking:
         nearest = min(lacking, key=lambda ops: (len(ops), -lacking[ops], sorted(ops)))
         raise OptionError(

@@ -1,41 +1,46 @@
-"""The segment bank: what graphs are grafted with, mined from other networks, kept as a readable text file."""
+"""The segment bank: what graphs are grafted with, and how it is found."""
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from importlib import resources
-from pathlib import Path
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple, overload
 
 import numpy as np
+import numpy.typing as npt
 
-from netgraft.errors import GraphError, SourceError
-from netgraft.ir import Builder, Graph, Region, Signature, TensorType, Value, parse, render
-from netgraft.ir.text import parse_type
+from netgraft.costs.analytic import flops, parameters
+from netgraft.errors import GraphError
+from netgraft.ir import Builder, Graph, Signature, TensorType, Value, parse, render
 
-from .bpe import LONGEST, Vocabulary, order
+from .bpe import Vocabulary
 
-_FORMAT = "netgraft segment bank 1"
-_LAYERS = frozenset(["conv2d", "conv_transpose2d", "linear"])
-_Key = TypeVar("_Key", bound=Hashable)
+Numbers = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int32]
+
+_KEPT = 4096
+"""Segments whose graphs are kept in memory."""
 
 
 @dataclass(frozen=True)
 class Segment:
     """A piece of a network: a graph without weights, as text until it is needed.
 
-    ``provenance`` names the networks it occurs in, ``frequency`` says how often. ``place`` is where the text was read
-    (``bank.jsonl, line 7``), for error messages.
+    ``nodes`` counts its nodes; ``flops`` and ``parameters`` are its costs at batch 1; ``frequency`` says in how many
+    places it was found, ``provenance`` in which networks or families. ``place`` is where the text was read
+    (``my.bank, segment 7``), for error messages.
     """
 
     digest: str
     signature: Signature
-    provenance: tuple[str, ...]
+    ops: frozenset[str]
+    nodes: int
+    flops: int
+    parameters: int
     frequency: int
+    provenance: tuple[str, ...]
     text: str
     place: str = field(default="", compare=False)
 
@@ -43,131 +48,250 @@ class Segment:
     def of(cls, graph: Graph, provenance: Iterable[str] = (), frequency: int = 1) -> Segment:
         """The segment of ``graph``, with its nodes renamed after their operations."""
         graph = _renamed(graph)
-        return cls(graph.digest, graph.signature, tuple(provenance), frequency, render(graph))
+        ops = frozenset(node.op for node in graph)
+        segment = cls(
+            graph.digest,
+            graph.signature,
+            ops,
+            len(graph),
+            flops(graph),
+            parameters(graph),
+            frequency,
+            tuple(provenance),
+            render(graph),
+        )
+        segment.__dict__["graph"] = graph
+        return segment
 
     @cached_property
     def graph(self) -> Graph:
         """The segment's graph; GraphError says where a damaged one was read."""
+        place = self.place or "segment"
         try:
             graph = parse(self.text)
+            found = graph.digest, graph.signature, frozenset(node.op for node in graph), len(graph)
+            costs = flops(graph), parameters(graph)
         except GraphError as error:
-            raise GraphError(f"{self.place or 'segment'}: {error}") from None
-        if (graph.digest, graph.signature) != (self.digest, self.signature):
-            raise GraphError(f"{self.place or 'segment'}: the graph is not the {self.digest} that the line promises")
+            raise GraphError(f"{place}: {error}") from None
+        if (*found, *costs) != (self.digest, self.signature, self.ops, self.nodes, self.flops, self.parameters):
+            raise GraphError(f"{place}: the graph is not the {self.digest} that the bank promises")
         return graph
 
 
-@dataclass(frozen=True)
-class Bank:
-    """Distinct segments in a fixed order, and the vocabulary that they were cut with."""
+NUMBERS = ("signature", "ops", "provenance", "nodes", "flops", "parameters", "frequency")
 
-    segments: tuple[Segment, ...]
-    vocabulary: Vocabulary
 
-    def __len__(self) -> int:
-        return len(self.segments)
+class Columns(NamedTuple):
+    """Segments side by side: as many as a bank has, without an object for each.
 
-    def __iter__(self) -> Iterator[Segment]:
-        return iter(self.segments)
+    A segment has its own digest and text, and shares its signature, set of operations and provenance with others: of
+    its :data:`NUMBERS`, the first three say where in ``signatures``, ``opsets`` and ``provenances`` these stand.
+    """
 
-    def exact(self, signature: Signature) -> tuple[Segment, ...]:
-        """The segments that have exactly this signature."""
-        return self._exact.get(signature, ())
-
-    def alike(self, signature: Signature) -> tuple[Segment, ...]:
-        """The segments with as many inputs and outputs, of the same ranks."""
-        return self._alike.get(_form(signature), ())
-
-    @cached_property
-    def _exact(self) -> Mapping[Signature, tuple[Segment, ...]]:
-        return _index((segment.signature, segment) for segment in self.segments)
-
-    @cached_property
-    def _alike(self) -> Mapping[tuple[tuple[int, ...], ...], tuple[Segment, ...]]:
-        return _index((_form(segment.signature), segment) for segment in self.segments)
-
-    def save(self, path: Path) -> None:
-        """Writes the bank as JSON lines: the vocabulary first, then a segment a line."""
-        head = {"format": _FORMAT, "tokens": self.vocabulary.tokens, "merges": self.vocabulary.merges}
-        lines = [head, *(_to_data(segment) for segment in self.segments)]
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    digests: list[str]
+    texts: list[str]
+    numbers: Mapping[str, Numbers]
+    signatures: tuple[Signature, ...]
+    opsets: tuple[frozenset[str], ...]
+    provenances: tuple[tuple[str, ...], ...]
 
     @classmethod
-    def load(cls, path: Path) -> Bank:
-        """The bank in a file that :meth:`save` wrote. Nothing in it is evaluated; SourceError names a damaged line.
+    def of(cls, segments: Iterable[Segment]) -> Columns:
+        """The columns of ``segments``."""
+        rows = list(segments)
+        signatures: dict[Signature, int] = {}
+        opsets: dict[frozenset[str], int] = {}
+        provenances: dict[tuple[str, ...], int] = {}
+        numbers = [
+            [signatures.setdefault(s.signature, len(signatures)) for s in rows],
+            [opsets.setdefault(s.ops, len(opsets)) for s in rows],
+            [provenances.setdefault(s.provenance, len(provenances)) for s in rows],
+            [s.nodes for s in rows],
+            [s.flops for s in rows],
+            [s.parameters for s in rows],
+            [s.frequency for s in rows],
+        ]
+        return cls(
+            [s.digest for s in rows],
+            [s.text for s in rows],
+            {name: np.array(column, dtype=np.int64) for name, column in zip(NUMBERS, numbers, strict=True)},
+            tuple(signatures),
+            tuple(opsets),
+            tuple(provenances),
+        )
 
-        Segments' graphs are read when they are first used: see :attr:`Segment.graph`.
+    def take(self, rows: Rows) -> Columns:
+        """The columns of some of the segments."""
+        chosen = rows.tolist()
+        return self._replace(
+            digests=[self.digests[i] for i in chosen],
+            texts=[self.texts[i] for i in chosen],
+            numbers={name: column[rows] for name, column in self.numbers.items()},
+        )
+
+    def segment(self, row: int, place: str) -> Segment:
+        """One segment."""
+        signature, ops, provenance, nodes, flops, parameters, frequency = (
+            int(self.numbers[name][row]) for name in NUMBERS
+        )
+        return Segment(
+            self.digests[row],
+            self.signatures[signature],
+            self.opsets[ops],
+            nodes,
+            flops,
+            parameters,
+            frequency,
+            self.provenances[provenance],
+            self.texts[row],
+            place,
+        )
+
+
+class Bank(Sequence[Segment]):
+    """Distinct segments in a fixed order, most frequent first, and the vocabulary that they were cut with.
+
+    ``name`` is the file it came from, if any. Read one with :func:`netgraft.segments.load`.
+    """
+
+    def __init__(self, columns: Columns, vocabulary: Vocabulary, name: str = "") -> None:
+        self.columns = columns
+        self.vocabulary = vocabulary
+        self.name = name
+        self._made: dict[int, Segment] = {}
+        self._found: dict[object, Rows] = {}
+
+    @classmethod
+    def of(cls, segments: Iterable[Segment], vocabulary: Vocabulary) -> Bank:
+        """The bank of ``segments``, which must be distinct."""
+        ordered = sorted(segments, key=lambda s: (-s.frequency, s.digest))
+        return cls(Columns.of(ordered), vocabulary)
+
+    def __len__(self) -> int:
+        return len(self.columns.digests)
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Segment]: ...
+
+    def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
+        if isinstance(index, slice):
+            return _Found(self, np.arange(len(self), dtype=np.int32)[index])
+        row = range(len(self))[index]
+        segment = self._made.get(row)
+        if segment is None:
+            if len(self._made) >= _KEPT:  # the one made first goes
+                del self._made[next(iter(self._made))]
+            place = f"{self.name}, segment {row + 1}" if self.name else ""
+            segment = self._made[row] = self.columns.segment(row, place)
+        return segment
+
+    def __iter__(self) -> Iterator[Segment]:
+        return (self[i] for i in range(len(self)))
+
+    def exact(self, signature: Signature) -> Sequence[Segment]:
+        """The segments whose inputs and outputs have exactly these types, in whatever order."""
+        key = _sorted(signature)
+        if key not in self._found:
+            self._found[key] = self._of_signatures(self._exact.get(key, []))
+        return _Found(self, self._found[key])
+
+    def alike(self, signature: Signature) -> Sequence[Segment]:
+        """The segments that wiring and fitting could put in a place of this signature.
+
+        Of each rank and element type they have as many inputs or more, since one value may feed several, and as many
+        outputs or fewer, since one may be read in several places; and none of which the place has none.
         """
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"cannot read the segment bank {path}: {error}") from None
-        return _parse(text, path.name)
+        form = _form(signature)
+        if form not in self._found:
+            alike = [numbers for other, numbers in self._forms.items() if _covers(other, form)]
+            self._found[form] = self._of_signatures([number for numbers in alike for number in numbers])
+        return _Found(self, self._found[form])
+
+    def only(self, ops: Iterable[str]) -> Bank:
+        """The segments made of ``ops`` alone; perhaps none."""
+        allowed = frozenset(ops)
+        fits = np.array([opset <= allowed for opset in self.columns.opsets], dtype=bool)
+        rows = np.flatnonzero(fits[self.columns.numbers["ops"]]).astype(np.int32)
+        return Bank(self.columns.take(rows), self.vocabulary, self.name)
+
+    @property
+    def opsets(self) -> Counter[frozenset[str]]:
+        """How many segments there are of each set of operations."""
+        counts = np.bincount(self.columns.numbers["ops"], minlength=len(self.columns.opsets))
+        return Counter(dict(zip(self.columns.opsets, counts.tolist(), strict=True)))
+
+    def _of_signatures(self, numbers: list[int]) -> Rows:
+        chosen = np.zeros(len(self.columns.signatures), dtype=bool)
+        chosen[numbers] = True
+        return np.flatnonzero(chosen[self.columns.numbers["signature"]]).astype(np.int32)
+
+    @cached_property
+    def _exact(self) -> Mapping[_Ends, list[int]]:
+        """The numbers of the signatures by their types in order."""
+        index: dict[_Ends, list[int]] = {}
+        for number, signature in enumerate(self.columns.signatures):
+            index.setdefault(_sorted(signature), []).append(number)
+        return index
+
+    @cached_property
+    def _forms(self) -> Mapping[_Form, list[int]]:
+        """The numbers of the signatures by their form."""
+        index: dict[_Form, list[int]] = {}
+        for number, signature in enumerate(self.columns.signatures):
+            index.setdefault(_form(signature), []).append(number)
+        return index
 
 
-def default() -> Bank:
-    """The bank that comes with netgraft, mined from its zoo at the networks' own input shapes."""
-    return _packaged()
+class _Found(Sequence[Segment]):
+    """Some segments of a bank, made when they are looked at."""
+
+    def __init__(self, bank: Bank, rows: Rows) -> None:
+        self._bank = bank
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Segment]: ...
+
+    def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
+        if isinstance(index, slice):
+            return _Found(self._bank, self._rows[index])
+        return self._bank[int(self._rows[index])]
 
 
-@cache
-def _packaged() -> Bank:
-    file = resources.files("netgraft.segments") / "zoo.jsonl"
-    return _parse(file.read_text(encoding="utf-8"), file.name)
+_Ends = tuple[tuple[str, ...], tuple[str, ...]]
+_Kinds = tuple[tuple[tuple[int, str], int], ...]
+_Form = tuple[_Kinds, _Kinds]
 
 
-def mine(models: Iterable[tuple[str, Graph]], vocabulary: Vocabulary, cuts: int = 8) -> Bank:
-    """The distinct segments of 2 to 16 nodes that ``vocabulary`` finds in the named graphs, most frequent first.
-
-    Each graph is cut once with the whole vocabulary and ``cuts`` times at random under a fixed seed. Left out: pieces
-    without a convolution or linear layer (a dropout, a blur or a lone normalisation is nothing to graft), with stored
-    constants or shared weights (they mean something only where they come from), and those that reach into the
-    network's :func:`head`.
-    """
-    found: dict[str, Segment] = {}
-    for name, graph in models:
-        rng = np.random.default_rng(0)
-        regions = vocabulary.cut(graph, rng, sparsity=0, join=1)
-        for _ in range(cuts):
-            regions += vocabulary.cut(graph, rng)
-        apart = head(graph)
-        for region in dict.fromkeys(regions):
-            if region.nodes & apart or not _is_worth_keeping(graph, region):
-                continue
-            segment = Segment.of(region.extract(graph), [name])
-            known = found.get(segment.digest)
-            if known is not None:
-                provenance = tuple(dict.fromkeys([*known.provenance, name]))
-                segment = replace(known, provenance=provenance, frequency=known.frequency + 1)
-            found[segment.digest] = segment
-    return Bank(tuple(sorted(found.values(), key=lambda s: (-s.frequency, s.digest))), vocabulary)
+def _sorted(signature: Signature) -> _Ends:
+    return tuple(sorted(map(str, signature.inputs))), tuple(sorted(map(str, signature.outputs)))
 
 
-def head(graph: Graph) -> frozenset[str]:
-    """The nodes that give the network's outputs their meaning: from each output back to the first convolution or linear
-    layer, that included.
-    """
-    found: set[str] = set()
-    stack = [value.node for value in graph.outputs]
-    while stack:
-        id = stack.pop()
-        if id in found or id not in graph:
-            continue
-        found.add(id)
-        if graph[id].op not in _LAYERS:
-            stack.extend(value.node for value in graph[id].inputs)
-    return frozenset(found)
+def _form(signature: Signature) -> _Form:
+    """How many inputs and outputs of each rank and element type."""
+    return _kinds(signature.inputs), _kinds(signature.outputs)
 
 
-def _is_worth_keeping(graph: Graph, region: Region) -> bool:
-    nodes = [graph[id] for id in region.nodes]
-    ops = {node.op for node in nodes}
-    keys = [key for node in nodes for key in node.weights.values()]
+def _kinds(types: Iterable[TensorType]) -> _Kinds:
+    return tuple(sorted(Counter((t.rank, str(t.dtype)) for t in types).items()))
+
+
+def _covers(segment: _Form, place: _Form) -> bool:
+    (fed, given), (entering, leaving) = map(dict, segment), map(dict, place)
     return (
-        1 < len(nodes) <= LONGEST
-        and not ops.isdisjoint(_LAYERS)
-        and ops.isdisjoint(["constant", "frozen"])
-        and len(set(keys)) == len(keys)
+        fed.keys() == entering.keys()
+        and given.keys() == leaving.keys()
+        and all(fed[kind] >= count for kind, count in entering.items())
+        and all(given[kind] <= count for kind, count in leaving.items())
     )
 
 
@@ -177,70 +301,8 @@ def _renamed(graph: Graph) -> Graph:
     values: dict[Value, Value] = {}
     for i, given in enumerate(graph.inputs):
         values[Value(given.id)] = builder.input(f"in{i}", given.type)
-    for node in order(graph):
+    for node in graph:
         first = builder.add(node.op, *(values[v] for v in node.inputs), **node.attrs)
         for i in range(len(graph.output_types(node))):
             values[node.value(i)] = Value(first.node, i)
     return builder.build(*(values[v] for v in graph.outputs))
-
-
-def _form(signature: Signature) -> tuple[tuple[int, ...], ...]:
-    return tuple(t.rank for t in signature.inputs), tuple(t.rank for t in signature.outputs)
-
-
-def _index(pairs: Iterable[tuple[_Key, Segment]]) -> dict[_Key, tuple[Segment, ...]]:
-    index: defaultdict[_Key, list[Segment]] = defaultdict(list)
-    for key, segment in pairs:
-        index[key].append(segment)
-    return {key: tuple(segments) for key, segments in index.items()}
-
-
-def _to_data(segment: Segment) -> dict[str, Any]:
-    return {
-        "digest": segment.digest,
-        "inputs": [str(t) for t in segment.signature.inputs],
-        "outputs": [str(t) for t in segment.signature.outputs],
-        "provenance": segment.provenance,
-        "frequency": segment.frequency,
-        "graph": segment.text,
-    }
-
-
-def _parse(text: str, name: str) -> Bank:
-    vocabulary: Vocabulary | None = None
-    segments: list[Segment] = []
-    read_type = cache(parse_type)
-    for number, line in enumerate(text.splitlines(), 1):
-        place = f"{name}, line {number}"
-        try:
-            data = json.loads(line)
-            if vocabulary is None:
-                vocabulary = _vocabulary(data)
-            else:
-                segments.append(_segment(data, place, read_type))
-        except (GraphError, KeyError, TypeError, ValueError) as error:
-            raise SourceError(f"{place}: this is no line of a segment bank ({error!r})") from None
-    if vocabulary is None:
-        raise SourceError(f"{name} is empty; a segment bank begins with its vocabulary")
-    return Bank(tuple(segments), vocabulary)
-
-
-def _vocabulary(data: Mapping[str, Any]) -> Vocabulary:
-    if data["format"] != _FORMAT:
-        raise GraphError(f"the format is {data['format']!r}; this version reads {_FORMAT!r}")
-    return Vocabulary(
-        _strings(data["tokens"]), tuple((first, second) for first, second in map(_strings, data["merges"]))
-    )
-
-
-def _segment(data: Mapping[str, Any], place: str, read_type: Callable[[str], TensorType]) -> Segment:
-    inputs, outputs = (tuple(read_type(t) for t in _strings(data[end])) for end in ("inputs", "outputs"))
-    digest, text = _strings([data["digest"], data["graph"]])
-    provenance = _strings(data["provenance"])
-    return Segment(digest, Signature(inputs, outputs), provenance, int(data["frequency"]), text, place)
-
-
-def _strings(data: Any) -> tuple[str, ...]:
-    if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
-        raise GraphError(f"expected a list of strings, found {data!r}")
-    return tuple(data)
