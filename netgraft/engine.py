@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -84,7 +85,8 @@ class Processes(Engine):
 
     Workers are spawned, not forked (threads of native libraries do not survive a fork), so the function must be
     importable, function, items and results must pickle, and a script that uses this needs its
-    ``if __name__ == "__main__"``. A function is sent along with every item: keep what is large on disk.
+    ``if __name__ == "__main__"``. A function travels once to each worker, which keeps the last few: so it may hold what
+    is large (data, a teacher), while items had better be small; and its results must not hang on what it did before.
     """
 
     def __init__(self, workers: int, threads_per_worker: int = 1) -> None:
@@ -98,6 +100,7 @@ class Processes(Engine):
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R | WorkerDied]:
         """Yield ``function(item)`` for every item, in the order of the items."""
+        payload = _pickled_function(function)
         waiting = deque(enumerate(items))
         busy: dict[Connection, tuple[_Worker, int, T]] = {}
         done: dict[int, tuple[T, R | WorkerDied | _Raised]] = {}
@@ -108,7 +111,7 @@ class Processes(Engine):
                         worker = self._idle.pop() if self._idle else _Worker(self.threads_per_worker)
                         index, item = waiting.popleft()
                         busy[worker.connection] = worker, index, item
-                        worker.send(function, item)
+                        worker.send(payload, item)
                     for connection in wait(list(busy)):
                         assert isinstance(connection, Connection)
                         worker, index, item = busy.pop(connection)
@@ -149,13 +152,22 @@ class _Raised:
     error: Exception
 
 
+HELD = 3
+"""How many functions a worker keeps: those that a search goes through in turn."""
+_NEW = b"new"
+
+
 class _Worker:
-    """The caller's end of one worker process, which does one item at a time."""
+    """The caller's end of one worker process, which does one item at a time.
+
+    It is sent which of the functions it holds to call (``_NEW``: the one that follows), and the item.
+    """
 
     def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.alive = True
+        self._held: deque[bytes] = deque(maxlen=HELD)
         # Not daemonic, as what a worker runs may start processes of its own; so its end is arranged for here, and in
         # _end_with_parent for the case that this process has no time to.
         self._process = context.Process(target=_work, args=(theirs,), name="netgraft-worker")
@@ -168,14 +180,20 @@ class _Worker:
             raise
         theirs.close()
 
-    def send(self, function: Callable[[Any], Any], item: Any) -> None:
-        """Set the worker to work."""
+    def send(self, function: bytes, item: Any) -> None:
+        """Set the worker to work; ``function`` is pickled already."""
         # Plain pickles: those of multiprocessing leave torch's tensors behind in shared memory that dies with a worker.
         try:
-            message = pickle.dumps((function, item))
+            message = pickle.dumps(item)
         except Exception as error:
-            message = pickle.dumps((_raise, _portable(error)))
+            function, message = _pickled_function(partial(_raise, _portable(error))), pickle.dumps(None)
         with suppress(BrokenPipeError, ConnectionResetError):  # a dead worker shows when its result is asked for
+            if function in self._held:
+                self.connection.send_bytes(b"%d" % self._held.index(function))
+            else:
+                self._held.append(function)
+                self.connection.send_bytes(_NEW)
+                self.connection.send_bytes(function)
             self.connection.send_bytes(message)
 
     def result(self) -> Any:
@@ -206,14 +224,18 @@ def _work(connection: Connection) -> None:
     """What a worker process does, until the caller closes its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    held: deque[Callable[[Any], Any]] = deque(maxlen=HELD)
     while True:
         try:
+            place = connection.recv_bytes()
+            if place == _NEW:
+                held.append(_unpickled_function(connection.recv_bytes()))
             message = connection.recv_bytes()
         except EOFError:
             return
         try:
-            function, item = pickle.loads(message)
-            answer = pickle.dumps(function(item))
+            function = held[-1 if place == _NEW else int(place)]
+            answer = pickle.dumps(function(pickle.loads(message)))
         except Exception as error:
             error.add_note(f"raised in a worker process:\n{traceback.format_exc()}")
             answer = pickle.dumps(_Raised(_portable(error)))
@@ -228,7 +250,23 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _raise(error: Exception) -> None:
+def _pickled_function(function: Callable[[Any], Any]) -> bytes:
+    """The function, or if it cannot be pickled one that says so when it is called."""
+    try:
+        return pickle.dumps(function)
+    except Exception as error:
+        return pickle.dumps(partial(_raise, _portable(error)))
+
+
+def _unpickled_function(payload: bytes) -> Callable[[Any], Any]:
+    try:
+        function: Callable[[Any], Any] = pickle.loads(payload)
+    except Exception as error:
+        return partial(_raise, error)
+    return function
+
+
+def _raise(error: Exception, _: Any) -> None:
     raise error
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from netgraft.engine import Engine, Inline, Processes, WorkerDied, engine_from
+from netgraft.engine import HELD, Engine, Inline, Processes, WorkerDied, engine_from
 from netgraft.errors import OptionError, ShapeError
 
 
@@ -155,6 +155,45 @@ def test_what_cannot_be_pickled_is_an_error_that_names_the_item(processes: Proce
     with pytest.raises(Exception, match=r"[Pp]ickle") as caught:
         list(processes.map(function, ["the item"]))
     assert "item 0: 'the item'" in caught.value.__notes__
+
+
+class Large:
+    """A function that counts, in the process it is unpickled in, how often that happened."""
+
+    loaded = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __setstate__(self, state: dict[str, str]) -> None:
+        Large.loaded += 1
+        self.__dict__.update(state)
+
+    def __call__(self, item: int) -> tuple[str, int, int]:
+        return self.name, item, Large.loaded
+
+
+def test_a_function_travels_once_to_a_worker_and_the_last_few_stay() -> None:
+    with Processes(1) as engine:
+        first, second = Large("first"), Large("second")
+        for _ in range(2):
+            assert {name for name, _, _ in engine.map(first, range(3))} == {"first"}
+            assert [item for _, item, _ in engine.map(second, range(3))] == [0, 1, 2]
+        assert list(engine.map(first, [7])) == [("first", 7, 2)], "two functions, each unpickled once"
+        first.name = "changed"
+        assert list(engine.map(first, [7])) == [("changed", 7, 3)], "what it holds now counts"
+        for n in range(HELD):
+            assert list(engine.map(Large(f"number {n}"), [n])) == [(f"number {n}", n, 4 + n)]
+        assert list(engine.map(second, [7])) == [("second", 7, 4 + HELD)], "forgotten, so sent again"
+
+
+def test_an_item_that_cannot_be_sent_does_not_cost_the_function() -> None:
+    with Processes(1) as engine:
+        function = Large("kept")
+        assert list(engine.map(function, [1])) == [("kept", 1, 1)]
+        with pytest.raises(Exception, match=r"[Pp]ickle"):
+            list(engine.map(function, [lambda: None]))
+        assert list(engine.map(function, [2])) == [("kept", 2, 1)]
 
 
 @pytest.mark.parametrize(("function", "reason"), [(die_at_three, "SIGKILL"), (leave_at_three, "code 7")])
