@@ -61,6 +61,18 @@ def test_a_network_as_source(name: str) -> None:
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_a_block_in_many_places_names_those_that_its_line_has_room_for() -> None:
+    b = Builder()
+    x = b.input("x", TensorType(IMAGE))
+    for i in range(5):
+        at = f"trunk_output.a_long_stage.block-{i}"
+        y = b.add("conv2d", x, id=f"{at}.conv", out_channels=4, kernel=(1, 1))
+        x = b.add("add", x, b.add("relu", y, id=f"{at}.relu"), id=f"{at}.add")
+    text = emit(b.build(x))
+    assert "a_long_stage.block-0, trunk_output.a_long_stage.block-1 and 3 more" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_repeated_blocks_are_written_once() -> None:
     text = emit(residual(), class_name="Small")
     assert re.findall(r"^class (\w+)\((.*)\):", text, re.M) == [

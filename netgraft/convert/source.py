@@ -11,7 +11,7 @@ import inspect
 import keyword
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -19,7 +19,7 @@ from typing import Any, Final
 from torch import nn
 
 from netgraft.convert.body import Body, Statement
-from netgraft.convert.code import Apply, Argument, Code, Instance, Origin, Slot, Slots, fill, layout, literal
+from netgraft.convert.code import WIDTH, Apply, Argument, Code, Instance, Origin, Slot, Slots, fill, layout, literal
 from netgraft.convert.lowering import HELPERS, TORCH_DTYPES, Layer, dtype, layer
 from netgraft.convert.scopes import Flow, Path, Place, Scope, scopes
 from netgraft.errors import ConversionError
@@ -412,10 +412,19 @@ def _unused(name: str, taken: set[str]) -> str:
 
 def _docstring(a_class: _Class) -> Iterator[str]:
     places = [".".join(place.path) for place in a_class.places]
-    if len(a_class.places) > 1 and all(re.fullmatch(r"[\w.-]+", name) for name in places):
-        shown = ", ".join(places[:4]) + (f" and {len(places) - 4} more" if len(places) > 4 else "")
-        yield f'    """{shown}."""'
+    if len(places) > 1 and all(re.fullmatch(r"[\w.-]+", name) for name in places):
+        yield f'    """{_listed(places, WIDTH - 11)}."""'
         yield ""
+
+
+def _listed(names: Sequence[str], width: int) -> str:
+    """The first four names, or as many as ``width`` has room for, and how many more there are."""
+    for shown in range(min(4, len(names)), 0, -1):
+        rest = len(names) - shown
+        text = ", ".join(names[:shown]) + (f" and {rest} more" if rest else "")
+        if len(text) <= width:
+            break
+    return text
 
 
 def _declared(parameter: _Parameter) -> str:
