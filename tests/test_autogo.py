@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from contracts import outputs, random_inputs, sane_model
+from test_families import INCEPTION_BEST, NB101_BEST, NB201_BEST, TWO_PATH_BEST
 from typer.testing import CliRunner
 
 from netgraft import sources
@@ -190,6 +191,23 @@ def test_published_graphs_have_their_counts(shared_data: Path, name: str) -> Non
     nodes, flops, weights = PUBLISHED[name]
     _, graph = load_autogo(shared_data / "autogo_graphs" / f"{name}.pkl")
     assert (len(graph) + 2, autogo_flops(graph), parameters(graph)) == (nodes, flops, weights)
+
+
+@pytest.mark.parametrize(
+    ("file", "family", "arch"),
+    [
+        ("nb201_best", "nasbench201", NB201_BEST),
+        ("nb101_best", "nasbench101", NB101_BEST),
+        ("hiaml_best", "hiaml", "src1,src1,r30,src3"),
+        ("two_path_best", "two_path", TWO_PATH_BEST),
+        ("inception_best", "inception", INCEPTION_BEST),
+    ],
+)
+def test_the_families_build_the_published_graphs(shared_data: Path, file: str, family: str, arch: str) -> None:
+    _, published = load_autogo(shared_data / "autogo_graphs" / f"{file}.pkl")
+    built = families.FAMILIES[family].build(arch)
+    assert same(published, built)
+    assert published.signature == built.signature
 
 
 def test_the_published_edsr_has_its_count(shared_data: Path) -> None:

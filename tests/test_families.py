@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from contracts import outputs, random_inputs, sane_model
@@ -102,11 +103,198 @@ def test_strings_that_are_no_cell(arch: str) -> None:
         nasbench201(arch)
 
 
+# The other families: numbers from the regression table of an independent generator, and the published graphs
+
+INCEPTION_BEST = (
+    "6*depthwise5x5:16-16,inception_s3x3:16-16,depthwise5x5+conv5x5:16-16;2*conv5x5+double1x1:128-64;"
+    "5*conv3x3:128-128;3*inception_s5x5:64-64,conv5x5+inception_p5x5+conv1x1+conv3x3+inception_s3x3+conv5x5+"
+    "inception_s3x3+depthwise5x5+inception_p3x3+inception_s5x5+depthwise5x5:32-64,inception_p3x3+inception_s3x3:32-64,"
+    "inception_s3x3:64-64"
+)
+TWO_PATH_BEST = (
+    "conv5x5*,conv5x5*;double3x3+bottleneck-e2-k3,conv1x1+bottleneck-r2-k3*,"
+    "bottleneck-e2-k3+bottleneck-r2-k3+bottleneck-e2-k1,bottleneck-r2-k3*"
+)
+NB101_BEST = "0-1,0-2,0-6,1-3,1-5,2-5,3-4,4-5,5-6;conv3x3,conv3x3,maxpool3x3,conv3x3,conv3x3"
+
+HIAML = {
+    "z": (95, 102, 235542036, 2714698),
+    "a22": (87, 94, 168285716, 1895498),
+    "b23": (123, 130, 200381972, 2390090),
+    "j30": (99, 106, 237688340, 2756426),
+    "g30": (147, 162, 217749012, 2597194),
+    "r30": (159, 182, 220190228, 2638922),
+    "l20": (55, 54, 150771220, 1688394),
+    "t20": (87, 94, 111662612, 1281098),
+    "t31": (167, 190, 220337684, 2638922),
+    "src0": (87, 94, 319280660, 3861578),
+    "src1": (87, 94, 300480020, 2939594),
+    "src3": (103, 110, 183334420, 1999818),
+    "src7": (135, 142, 219502100, 2637386),
+    "src8": (103, 110, 135026196, 1611082),
+}
+NB101 = {
+    NB101_BEST: (225, 251, 11722075156, 39810442),
+    "0-1;": (36, 35, 280538132, 882570),
+    "0-1,1-2;conv3x3": (63, 62, 3002575892, 10177674),
+    "0-1,0-2,0-3,0-5,1-6,2-6,3-4,4-6,5-6;conv1x1,conv3x3,conv3x3,conv3x3,maxpool3x3": (243, 269, 813493268, 2694282),
+    "0-1,0-2,0-3,1-3,1-4,2-4,3-4;conv3x3,conv3x3,conv3x3": (198, 224, 1191592724, 3984576),
+}
+TWO_PATH = {
+    "conv3x3": (27, 27, 54053908, 1381098),
+    "double3x3": (39, 39, 58809364, 1473642),
+    "conv5x5": (27, 27, 70831124, 1708778),
+    "bottleneck-r2-k3": (31, 31, 51682324, 1335210),
+    "bottleneck-r4-k3": (31, 31, 48137236, 1265994),
+    "bottleneck-e2-k3": (31, 31, 72952852, 1750506),
+    "inception_s3x3": (39, 39, 54127636, 1381866),
+    "inception_s5x5": (39, 39, 60419092, 1504746),
+    "conv3x3+avgpool3x3": (35, 35, 54127636, 1381866),
+    "conv3x3+maxpool3x3": (35, 35, 54127636, 1381866),
+}
+INCEPTION = {
+    "conv3x3": (40, 44, 163900436, 2369802),
+    "inception_s3x3": (64, 68, 143092756, 2108490),
+    "inception_p3x3": (76, 88, 101329940, 1713738),
+    "depthwise3x3": (43, 47, 56011796, 1241802),
+    "conv5x5": (40, 44, 382004244, 4466954),
+    "depthwise5x5": (43, 47, 59943956, 1257162),
+    "inception_s5x5": (64, 68, 210201620, 2718794),
+    "inception_p5x5": (76, 88, 141175828, 2061898),
+    "conv3x3+conv1x1": (64, 68, 181660692, 2546762),
+    "conv3x3+avgpool3x3": (56, 60, 164637716, 2371722),
+    "conv3x3+double1x1": (88, 92, 199420948, 2723722),
+}
+COUNTS = (
+    [("hiaml", ",".join([kind] * 4), expected) for kind, expected in HIAML.items()]
+    + [("nasbench101", arch, expected) for arch, expected in NB101.items()]
+    + [("two_path", f"{op}*,{op}*;{op}*,{op}*", expected) for op, expected in TWO_PATH.items()]
+    + [
+        ("inception", ";".join(f"2*{op}:{width}-{width}" for width in (32, 64, 128, 256)), expected)
+        for op, expected in INCEPTION.items()
+    ]
+    + [
+        ("hiaml", "src1,src1,r30,src3", (107, 118, 246314516, 2220746)),
+        ("two_path", TWO_PATH_BEST, (56, 58, 116200468, 1780362)),
+        ("inception", INCEPTION_BEST, (403, 445, 493881364, 3537898)),
+    ]
+)
+
+
+@pytest.mark.parametrize(("name", "arch", "expected"), COUNTS)
+def test_counts_of_families(name: str, arch: str, expected: tuple[int, ...]) -> None:
+    assert counts(families.FAMILIES[name].build(arch)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "mflops"),
+    [
+        # Least, median and greatest of 300 members, as the independent generator drew them.
+        ("nasbench101", (36, 126, 243), (223, 862, 6858)),
+        ("nasbench201", (186, 269, 336), (19, 116, 384)),
+        ("hiaml", (71, 109, 159), (131, 208, 294)),
+        ("two_path", (36, 68, 108), (61, 108, 182)),
+        ("inception", (123, 444, 904), (126, 397, 1131)),
+        ("inception_published", (216, 668, 1374), (163, 521, 1961)),
+    ],
+)
+def test_members_are_of_the_usual_size(name: str, nodes: tuple[int, ...], mflops: tuple[int, ...]) -> None:
+    family, rng = families.FAMILIES[name], np.random.default_rng(0)
+    count = 151 if name == "nasbench101" else 31  # those differ most
+    graphs = [family.build(family.draw(rng)) for _ in range(count)]  # with repetitions, as they were drawn there
+    for values, (least, median, greatest) in (
+        ([len(graph) + 2 for graph in graphs], nodes),
+        ([autogo_flops(graph) / 1e6 for graph in graphs], mflops),
+    ):
+        assert 0.7 * least <= min(values) <= max(values) <= 1.4 * greatest
+        assert 0.7 * median <= sorted(values)[count // 2] <= 1.4 * median
+
+
+def test_cells_of_nasbench101_are_pruned_and_may_be_spelled_as_the_benchmark_does() -> None:
+    matrix = np.zeros((5, 5), int)
+    for edge in ((0, 1), (0, 2), (1, 4), (0, 4), (3, 4)):
+        matrix[edge] = 1
+    ops = ["input", "conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3", "output"]
+    expected = families.FAMILIES["nasbench101"].build("0-1,0-2,1-2;conv3x3")
+    assert families.nasbench101(matrix, ops) == families.nasbench101(matrix, ops[1:-1]) == expected
+
+
+def test_isomorphic_cells_are_one_member() -> None:
+    key = families.FAMILIES["nasbench101"].key
+    assert key("0-1,0-2,1-3,2-3;conv3x3,maxpool3x3") == key("0-1,0-2,1-3,2-3;maxpool3x3,conv3x3")
+    assert key("0-1,1-2,2-3;conv3x3,maxpool3x3") != key("0-1,1-2,2-3;maxpool3x3,conv3x3")
+    key = families.FAMILIES["inception"].key
+    stage = "2*conv3x3:16-16,conv5x5:16-16"
+    assert key(";".join([stage] * 4)) == key(";".join(["2*conv5x5:16-16,conv3x3:16-16", *[stage] * 3]))
+    assert key(";".join([stage] * 4)) != key(";".join([stage, stage, stage, "3*conv3x3:16-16,conv5x5:16-16"]))
+
+
+def test_drawn_configurations_keep_the_rules() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        edges, _, ops = families.FAMILIES["nasbench101"].draw(rng).partition(";")
+        assert 1 <= len(edges.split(",")) <= 9 and len(ops.split(",")) <= 5
+        for path in families.FAMILIES["two_path"].draw(rng).split(";"):
+            blocks = path.split(",")
+            assert 2 <= len(blocks) <= 4 and sum(block.endswith("*") for block in blocks) == 2
+            for block in blocks:
+                chain = block.removesuffix("*").split("+")
+                supporting = sum(op.endswith("k1") or "pool" in op or op == "conv1x1" for op in chain)
+                assert 1 <= len(chain) <= 3 and supporting <= min(1, len(chain) - 1)
+        for name, most in (("inception", (3, 4, 8, 10)), ("inception_published", (4, 8, 12, 16))):
+            for stage in families.FAMILIES[name].draw(rng).split(";"):
+                copies, _, paths = stage.partition("*")
+                lengths = [len(path.split("+")) for path in paths.split(",")]
+                assert 2 <= int(copies) <= 6 and sum(lengths) <= most[len(lengths) - 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "arch", "message"),
+    [
+        ("hiaml", "z,z,z", "4 types of blocks, not 3"),
+        ("hiaml", "z,z,z,y", "no block 'y'; it has: z, a22"),
+        ("two_path", "conv3x3*,conv3x3*", "two paths"),
+        ("two_path", "conv3x3*,conv3x3;conv3x3*,conv3x3*", "2 reduction blocks"),
+        ("two_path", "conv3x3*,conv9x9*;conv3x3*,conv3x3*", "no operation 'conv9x9'"),
+        ("two_path", "conv3x3*,conv1x1*;conv3x3*,conv3x3*", "block conv1x1* cannot reduce"),
+        ("inception", "2*conv3x3:32-32", "4 stages, not 1"),
+        ("inception", "conv3x3:32-32;;;", "is no stage of Inception"),
+        ("inception", ";".join(["2*conv3x3:32-64"] * 4), "both widths must be equal"),
+        ("inception", ";".join(["2*conv1x1:32-32"] * 4), "needs one of conv3x3"),
+        ("inception", ";".join(["2*conv7x7:32-32"] * 4), "no operation 'conv7x7'"),
+        ("nasbench101", "0-1,1-2;conv7x7", "no operation 'conv7x7'"),
+        ("nasbench101", "0-1;conv3x3", "no way leads from the input to the output"),
+        ("nasbench101", "0-1,1-0;conv3x3", "is no cell of NAS-Bench-101"),
+        ("nasbench101", "0-5;conv3x3", "is no cell of NAS-Bench-101"),
+        ("nasbench101", "x;", "is no cell of NAS-Bench-101"),
+        ("nasbench101", "0-1,1-2,2-3,3-4,4-5,5-6,6-7;" + ",".join(["conv3x3"] * 6), "at most 7 vertices"),
+    ],
+)
+def test_configurations_that_are_none(name: str, arch: str, message: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        families.FAMILIES[name].build(arch)
+    assert message in str(caught.value)
+
+
+def test_a_matrix_that_does_not_fit() -> None:
+    with pytest.raises(SourceError, match="upper triangular 3x3"):
+        families.nasbench101([[0, 1], [0, 0]], ["conv3x3"])
+
+
 # Every family
 
 
 def test_sampling_ends_with_the_family() -> None:
     assert len(drawn_names("nasbench201", 5000)) == 4096
+
+
+def test_what_can_be_listed() -> None:
+    hiaml = families.FAMILIES["hiaml"]
+    assert hiaml.members is not None
+    assert len(set(hiaml.members())) == hiaml.size == 14**4
+    assert next(families.enumerated("hiaml"))[0] == "hiaml?arch=z,z,z,z"
+    with pytest.raises(SourceError, match="These can be listed: nasbench201"):
+        next(families.enumerated("two_path"))
 
 
 def drawn_names(name: str, count: int) -> list[str]:

@@ -16,27 +16,45 @@ from netgraft.errors import SourceError
 from netgraft.ir import Graph
 
 from .family import Family
+from .hiaml import FAMILY as _HIAML
+from .hiaml import hiaml
+from .inception import FAMILY as _INCEPTION
+from .inception import FAMILY_PUBLISHED as _INCEPTION_PUBLISHED
+from .inception import inception
+from .nasbench101 import FAMILY as _NASBENCH101
+from .nasbench101 import nasbench101
 from .nasbench201 import BENCHMARK as _NASBENCH201_BENCHMARK
 from .nasbench201 import FAMILY as _NASBENCH201
 from .nasbench201 import nasbench201, nasbench201_benchmark, nasbench201_cells
+from .two_path import FAMILY as _TWO_PATH
+from .two_path import two_path
 
 __all__ = [
     "FAMILIES",
     "Family",
     "enumerated",
     "family",
+    "hiaml",
+    "inception",
     "member",
+    "nasbench101",
     "nasbench201",
     "nasbench201_benchmark",
     "nasbench201_cells",
     "sample",
+    "two_path",
 ]
 
 FAMILIES: Final[Mapping[str, Family]] = {
     family.name: family
     for family in (
+        _NASBENCH101,
         _NASBENCH201,
         _NASBENCH201_BENCHMARK,
+        _HIAML,
+        _TWO_PATH,
+        _INCEPTION,
+        _INCEPTION_PUBLISHED,
     )
 }
 """The families by name."""
