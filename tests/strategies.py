@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from hypothesis import assume
 from hypothesis import strategies as st
 
-from netgraft.ir import Batch, Builder, Graph, Input, Node, TensorType, Value
+from netgraft.ir import Batch, Builder, Edit, Graph, Input, Keep, Node, Region, TensorType, Value
 
 _POINTWISE = ("relu", "silu", "batch_norm", "identity", "leaky_relu", "dropout", "sigmoid")
 
@@ -89,3 +90,57 @@ def reordered(draw: st.DrawFn, graph: Graph) -> Graph:
         inputs = tuple(draw(st.permutations(node.inputs))) if node.definition.commutative else node.inputs
         nodes.append(replace(node, inputs=inputs))
     return Graph(graph.inputs, tuple(nodes), graph.outputs)
+
+
+@st.composite
+def rerouted(draw: st.DrawFn, graph: Graph) -> Graph:
+    """The graph with one to three of its edges, or outputs, coming from somewhere else of the same type."""
+    nodes, outputs = list(graph.nodes), list(graph.outputs)
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(nodes)))
+        reads = list(nodes[at].inputs) if at < len(nodes) else outputs
+        if not reads:
+            continue
+        i = draw(st.integers(0, len(reads) - 1))
+        before = {node.id for node in nodes[:at]} | {given.id for given in graph.inputs}
+        alike = [v for v, type_ in graph.types.items() if type_ == graph.types[reads[i]] and v.node in before]
+        reads[i] = draw(st.sampled_from(alike))
+        if at < len(nodes):
+            nodes[at] = replace(nodes[at], inputs=tuple(reads))
+    return Graph(graph.inputs, tuple(nodes), tuple(outputs))
+
+
+@st.composite
+def regions(draw: st.DrawFn, graph: Graph) -> Region:
+    """A convex region that something reads; its nodes need not stand together."""
+    # A window of any topological order is convex.
+    order = draw(reordered(graph)).nodes
+    size = draw(st.integers(1, len(order)))
+    start = draw(st.integers(0, len(order) - size))
+    region = Region.of(node.id for node in order[start : start + size])
+    assume(region.boundary(graph)[1])
+    return region
+
+
+@st.composite
+def edits(draw: st.DrawFn, graph: Graph) -> Edit:
+    """A region replaced by one like it: other edges, more or fewer nodes, names that are taken, weights kept or not."""
+    region = draw(regions(graph))
+    segment = draw(rerouted(region.extract(graph)))
+    names = st.sampled_from([node.id for node in graph])
+    b = Builder()
+    values = {Value(given.id): b.input(given.id, given.type) for given in segment.inputs}
+    for node in segment:
+        inputs = [values[v] for v in node.inputs]
+        action = draw(st.sampled_from(["keep", "keep", "drop", "double"]))
+        if action == "drop" and node.definition.pointwise:
+            values[node.value()] = inputs[0]
+            continue
+        id = b.fresh_id(draw(names) if draw(st.booleans()) else node.id)
+        new = b.add(node.op, *inputs, id=id, weights=node.weights, **node.attrs)
+        for i in range(len(segment.returns[node.id])):
+            values[node.value(i)] = Value(new.node, i)
+        if action == "double":
+            values[node.value()] = b.add("tanh", new, id=b.fresh_id(draw(names)))
+    kept = [key for key in segment.weight_users if draw(st.booleans())]
+    return Edit(region, b.build(*(values[v] for v in segment.outputs)), {key: Keep(key) for key in kept})

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import torch
 from contracts import GOLDEN_NAMES, ZOO_NAMES, golden, random_inputs, sane_model, zoo_model
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import edits, graphs
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,12 +22,14 @@ from netgraft.costs.analytic import (
     activation_memory,
     flops,
     flops_by_node,
+    flops_change,
     latency_by_kernel,
     latency_estimate,
     parameters,
+    parameters_change,
     unknown,
 )
-from netgraft.ir import Batch, Builder, Graph, TensorType, Value
+from netgraft.ir import Batch, Builder, Edit, Graph, Keep, Region, TensorType, Value, apply
 
 N = Batch()
 
@@ -52,6 +57,38 @@ def test_flops_are_torchs(name: str) -> None:
     assert flops(graph) == counted(graph) > 0
     assert sum(flops_by_node(graph).values()) == flops(graph)
     assert list(flops_by_node(graph)) == [node.id for node in graph]
+
+
+@given(st.data())
+def test_a_change_is_the_childs_cost_less_its_parents(data: st.DataObject) -> None:
+    """Whatever is shared, kept or left behind."""
+    graph = data.draw(graphs())
+    edit = data.draw(edits(graph))
+    child = apply(graph, edit)
+    assert flops_change(graph, edit) == flops(child) - flops(graph)
+    assert parameters_change(graph, edit) == parameters(child) - parameters(graph)
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize("was", [False, True])
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_shared_constant_is_a_parameter_as_soon_as_one_node_trains_it(
+    trainable: bool, was: bool, outside: bool
+) -> None:
+    def constants(*trained: bool) -> Graph:
+        b = Builder()
+        x = b.input("in0", TensorType((3,)))
+        ends = [
+            b.add("constant", id=f"c{i}", type=TensorType((3,)), trainable=t, weights={"value": "k"})
+            for i, t in enumerate(trained)
+        ]
+        return b.build(b.add("add", x, *ends, id="sum"))
+
+    graph = constants(outside, was)
+    b = Builder()
+    b.add("constant", id="c1", type=TensorType((3,)), trainable=trainable, weights={"value": "k"})
+    edit = Edit(Region.of(["c1"]), b.build(Value("c1")), {"k": Keep("k")})
+    assert parameters_change(graph, edit) == parameters(apply(graph, edit)) - parameters(graph)
 
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)

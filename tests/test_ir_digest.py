@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import pytest
 from contracts import GOLDEN_NAMES, golden
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import graphs, renamed, reordered
+from strategies import graphs, renamed, reordered, rerouted
 
 from netgraft.ir import Batch, Builder, Graph, Node, TensorType, Value, parse, render
 
@@ -50,24 +49,6 @@ def refined(graph: Graph) -> str:
             readers[key].append((up[node.id], role))
     together = sorted(sorted(pairs) for pairs in readers.values() if len(pairs) > 1)
     return repr((sorted(up.values()), ends, together))
-
-
-@st.composite
-def rerouted(draw: st.DrawFn, graph: Graph) -> Graph:
-    """The graph with one to three of its edges, or outputs, coming from somewhere else of the same type."""
-    nodes, outputs = list(graph.nodes), list(graph.outputs)
-    for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.integers(0, len(nodes)))
-        reads = list(nodes[at].inputs) if at < len(nodes) else outputs
-        if not reads:
-            continue
-        i = draw(st.integers(0, len(reads) - 1))
-        before = {node.id for node in nodes[:at]} | {given.id for given in graph.inputs}
-        alike = [v for v, type_ in graph.types.items() if type_ == graph.types[reads[i]] and v.node in before]
-        reads[i] = draw(st.sampled_from(alike))
-        if at < len(nodes):
-            nodes[at] = replace(nodes[at], inputs=tuple(reads))
-    return Graph(graph.inputs, tuple(nodes), tuple(outputs))
 
 
 @given(st.data())

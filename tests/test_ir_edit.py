@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from contracts import GOLDEN_NAMES, child_of, golden, outputs, random_inputs, sane_model
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
-from strategies import graphs
+from strategies import edits, graphs, regions
 
 from netgraft.errors import GraphError
 from netgraft.ir import (
@@ -32,22 +32,13 @@ from netgraft.ir import (
     Value,
     apply,
     inherit,
+    render,
 )
 from netgraft.ir.carry import resolve
+from netgraft.ir.digest import Marks
 
 IMAGE = TensorType((Batch(), 4, 6, 6))
 CONV = {"out_channels": 4, "kernel": (1, 1), "bias": False}
-
-
-@st.composite
-def regions(draw: st.DrawFn, graph: Graph) -> Region:
-    """A convex region that something reads."""
-    size = draw(st.integers(1, len(graph)))
-    start = draw(st.integers(0, len(graph) - size))
-    # A window of a topological order is convex.
-    region = Region.of(node.id for node in graph.nodes[start : start + size])
-    assume(region.boundary(graph)[1])
-    return region
 
 
 @given(st.data())
@@ -68,6 +59,64 @@ def test_replacing_a_region_by_itself_changes_nothing(data: st.DataObject) -> No
     assert all(np.array_equal(weights[key], model.weights[key]) for key in weights)
     x = random_inputs(graph, batch=1)
     torch.testing.assert_close(outputs(Model(child, weights), x), outputs(model, x))
+
+
+def sorted_marks(graph: Graph) -> Marks:
+    return replace(graph.marks, shared={key: sorted(users) for key, users in graph.marks.shared.items()})
+
+
+@given(st.data())
+def test_a_child_is_the_graph_that_its_nodes_make(data: st.DataObject) -> None:
+    """Whatever an edit leaves as it was or brings up to date, building the child with all checks gives the same."""
+    child = data.draw(graphs(max_nodes=8))
+    for _ in range(data.draw(st.integers(1, 3))):
+        child = apply(child, data.draw(edits(child)))
+        built = Graph(child.inputs, child.nodes, child.outputs)
+        assert sorted_marks(child) == sorted_marks(built)
+        assert child.digest == built.digest
+        assert child.returns == built.returns
+        assert list(child.types.items()) == list(built.types.items())
+        assert child.users == built.users
+        assert child.trainable == built.trainable
+        assert (child.signature, render(child)) == (built.signature, render(built))
+        assert child.weight_types == built.weight_types
+
+
+@given(st.data())
+def test_what_a_region_is_depends_on_nothing_outside(data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    region = data.draw(regions(graph))
+    segment = region.extract(graph)
+    built = Graph(segment.inputs, segment.nodes, segment.outputs)
+    assert (segment.returns, segment.digest) == (built.returns, built.digest)
+    assert region.is_convex(graph)
+    readers = {value: {user.id for user in graph.users.get(value, ())} for value in graph.types}
+    leaving = {value for value, ids in readers.items() if value.node in region.nodes and ids - region.nodes}
+    assert set(segment.outputs) == leaving | {value for value in graph.outputs if value.node in region.nodes}
+
+
+@given(st.data())
+def test_a_set_of_nodes_is_convex_where_no_path_returns_to_it(data: st.DataObject) -> None:
+    graph = data.draw(graphs())
+    region = Region.of(data.draw(st.sets(st.sampled_from([node.id for node in graph]), min_size=1)))
+    after: set[str] = set()
+    for node in graph:
+        if node.id not in region.nodes and {v.node for v in node.inputs} & (region.nodes | after):
+            after.add(node.id)
+    returns = any(v.node in after for node in graph if node.id in region.nodes for v in node.inputs)
+    assert region.is_convex(graph) != returns
+
+
+def test_what_stood_between_comes_before_the_replacement_unless_it_depends_on_it() -> None:
+    b = Builder()
+    x = b.input("x", IMAGE)
+    first = b.add("relu", x, id="first")
+    apart = b.add("tanh", x, id="apart")
+    reader = b.add("silu", first, id="reader")
+    graph = b.build(b.add("add", apart, first, id="last"), reader)
+    region = Region.of(["first", "last"])
+    child = apply(graph, Edit(region, region.extract(graph)))
+    assert [node.id for node in child] == ["apart", "first", "last", "reader"]
 
 
 def live(graph: Graph) -> set[str]:

@@ -14,7 +14,6 @@ from strategies import graphs, renamed, reordered
 
 from netgraft.errors import GraphError, ShapeError
 from netgraft.ir import Batch, Builder, Graph, Input, Model, Node, TensorType, Value
-from netgraft.ir.graph import topological
 
 IMAGE = TensorType((Batch(), 4, 6, 6))
 CONV = {"out_channels": 4, "kernel": (1, 1), "bias": False}
@@ -81,20 +80,6 @@ def test_graphs_with_the_same_digest_are_one_key() -> None:
     graph = golden("residual")
     assert hash(graph) == hash(renamed(graph))
     assert len({graph: 1, golden("residual"): 2}) == 1
-
-
-@given(st.data())
-def test_any_order_is_brought_into_topological_order(data: st.DataObject) -> None:
-    graph = data.draw(graphs())
-    shuffled = data.draw(st.permutations(graph.nodes))
-    assert Graph(graph.inputs, topological(graph.inputs, shuffled), graph.outputs).digest == graph.digest
-    assert topological(graph.inputs, graph.nodes) == graph.nodes
-
-
-def test_a_cycle_is_named() -> None:
-    nodes = [Node("a", "relu", (Value("b"),)), Node("b", "relu", (Value("a"),))]
-    with pytest.raises(GraphError, match="cycle through a"):
-        topological([], nodes)
 
 
 def _graph(*nodes: Node, outputs: tuple[Value, ...] = ()) -> Graph:

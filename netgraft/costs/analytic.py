@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from netgraft.ir import Graph, Node, Value
+from netgraft.ir import Edit, Graph, Keep, Node, Region, Value
 
 
 def flops(graph: Graph) -> int:
@@ -30,13 +30,40 @@ def parameters(graph: Graph) -> int:
     return sum(type_.numel() for key, type_ in graph.weight_types.items() if key in graph.trainable)
 
 
+def flops_change(graph: Graph, edit: Edit) -> int:
+    """The FLOPs of the child less those of ``graph``, counted over the region and the replacement alone."""
+    nodes = (graph[id] for id in edit.region.nodes)
+    return flops(edit.replacement) - sum(2 * _macs(graph, node) for node in nodes)
+
+
+def parameters_change(graph: Graph, edit: Edit) -> int:
+    """The parameters of the child less those of ``graph``, counted over the region and the replacement alone."""
+    region, new = edit.region, edit.replacement
+    change = 0
+    for key in {key for id in region.nodes for key in graph[id].weights.values()}:
+        if key in graph.trainable and not _trained_outside(graph, region, key):
+            change -= graph.weight_types[key].numel()
+    for key in new.trainable:
+        # Only a kept tensor remains one with what is outside; any other becomes a tensor of its own.
+        if edit.carry.get(key) != Keep(key) or not _trained_outside(graph, region, key):
+            change += new.weight_types[key].numel()
+    return change
+
+
+def _trained_outside(graph: Graph, region: Region, key: str) -> bool:
+    return any(graph[id].trains(role) for id, role in region.others(graph, key))
+
+
 def unknown(graph: Graph) -> tuple[str, ...]:
     """Ids of the nodes whose computation nothing here can count."""
     return tuple(node.id for node in graph if node.op == "frozen")
 
 
+_MULTIPLYING: Final = frozenset({"conv2d", "conv_transpose2d", "linear", "matmul", "attention"})
+
+
 def _macs(graph: Graph, node: Node) -> int:
-    if node.op not in ("conv2d", "conv_transpose2d", "linear", "matmul", "attention"):
+    if node.op not in _MULTIPLYING:
         return 0
     given = graph.input_types(node)
     x, out = given[0], graph.output_types(node)[0]

@@ -27,7 +27,7 @@ from .node import Input, Node, Value
 _BITS = 2**64 - 1
 _FACTOR = 0x9E3779B97F4A7C15
 
-Readers = Mapping[str, Sequence[tuple[str, str]]]
+Users = Mapping[str, Sequence[tuple[str, str]]]
 """For weight keys: the nodes that use them, by id, with the role in which they do."""
 
 
@@ -42,7 +42,7 @@ class Change:
     placed: Sequence[Node]
     rewired: Sequence[Node]
     returned: Sequence[tuple[int, Value]]
-    shared: Readers
+    shared: Users
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ class Marks:
     uses: dict[str, int]
     whole: dict[str, int]
     total: int
-    shared: Readers
+    shared: Users
 
     @classmethod
-    def of(cls, inputs: Sequence[Input], nodes: Sequence[Node], outputs: Sequence[Value], shared: Readers) -> Marks:
+    def of(cls, inputs: Sequence[Input], nodes: Sequence[Node], outputs: Sequence[Value], shared: Users) -> Marks:
         """The marks of a graph."""
         labels = {given.id: _hash(f"input {i} {given.type}") for i, given in enumerate(inputs)}
         down = {id: _mix(label) for id, label in labels.items()}

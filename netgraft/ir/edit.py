@@ -6,9 +6,8 @@ of the replacement comes from. Ids outside the region never change, so regions, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,8 @@ import numpy.typing as npt
 from netgraft.errors import GraphError
 
 from .carry import Carry, Fresh, Keep, resolve
-from .graph import Graph, Weights, topological
+from .digest import Change
+from .graph import Graph, Weights
 from .node import Input, Node, Value
 from .types import Signature
 
@@ -37,50 +37,50 @@ class Region:
         """The values that enter the region (in the order in which its nodes read them) and the values of its nodes that
         are read outside or returned by the graph (in the order in which they are computed).
         """
-        missing = self.nodes - {node.id for node in graph}
-        if missing or not self.nodes:
-            raise GraphError(f"the graph has no node {sorted(missing)[0]!r}" if missing else "a region needs a node")
-        inside = [node for node in graph if node.id in self.nodes]
-        entering = dict.fromkeys(v for node in inside for v in node.inputs if v.node not in self.nodes)
-        read = {v for node in graph if node.id not in self.nodes for v in node.inputs} | set(graph.outputs)
+        inside = [graph.nodes[i] for i in self.positions(graph)]
+        entering = dict.fromkeys([v for node in inside for v in node.inputs if v.node not in self.nodes])
         leaving = [
-            Value(node.id, i)
+            value
             for node in inside
-            for i in range(len(graph.output_types(node)))
-            if Value(node.id, i) in read
+            for value in map(node.value, range(len(graph.returns[node.id])))
+            if any(user.id not in self.nodes for user in graph.users.get(value, ())) or value in graph.outputs
         ]
         return tuple(entering), tuple(leaving)
 
     def signature(self, graph: Graph) -> Signature:
         """The types of what enters and leaves."""
         entering, leaving = self.boundary(graph)
-        return Signature(tuple(graph.types[v] for v in entering), tuple(graph.types[v] for v in leaving))
+        return Signature(graph.types_of(entering), graph.types_of(leaving))
 
     def is_convex(self, graph: Graph) -> bool:
         """Whether no path leaves the region and comes back: only such a region can be replaced."""
-        tainted: set[str] = set()
-        for node in graph:
-            sources = {v.node for v in node.inputs}
-            if node.id in self.nodes:
-                if sources & tainted:
-                    return False
-            elif sources & (self.nodes | tainted):
-                tainted.add(node.id)
-        return True
+        return _gap(graph, self) is not None
 
     def extract(self, graph: Graph) -> Graph:
         """The region as a graph of its own; its inputs are called ``in0``, ``in1``, ... (with primes if taken)."""
         entering, leaving = self.boundary(graph)
         names: dict[Value, Value] = {}
         inputs = []
-        for i, value in enumerate(entering):
+        for i, (value, type_) in enumerate(zip(entering, graph.types_of(entering), strict=True)):
             name = f"in{i}"
             while name in self.nodes:
                 name += "'"
             names[value] = Value(name)
-            inputs.append(Input(name, graph.types[value]))
-        nodes = tuple(_rewired(node, names) for node in graph if node.id in self.nodes)
-        return Graph(tuple(inputs), nodes, leaving)
+            inputs.append(Input(name, type_))
+        nodes = tuple(_rewired(graph.nodes[i], names) for i in self.positions(graph))
+        returns = {given.id: (given.type,) for given in inputs} | {node.id: graph.returns[node.id] for node in nodes}
+        return Graph.known(tuple(inputs), nodes, leaving, returns)
+
+    def others(self, graph: Graph, key: str) -> list[tuple[str, str]]:
+        """The nodes outside the region that use a weight, by id, each with the role in which it does."""
+        return [(id, role) for id, role in graph.weight_users.get(key, ()) if id not in self.nodes]
+
+    def positions(self, graph: Graph) -> list[int]:
+        """Where the region's nodes stand in the graph's order."""
+        missing = [id for id in self.nodes if id not in graph]
+        if missing or not self.nodes:
+            raise GraphError(f"the graph has no node {min(missing)!r}" if missing else "a region needs a node")
+        return sorted([graph.position[id] for id in self.nodes])
 
     def split(self, graph: Graph) -> tuple[Region | None, Region, Region | None]:
         """The graph in three: what the region does not depend on it, the region itself, and what depends on it (the
@@ -110,11 +110,6 @@ class Edit:
     origin: str = ""
     exact: bool = False
 
-    @cached_property
-    def new_nodes(self) -> frozenset[str]:
-        """Ids that the replacement proposes (before any renaming)."""
-        return frozenset(node.id for node in self.replacement)
-
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
@@ -129,86 +124,161 @@ class Inheritance:
         return self.inherited / self.total if self.total else 1.0
 
 
-@dataclass(frozen=True)
-class _Placed:
-    graph: Graph
-    carry: dict[str, Carry]
-
-
 def apply(graph: Graph, edit: Edit) -> Graph:
-    """The child graph. GraphError where the region is not convex, the signatures differ, or a cycle would arise."""
-    return _place(graph, edit).graph
+    """The child graph. GraphError where the region is not convex or the signatures differ."""
+    return _place(graph, edit)[0]
 
 
 def inherit(
     graph: Graph, edit: Edit, weights: Weights, rng: np.random.Generator
 ) -> tuple[dict[str, npt.NDArray[Any]], Inheritance]:
     """The child's weights: untouched nodes keep theirs, the replacement's come as ``edit.carry`` says."""
-    placed = _place(graph, edit)
-    roles = {key: role for node in placed.graph for role, key in node.weights.items()}
-    child: dict[str, npt.NDArray[Any]] = {}
+    child, carry = _place(graph, edit)
+    roles = {key: role for node in child for role, key in node.weights.items()}
+    tensors: dict[str, npt.NDArray[Any]] = {}
     inherited = total = 0
-    for key, type_ in placed.graph.weight_types.items():
-        array, count = resolve(placed.carry.get(key, Keep(key)), weights, roles[key], type_, rng)
-        child[key] = array
-        if key in placed.graph.trainable:
+    for key, type_ in child.weight_types.items():
+        array, count = resolve(carry.get(key, Keep(key)), weights, roles[key], type_, rng)
+        tensors[key] = array
+        if key in child.trainable:
             inherited += count
             total += array.size
-    return child, Inheritance(inherited, total)
+    return tensors, Inheritance(inherited, total)
 
 
-def _place(graph: Graph, edit: Edit) -> _Placed:
+def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
+    """The child, and where the replacement's weights come from, by the keys that they have in it.
+
+    The replacement is well-formed and has the region's signature, so outside the region nothing is looked at but what
+    reads the values that left it. Nodes that stood between those of the region come before the replacement where they
+    do not depend on the region, and after it where they do.
+    """
     region, new = edit.region, edit.replacement
     entering, leaving = region.boundary(graph)
-    have = Signature(tuple(graph.types[v] for v in entering), tuple(graph.types[v] for v in leaving))
+    have = Signature(graph.types_of(entering), graph.types_of(leaving))
     if new.signature != have:
         raise GraphError(f"{edit.origin or 'edit'}: the replacement is {new.signature}, the region {have}")
-    if not region.is_convex(graph):
+    gap = _gap(graph, region)
+    if gap is None:
         raise GraphError(f"{edit.origin or 'edit'}: a path leaves the region {sorted(region.nodes)} and comes back")
 
-    rest = [node for node in graph if node.id not in region.nodes]
-    outer_ids = {node.id for node in rest} | {given.id for given in graph.inputs}
-    outer_keys = {key for node in rest for key in node.weights.values()}
+    placed, values, carry = _named(graph, edit, entering)
+    moved = {old: values[v] for old, v in zip(leaving, new.outputs, strict=True)}
+    nodes = list(graph.nodes)
+    readers = {user.id: user for value in leaving for user in graph.users.get(value, ()) if user.id not in region.nodes}
+    for id, reader in readers.items():
+        readers[id] = nodes[graph.position[id]] = _rewired(reader, moved)
+    before, after = ([nodes[i] for i in positions] for positions in (gap.before, gap.after))
+    nodes[gap.start : gap.stop] = [*before, *placed, *after]
+
+    returns = dict(graph.returns)
+    for id in region.nodes:
+        del returns[id]
+    returns.update((node.id, new.returns[was.id]) for node, was in zip(placed, new, strict=True))
+    change = Change(
+        gone=tuple(region.nodes),
+        placed=placed,
+        rewired=tuple(readers.values()),
+        returned=tuple((i, moved[value]) for i, value in enumerate(graph.outputs) if value in moved),
+        shared=_shared(graph, region, placed),
+    )
+    outputs = tuple(moved.get(value, value) for value in graph.outputs)
+    marks = graph.marks.after(change, graph.inputs, nodes, gap.start)
+    return Graph.known(graph.inputs, tuple(nodes), outputs, returns, marks), carry
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """Where the nodes of a region stand in the graph's order, from ``start`` to ``stop``, and the positions of the
+    other nodes there: those that do not depend on the region (``before``) and those that do (``after``).
+    """
+
+    start: int
+    stop: int
+    before: Sequence[int] = ()
+    after: Sequence[int] = ()
+
+
+def _gap(graph: Graph, region: Region) -> _Gap | None:
+    """The gap that a region leaves; None where the region is not convex."""
+    positions = region.positions(graph)
+    start, stop = positions[0], positions[-1] + 1
+    if stop - start == len(positions):
+        return _Gap(start, stop)
+    before, after = [], []
+    dependent: set[str] = set()
+    for i in range(start, stop):
+        node = graph.nodes[i]
+        returns = any(value.node in dependent for value in node.inputs)
+        if node.id in region.nodes:
+            if returns:
+                return None
+        elif returns or any(value.node in region.nodes for value in node.inputs):
+            dependent.add(node.id)
+            after.append(i)
+        else:
+            before.append(i)
+    return _Gap(start, stop, before, after)
+
+
+def _named(
+    graph: Graph, edit: Edit, entering: Sequence[Value]
+) -> tuple[tuple[Node, ...], Mapping[Value, Value], Mapping[str, Carry]]:
+    """The replacement's nodes under names that are free in the graph; what its values are called then; and where its
+    weights come from, by the keys that they have then.
+    """
+    region, new = edit.region, edit.replacement
     # A name given to one node must not be one that another node of the replacement is going to keep.
-    taken_ids = outer_ids | edit.new_nodes
-    taken_keys = outer_keys | {key for node in new for key in node.weights.values()}
-    values = {Value(given.id): outer for given, outer in zip(new.inputs, entering, strict=True)}
+    ids = {node.id for node in new}
+    wanted = {key for node in new for key in node.weights.values()}
     keys: dict[str, str] = {}
+
+    def is_outer(id: str) -> bool:
+        return id in graph.returns and id not in region.nodes
+
+    values = {Value(given.id): outer for given, outer in zip(new.inputs, entering, strict=True)}
     carry: dict[str, Carry] = {}
     placed: list[Node] = []
     for node in new:
-        id = _unused(node.id, taken_ids) if node.id in outer_ids else node.id
-        taken_ids.add(id)
-        for i in range(len(new.output_types(node))):
-            values[Value(node.id, i)] = Value(id, i)
+        id = node.id
+        if is_outer(id):
+            id = _unused(id, lambda name: name in ids or is_outer(name))
+            ids.add(id)
+        for i in range(len(new.returns[node.id])):
+            values[node.value(i)] = Value(id, i)
         for role, key in node.weights.items():
             if key in keys:
                 continue
             source = edit.carry.get(key, Fresh())
-            if key in outer_keys and source != Keep(key):
-                keys[key] = _unused(f"{id}.{role}", taken_keys)
-            else:
-                keys[key] = key
-            taken_keys.add(keys[key])
+            keys[key] = key
+            if source != Keep(key) and region.others(graph, key):
+                keys[key] = _unused(f"{id}.{role}", lambda name: name in wanted or bool(region.others(graph, name)))
+                wanted.add(keys[key])
             carry[keys[key]] = source
-        renamed = replace(node, id=id, weights={role: keys[key] for role, key in node.weights.items()})
-        placed.append(_rewired(renamed, values))
-    moved = {old: values[v] for old, v in zip(leaving, new.outputs, strict=True)}
-    first = next(i for i, node in enumerate(graph) if node.id in region.nodes)
-    before = sum(node.id not in region.nodes for node in graph.nodes[:first])
-    nodes = [_rewired(node, moved) for node in rest]
-    ordered = topological(graph.inputs, [*nodes[:before], *placed, *nodes[before:]])
-    return _Placed(Graph(graph.inputs, ordered, tuple(moved.get(v, v) for v in graph.outputs)), carry)
+        weights = {role: keys[key] for role, key in node.weights.items()}
+        placed.append(Node(id, node.op, tuple([values[v] for v in node.inputs]), node.attrs, weights))
+    return tuple(placed), values, carry
+
+
+def _shared(graph: Graph, region: Region, placed: Iterable[Node]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """The weights that are used more than once when ``placed`` is in place of the region, and who uses them."""
+    users = {key: list(region.others(graph, key)) for key in graph.marks.shared}
+    for node in placed:
+        for role, key in node.weights.items():
+            if key not in users:
+                users[key] = list(region.others(graph, key))
+            users[key].append((node.id, role))
+    return {key: tuple(found) for key, found in users.items() if len(found) > 1}
 
 
 def _rewired(node: Node, values: Mapping[Value, Value]) -> Node:
-    inputs = tuple(values.get(v, v) for v in node.inputs)
-    return node if inputs == node.inputs else replace(node, inputs=inputs)
+    inputs = tuple([values.get(v, v) for v in node.inputs])
+    return node if inputs == node.inputs else Node(node.id, node.op, inputs, node.attrs, node.weights)
 
 
-def _unused(name: str, taken: set[str]) -> str:
+def _unused(name: str, is_taken: Callable[[str], bool]) -> str:
     candidate, count = name, 1
-    while candidate in taken:
+    while is_taken(candidate):
         count += 1
         candidate = f"{name}_{count}"
     return candidate

@@ -12,13 +12,16 @@ import numpy.typing as npt
 
 from netgraft.errors import GraphError, ShapeError
 
-from .digest import Marks, Readers
+from .digest import Marks
 from .node import Input, Node, Value
 from .ops import definition
 from .types import Signature, TensorType
 
 Weights = Mapping[str, npt.NDArray[Any]]
 """Tensors by key. Keys are the names they have in the user's module (``layer1.0.conv1.weight``)."""
+
+Returns = Mapping[str, tuple[TensorType, ...]]
+"""The types of what nodes return, by their ids; an input returns itself."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +37,53 @@ class Graph:
     outputs: tuple[Value, ...]
 
     def __post_init__(self) -> None:
-        types = self.types  # runs every shape rule
+        returns = self.returns  # runs every check
         for value in self.outputs:
-            if value not in types:
+            if not 0 <= value.index < len(returns.get(value.node, ())):
                 raise GraphError(f"the graph returns {value}, which nothing computes")
+
+    @classmethod
+    def known(
+        cls,
+        inputs: tuple[Input, ...],
+        nodes: tuple[Node, ...],
+        outputs: tuple[Value, ...],
+        returns: Returns,
+        marks: Marks | None = None,
+    ) -> Graph:
+        """A graph made of parts of checked graphs, where its maker answers for how they are joined: nothing is checked.
+        ``returns`` and ``marks`` are what the properties of these names would compute.
+        """
+        graph = object.__new__(cls)
+        graph.__dict__.update(inputs=inputs, nodes=nodes, outputs=outputs, returns=returns)
+        if marks is not None:
+            graph.__dict__["marks"] = marks
+        return graph
+
+    @cached_property
+    def returns(self) -> Returns:
+        """The types of what every node returns, by the ops' shape rules, and of every input; by their ids."""
+        returns: dict[str, tuple[TensorType, ...]] = {}
+        for given in self.inputs:
+            if given.id in returns:
+                raise GraphError(f"two inputs are called {given.id!r}")
+            returns[given.id] = (given.type,)
+        for node in self.nodes:
+            if node.id in returns:
+                raise GraphError(f"two nodes are called {node.id!r}")
+            returns[node.id] = _infer(node, returns)
+        return returns
 
     @cached_property
     def types(self) -> Mapping[Value, TensorType]:
-        """The type of every value, by the ops' shape rules."""
-        types: dict[Value, TensorType] = {}
-        seen: set[str] = set()
-        for given in self.inputs:
-            if given.id in seen:
-                raise GraphError(f"two inputs are called {given.id!r}")
-            seen.add(given.id)
-            types[Value(given.id)] = given.type
-        for node in self.nodes:
-            if node.id in seen:
-                raise GraphError(f"two nodes are called {node.id!r}")
-            seen.add(node.id)
-            for index, type_ in enumerate(_infer(node, types)):
-                types[Value(node.id, index)] = type_
-        return types
+        """The type of every value, in the graph's order."""
+        ids = [*(given.id for given in self.inputs), *self.position]
+        return {Value(id, index): type_ for id in ids for index, type_ in enumerate(self.returns[id])}
 
     @cached_property
-    def _by_id(self) -> Mapping[str, Node]:
-        return {node.id: node for node in self.nodes}
+    def position(self) -> Mapping[str, int]:
+        """Where each node stands in the graph's order."""
+        return {node.id: i for i, node in enumerate(self.nodes)}
 
     @cached_property
     def users(self) -> Mapping[Value, tuple[Node, ...]]:
@@ -72,12 +96,12 @@ class Graph:
 
     def __getitem__(self, id: str) -> Node:
         try:
-            return self._by_id[id]
+            return self.nodes[self.position[id]]
         except KeyError:
             raise GraphError(f"the graph has no node {id!r}") from None
 
     def __contains__(self, id: object) -> bool:
-        return id in self._by_id
+        return id in self.position
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -85,18 +109,23 @@ class Graph:
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 
-    @property
+    @cached_property
     def signature(self) -> Signature:
         """Types of inputs and outputs."""
-        return Signature(tuple(i.type for i in self.inputs), tuple(self.types[v] for v in self.outputs))
+        return Signature(tuple(given.type for given in self.inputs), self.types_of(self.outputs))
+
+    def types_of(self, values: Iterable[Value]) -> tuple[TensorType, ...]:
+        """Types of some values."""
+        returns = self.returns
+        return tuple([returns[value.node][value.index] for value in values])
 
     def input_types(self, node: Node) -> tuple[TensorType, ...]:
         """Types of what a node reads."""
-        return tuple(self.types[v] for v in node.inputs)
+        return self.types_of(node.inputs)
 
     def output_types(self, node: Node) -> tuple[TensorType, ...]:
         """Types of what a node returns."""
-        return node.definition.infer(self.input_types(node), node.attrs)
+        return self.returns[node.id]
 
     @cached_property
     def weight_types(self) -> Mapping[str, TensorType]:
@@ -110,14 +139,18 @@ class Graph:
         return types
 
     @cached_property
+    def weight_users(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        """For every weight key the nodes that use it, by id, each with the role in which it does."""
+        users: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for node in self.nodes:
+            for role, key in node.weights.items():
+                users[key].append((node.id, role))
+        return {key: tuple(found) for key, found in users.items()}
+
+    @cached_property
     def trainable(self) -> frozenset[str]:
         """Keys of the weights that training changes."""
-        return frozenset(
-            key
-            for node in self.nodes
-            for role, key in node.weights.items()
-            if role not in node.definition.buffers and (node.op != "constant" or node.attrs["trainable"])
-        )
+        return frozenset(key for node in self.nodes for role, key in node.weights.items() if node.trains(role))
 
     def check_weights(self, weights: Weights) -> None:
         """GraphError unless ``weights`` holds every tensor of the graph in its shape."""
@@ -133,33 +166,26 @@ class Graph:
         of commutative inputs. Covers ops, attributes, wiring, types and which weights are shared, not the weights'
         values.
         """
-        return self._marks.digest
+        return self.marks.digest
 
     @cached_property
-    def _marks(self) -> Marks:
-        shared = {key: users for key, users in self._users_of_weights.items() if len(users) > 1}
+    def marks(self) -> Marks:
+        """What the digest is made of."""
+        shared = {key: users for key, users in self.weight_users.items() if len(users) > 1}
         return Marks.of(self.inputs, self.nodes, self.outputs, shared)
-
-    @cached_property
-    def _users_of_weights(self) -> Readers:
-        users: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-        for node in self.nodes:
-            for role, key in node.weights.items():
-                users[key].append((node.id, role))
-        return users
 
     def __hash__(self) -> int:
         return hash(self.digest)
 
 
-def _read(node: Node, types: Mapping[Value, TensorType]) -> list[TensorType]:
+def _read(node: Node, returns: Returns) -> list[TensorType]:
     for value in node.inputs:
-        if value not in types:
+        if not 0 <= value.index < len(returns.get(value.node, ())):
             raise GraphError(f"{node.id} ({node.op}) reads {value}, which nothing before it computes")
     low, high = node.definition.arity
     if len(node.inputs) < low or (high is not None and len(node.inputs) > high):
         raise GraphError(f"{node.id} ({node.op}) has {len(node.inputs)} inputs, needs {low} to {high or 'any number'}")
-    return [types[v] for v in node.inputs]
+    return [returns[value.node][value.index] for value in node.inputs]
 
 
 def _outputs(node: Node, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]:
@@ -169,43 +195,17 @@ def _outputs(node: Node, inputs: Sequence[TensorType]) -> tuple[TensorType, ...]
         raise ShapeError(f"{node.id}: {error}") from None
 
 
-def _infer(node: Node, types: Mapping[Value, TensorType]) -> tuple[TensorType, ...]:
+def _infer(node: Node, returns: Returns) -> tuple[TensorType, ...]:
     if node.attrs.keys() != node.definition.attrs.keys():
         raise GraphError(
             f"{node.id} ({node.op}) needs the attributes {sorted(node.definition.attrs)}, has {sorted(node.attrs)}"
         )
-    inputs = _read(node, types)
+    inputs = _read(node, returns)
     outputs = _outputs(node, inputs)
     roles = node.definition.weights(inputs, node.attrs).keys()
     if node.weights.keys() != roles:
         raise GraphError(f"{node.id} ({node.op}) needs the weights {sorted(roles)}, has {sorted(node.weights)}")
     return outputs
-
-
-def topological(inputs: Iterable[Input], nodes: Sequence[Node]) -> tuple[Node, ...]:
-    """``nodes`` in an order in which each follows what it reads, otherwise as given; GraphError for a cycle."""
-    by_id = {node.id: node for node in nodes}
-    done = {given.id for given in inputs}
-    ordered: list[Node] = []
-    for start in nodes:
-        stack = [start]
-        pending: set[str] = set()
-        while stack:
-            node = stack[-1]
-            if node.id in done:
-                stack.pop()
-                continue
-            waiting = [by_id[v.node] for v in node.inputs if v.node not in done and v.node in by_id]
-            if not waiting:
-                stack.pop()
-                done.add(node.id)
-                ordered.append(node)
-            elif node.id in pending:
-                raise GraphError(f"the graph has a cycle through {node.id}")
-            else:
-                pending.add(node.id)
-                stack.extend(reversed(waiting))
-    return tuple(ordered)
 
 
 class Builder:
@@ -220,15 +220,13 @@ class Builder:
     def __init__(self) -> None:
         self._inputs: list[Input] = []
         self._nodes: list[Node] = []
-        self._types: dict[Value, TensorType] = {}
+        self._returns: dict[str, tuple[TensorType, ...]] = {}
         self._counts: Counter[str] = Counter()
-        self._ids: set[str] = set()
 
     def input(self, id: str, type: TensorType) -> Value:
         """Adds a graph input."""
         self._inputs.append(Input(id, type))
-        self._ids.add(id)
-        self._types[Value(id)] = type
+        self._returns[id] = (type,)
         return Value(id)
 
     def add(
@@ -241,27 +239,25 @@ class Builder:
         if id is None:
             id = self.fresh_id(op)
         node = Node(id, op, inputs, definition(op).complete(attrs))
-        read = _read(node, self._types)
+        read = _read(node, self._returns)
         outputs = _outputs(node, read)
         if weights is None:
             weights = {role: f"{id}.{role}" for role in node.definition.weights(read, node.attrs)}
         node = replace(node, weights=dict(weights))
-        for index, type_ in enumerate(outputs):
-            self._types[Value(id, index)] = type_
+        self._returns[id] = outputs
         self._nodes.append(node)
-        self._ids.add(id)
         return Value(id)
 
     def type(self, value: Value) -> TensorType:
         """The type of a value added so far."""
-        return self._types[value]
+        return self._returns[value.node][value.index]
 
     def fresh_id(self, stem: str) -> str:
         """An id not used yet that begins with ``stem``."""
         while True:
             self._counts[stem] += 1
             id = stem if self._counts[stem] == 1 else f"{stem}_{self._counts[stem]}"
-            if id not in self._ids:
+            if id not in self._returns:
                 return id
 
     def build(self, *outputs: Value) -> Graph:

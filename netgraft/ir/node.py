@@ -52,3 +52,7 @@ class Node:
     def value(self, index: int = 0) -> Value:
         """One of the node's outputs."""
         return Value(self.id, index)
+
+    def trains(self, role: str) -> bool:
+        """Whether training changes the weight of this role."""
+        return role not in self.definition.buffers and (self.op != "constant" or bool(self.attrs["trainable"]))

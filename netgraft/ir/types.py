@@ -78,8 +78,8 @@ class TensorType:
     def numel(self, batch: int = 1) -> int:
         """Number of elements at the given batch size."""
         count = 1
-        for d in self.concrete(batch):
-            count *= d
+        for d in self.shape:
+            count *= d.times * batch if isinstance(d, Batch) else d
         return count
 
     def with_shape(self, shape: tuple[Dim, ...]) -> TensorType:
