@@ -1,22 +1,22 @@
 """The digest: what names the arrangement of a graph, brought up to date where the graph changes.
 
 The refinement of Weisfeiler and Lehman (Shervashidze et al., JMLR 2011, section 2.1), which on an acyclic graph needs
-one pass down and one pass up. Every node has three numbers of 64 bits:
+one pass down and one pass up, over numbers of 64 bits:
 
-``down``    its label (operation, attributes, sharing of weights) and the ``down`` of what it reads;
-``uses``    the sum of the *names* of what reads it, each times a constant of the place where it is read;
-``whole``   both mixed.
+- Down: the mark of a node mixes its label (operation, attributes, sharing of weights) and the marks of what it reads.
+- A mark that no other node has is the node's name, since it says all there is to say, edges included.
+- Up: twins, which compute the same from the same, are told apart by what uses them: the name of each mixes its mark and
+  the names of its readers.
 
-A node's name is its ``down`` where no other node has the same, which then says all there is to say; only twins, which
-compute the same from the same, go by their ``whole`` and are told apart by what uses them. So a change is felt by all
-that depends on it, and above it by little more than what it reads. The digest is the sum of all ``whole``: sums do not
-ask for an order.
+The digest is the sum of all names: sums do not ask for an order. A change to a graph is felt by the marks of what
+depends on it, and in the up pass by twins alone.
 
 Python's own ``hash`` takes no part: a digest is the same in every process and on every machine.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -34,137 +34,52 @@ Users = Mapping[str, Sequence[tuple[str, str]]]
 @dataclass(frozen=True, slots=True)
 class Change:
     """What happens to a graph: nodes ``gone``, others ``placed`` (under the same ids, maybe), and those that read
-    something gone ``rewired``, as they are then. ``returned`` are the outputs by position that were something gone;
-    ``shared`` are afterwards the weights that are used more than once.
+    something gone ``rewired``, as they are then; ``shared`` are then the weights that are used more than once.
     """
 
     gone: Sequence[str]
     placed: Sequence[Node]
     rewired: Sequence[Node]
-    returned: Sequence[tuple[int, Value]]
     shared: Users
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Marks:
-    """What the digest of a graph is made of, by the ids of its inputs and nodes; see above.
-
-    ``reads`` holds for every node the ids of what it reads with the constant of each place, ``counts`` how many nodes
-    have a ``down``, ``total`` is the sum of ``whole``.
+    """The marks of a graph's inputs and nodes by id, and what they are made of: labels, and for each node the ids of
+    what it reads with the constant of the place where it does.
     """
 
     reads: dict[str, tuple[tuple[str, int], ...]]
     labels: dict[str, int]
-    down: dict[str, int]
-    counts: dict[int, int]
-    uses: dict[str, int]
-    whole: dict[str, int]
-    total: int
+    marks: dict[str, int]
     shared: Users
 
     @classmethod
-    def of(cls, inputs: Sequence[Input], nodes: Sequence[Node], outputs: Sequence[Value], shared: Users) -> Marks:
-        """The marks of a graph."""
+    def of(cls, inputs: Sequence[Input], nodes: Sequence[Node], shared: Users) -> Marks:
+        """The marks of a graph in which ``shared`` weights are used more than once."""
         labels = {given.id: _hash(f"input {i} {given.type}") for i, given in enumerate(inputs)}
-        down = {id: _mix(label) for id, label in labels.items()}
-        whole = {id: _mix(mark) for id, mark in down.items()}
-        bare = cls(
-            reads=dict.fromkeys(labels, ()),
-            labels=labels,
-            down=down,
-            counts=dict.fromkeys(down.values(), 1),
-            uses=dict.fromkeys(labels, 0),
-            whole=whole,
-            total=sum(whole.values()),
-            shared={},
-        )
-        return bare.after(Change((), nodes, (), tuple(enumerate(outputs)), shared), inputs, nodes)
+        bare = cls(dict.fromkeys(labels, ()), labels, {id: _mix(label) for id, label in labels.items()}, {})
+        return bare.after(Change((), nodes, (), shared), nodes)
 
-    @property
-    def digest(self) -> str:
-        """16 hex digits."""
-        # Weights have no names either: they are told apart by who uses them, and in which roles.
-        sharing = sum(
-            _mix(sum(self.whole[id] * _constant("user", role) for id, role in users)) for users in self.shared.values()
-        )
-        return f"{_hash(f'{self.total & _BITS} {sharing & _BITS}'):016x}"
-
-    def after(self, change: Change, inputs: Sequence[Input], nodes: Sequence[Node], start: int = 0) -> Marks:
-        """The marks of the graph that ``change`` leads to, which consists of ``inputs`` and ``nodes``; before the node
-        at ``start`` nothing depends on the change.
+    def after(self, change: Change, nodes: Sequence[Node], start: int = 0) -> Marks:
+        """The marks after a change to a graph that consists of ``nodes`` then; before the one at ``start`` nothing
+        depends on the change.
         """
-        marks = Marks(
-            self.reads.copy(),
-            self.labels.copy(),
-            self.down.copy(),
-            self.counts.copy(),
-            self.uses.copy(),
-            self.whole.copy(),
-            self.total,
-            change.shared,
-        )
-        stale = marks._replace(self, change)
-        relabelled = marks._label(self, change)
-        fresh = {node.id for node in (*change.placed, *change.rewired)}
-        moved = marks._descend(nodes if relabelled else nodes[start:], fresh | relabelled)
-        recounted = {self.down[id] for id in (*change.gone, *moved) if id in self.down}
-        recounted.update(marks.down[id] for id in moved)
-        # Where a node was a twin and is one no longer, or has become one, its name changes and nothing else of it does.
-        renamed = {mark for mark in recounted if (marks.counts.get(mark) == 1) != (self.counts.get(mark) == 1)}
-        if renamed:
-            stale.update(id for id, mark in marks.down.items() if mark in renamed)
-        marks._ascend(self, (*inputs, *nodes), stale | fresh | moved, fresh)
-        return marks
-
-    def _name(self, id: str) -> int:
-        """What stands for a node where it is read."""
-        down = self.down[id]
-        return down if self.counts[down] == 1 else self.whole[id]
-
-    def _replace(self, old: Marks, change: Change) -> set[str]:
-        """Takes nodes out and puts nodes in; returns those whose readers changed."""
-        stale: set[str] = set()
-        for id in (*change.gone, *(node.id for node in change.rewired)):
-            name = old._name(id)
-            for source, constant in self.reads[id]:
-                self.uses[source] = self.uses[source] - constant * name & _BITS
-                stale.add(source)
+        reads, labels, marks = self.reads.copy(), self.labels.copy(), self.marks.copy()
         for id in change.gone:
-            self._uncount(self.down.pop(id))
-            self.total -= self.whole.pop(id)
-            del self.reads[id], self.labels[id], self.uses[id]
-        stale.difference_update(change.gone)
+            del reads[id], labels[id], marks[id]
+        was, sharing = _sharing(self.shared), _sharing(change.shared)
+        resharing = {id for id in was.keys() | sharing.keys() if was.get(id) != sharing.get(id)}
+        for id in resharing & labels.keys():
+            labels[id] += sharing.get(id, 0) - was.get(id, 0)
         for node in change.placed:
-            self.uses[node.id] = 0
+            labels[node.id] = _label(node) + sharing.get(node.id, 0)
         for node in (*change.placed, *change.rewired):
-            self.reads[node.id] = _reads(node)
-        for position, value in change.returned:
-            self.uses[value.node] = self.uses[value.node] + _constant("output", position, value.index) & _BITS
-            stale.add(value.node)
-        return stale
+            reads[node.id] = _reads(node)
 
-    def _label(self, old: Marks, change: Change) -> set[str]:
-        """Labels what is placed and whatever shares its weights with others than before; returns the latter."""
-        resharing = self.shared != old.shared
-        relabelled: set[str] = set()
-        for users in old.shared.values() if resharing else ():
-            for id, role in users:
-                if id in self.labels:
-                    self.labels[id] = self.labels[id] - _constant("shared", role, len(users)) & _BITS
-                    relabelled.add(id)
-        for node in change.placed:
-            self.labels[node.id] = _label(node)
-        for users in self.shared.values() if resharing else ():
-            for id, role in users:
-                self.labels[id] = self.labels[id] + _constant("shared", role, len(users)) & _BITS
-                relabelled.add(id)
-        return relabelled
-
-    def _descend(self, nodes: Sequence[Node], fresh: set[str]) -> set[str]:
-        """Computes ``down`` of what is fresh and of what depends on it; returns the nodes where it changed."""
+        fresh = {node.id for node in (*change.placed, *change.rewired)} | resharing
         moved: set[str] = set()
-        down, reads, labels, counts = self.down, self.reads, self.labels, self.counts
-        for node in nodes:
+        for node in nodes if resharing else nodes[start:]:
             id = node.id
             sources = reads[id]
             if id not in fresh:
@@ -175,46 +90,56 @@ class Marks:
                     continue
             mark = labels[id]
             for source, constant in sources:
-                mark += constant * down[source]
+                mark += constant * marks[source]
             mark = _mix(mark)
-            before = down.get(id)
-            if mark != before:
-                if before is not None:
-                    self._uncount(before)
-                counts[mark] = counts.get(mark, 0) + 1
-                down[id] = mark
+            if marks.get(id) != mark:
+                marks[id] = mark
                 moved.add(id)
-        return moved
+        return Marks(reads, labels, marks, change.shared)
 
-    def _ascend(self, old: Marks, order: Sequence[Input | Node], stale: set[str], fresh: set[str]) -> None:
-        """Computes ``whole`` of what is stale, and tells what it reads where its name changed."""
-        down, uses, whole, reads, counts = self.down, self.uses, self.whole, self.reads, self.counts
-        for item in reversed(order):
-            id = item.id
-            if id not in stale:
-                continue
-            mark = down[id]
-            mixed = _mix(mark + uses[id])
-            self.total += mixed - whole.get(id, 0)
-            whole[id] = mixed
-            # What is fresh has not been counted by what it reads.
-            change = (mark if counts[mark] == 1 else mixed) - (0 if id in fresh else old._name(id))
-            if change:
-                for source, constant in reads[id]:
-                    uses[source] = uses[source] + constant * change & _BITS
-                    stale.add(source)
+    def digest(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> str:
+        """16 hex digits for the graph of ``nodes`` that returns ``outputs``."""
+        names = self._names(nodes, outputs)
+        total = sum(names.values())
+        for position, value in enumerate(outputs):
+            total += _mix(names[value.node] + _constant("output", position, value.index))
+        # Weights have no names either: they are told apart by who uses them, and in which roles.
+        for users in self.shared.values():
+            total += _mix(sum([names[id] * _constant("user", role) for id, role in users]))
+        return f"{_hash(str(total & _BITS)):016x}"
 
-    def _uncount(self, mark: int) -> None:
-        if self.counts[mark] == 1:
-            del self.counts[mark]
-        else:
-            self.counts[mark] -= 1
+    def _names(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> dict[str, int]:
+        if len(set(self.marks.values())) == len(self.marks):
+            return self.marks
+        counts = Counter(self.marks.values())
+        uses = {id: 0 for id, mark in self.marks.items() if counts[mark] > 1}
+        for position, value in enumerate(outputs):
+            if value.node in uses:
+                uses[value.node] += _constant("output", position, value.index)
+        names = self.marks.copy()
+        for node in reversed(nodes):
+            id = node.id
+            if id in uses:
+                names[id] = _mix(names[id] + uses[id])
+            for source, constant in self.reads[id]:
+                if source in uses:
+                    uses[source] += constant * names[id]
+        return names
 
 
 def _mix(mark: int) -> int:
-    """A folded multiplication: the low 64 bits of the product and those above them."""
-    product = mark * _FACTOR
+    """A folded multiplication: the low 64 bits of a product and those above them."""
+    product = (mark & _BITS) * _FACTOR
     return (product ^ product >> 64) & _BITS
+
+
+def _sharing(shared: Users) -> dict[str, int]:
+    """What the nodes that share weights add to their labels: in which roles, and with how many others."""
+    sharing: dict[str, int] = {}
+    for users in shared.values():
+        for id, role in users:
+            sharing[id] = sharing.get(id, 0) + _constant("shared", role, len(users))
+    return sharing
 
 
 def _reads(node: Node) -> tuple[tuple[str, int], ...]:

@@ -175,16 +175,17 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
     for id in region.nodes:
         del returns[id]
     returns.update((node.id, new.returns[was.id]) for node, was in zip(placed, new, strict=True))
-    change = Change(
-        gone=tuple(region.nodes),
-        placed=placed,
-        rewired=tuple(readers.values()),
-        returned=tuple((i, moved[value]) for i, value in enumerate(graph.outputs) if value in moved),
-        shared=_shared(graph, region, placed),
+    change = Change(tuple(region.nodes), placed, tuple(readers.values()), _shared(graph, region, placed))
+    return (
+        Graph.known(
+            graph.inputs,
+            tuple(nodes),
+            tuple(moved.get(value, value) for value in graph.outputs),
+            returns,
+            graph.marks.after(change, nodes, gap.start),
+        ),
+        carry,
     )
-    outputs = tuple(moved.get(value, value) for value in graph.outputs)
-    marks = graph.marks.after(change, graph.inputs, nodes, gap.start)
-    return Graph.known(graph.inputs, tuple(nodes), outputs, returns, marks), carry
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,13 +166,13 @@ class Graph:
         of commutative inputs. Covers ops, attributes, wiring, types and which weights are shared, not the weights'
         values.
         """
-        return self.marks.digest
+        return self.marks.digest(self.nodes, self.outputs)
 
     @cached_property
     def marks(self) -> Marks:
         """What the digest is made of."""
         shared = {key: users for key, users in self.weight_users.items() if len(users) > 1}
-        return Marks.of(self.inputs, self.nodes, self.outputs, shared)
+        return Marks.of(self.inputs, self.nodes, shared)
 
     def __hash__(self) -> int:
         return hash(self.digest)
