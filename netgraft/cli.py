@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from shutil import which
 from typing import Annotated, Any
 
 import typer
@@ -80,7 +81,8 @@ DATA_HELP = (
 METRICS_HELP = (
     f"[bold]--goal[/] is one of {', '.join(UNITS)}; give it several times for several goals. [bold]--limit[/] is "
     "METRIC<=NUMBER or METRIC>=NUMBER with x for times the original's, or with a unit: 'flops<=0.9x', "
-    "'latency<=0.66x', 'parameters<=200k', 'memory<=2MB', 'quality>=90%'."
+    "'latency<=0.66x', 'parameters<=200k', 'memory<=2MB', 'quality>=90%'. A limit like 'latency<=5ms' is scaled by one "
+    "measurement of the original when the run begins; prefer x, with which the same seed gives the same trials."
 )
 EXAMPLES_HELP = (
     "[bold]Examples[/]\n\nnetgraft optimize zoo:resnet20 --data cifar10/ --budget 30m --out runs/first\n\n"
@@ -115,7 +117,7 @@ def optimize(
     ] = None,
     limit: Annotated[
         list[str] | None,
-        typer.Option(help="what to keep to, such as 'flops<=0.9x'; latency is estimated until the end"),
+        typer.Option(help="what to keep to, such as 'flops<=0.9x'; latency is estimated until the end; see below"),
     ] = None,
     budget: Annotated[
         str, typer.Option(help="a time, such as 10m or 1h30m (without training the original), or '40 trials'")
@@ -358,8 +360,9 @@ def run(
         )
     show(front.study)
     if watcher.interrupted:
-        again = command if "--resume" in shlex.split(command) else f"{command} --resume"
-        console.print(f"go on with: {again}", markup=False, soft_wrap=True)
+        words = [_program(), *shlex.split(command)[1:]]
+        again = words if "--resume" in words else [*words, "--resume"]
+        console.print(f"go on with: {shlex.join(again)}", markup=False, soft_wrap=True)
         raise typer.Exit(130)
 
 
@@ -380,7 +383,14 @@ def show(study: Study) -> None:
             console.print(f"[yellow]{row.label} was measured beyond the limit {row.breaks}[/]")
     if picks:
         console.print("picks: " + ", ".join(f"{pick} #{number}" if number else pick for pick, number in picks.items()))
-        console.print(f"take it home: netgraft export {study.path} --pick knee --to better", soft_wrap=True)
+        again = shlex.join([_program(), "export", str(study.path), "--pick", "knee", "--to", "better"])
+        console.print(f"take it home: {again}", markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """How this program can be called from where the user is: by its name, or by its path (``.venv/bin/netgraft``)."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "netgraft" and not which("netgraft") else "netgraft"
 
 
 def main() -> None:

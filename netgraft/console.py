@@ -17,6 +17,7 @@ from netgraft.events import (
     FinalBegun,
     FinalsBegun,
     GenerationProposed,
+    LimitScaled,
     MeasuringBegun,
     PretrainingBegun,
     ProposingBegun,
@@ -65,6 +66,8 @@ class Watcher:
         match event:
             case PretrainingBegun(epochs):
                 self._show(f"training the original for {epochs:g} epochs")
+            case LimitScaled(limit, milliseconds, share):
+                self._show(f"the original takes {milliseconds:.3g} ms here, so {limit} is taken as {share:.2f}x")
             case StepDone(step, total):
                 self.progress.update(self.line, completed=step, total=total)
             case ProposingBegun(generation):

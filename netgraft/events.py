@@ -16,6 +16,17 @@ class PretrainingBegun:
 
 
 @dataclass(frozen=True)
+class LimitScaled:
+    """A limit on latency was given in a unit of time; the original takes ``original_ms`` on this machine, so it is kept
+    to as ``share`` of the original's time.
+    """
+
+    limit: str
+    original_ms: float
+    share: float
+
+
+@dataclass(frozen=True)
 class StepDone:
     """A step of the original's or a finalist's training is done, the ``step``-th (from 1) of ``total``."""
 
@@ -95,6 +106,7 @@ class RunInterrupted:
 
 Event = (
     PretrainingBegun
+    | LimitScaled
     | StepDone
     | ProposingBegun
     | GenerationProposed

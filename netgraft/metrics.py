@@ -37,6 +37,11 @@ class Limit:
     upper: bool
     text: str
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether it was given in multiples of the original's score."""
+        return self.text.endswith("x")
+
     def violation(self, scores: Mapping[str, float]) -> float:
         """By how much of the bound the score breaks the limit; 0 where it is kept, infinite for no number."""
         excess = scores[self.metric] - self.bound if self.upper else self.bound - scores[self.metric]

@@ -17,14 +17,19 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
+from studies import begun
 
 import netgraft as ng
 from netgraft.candidate import TrialState
-from netgraft.errors import DataError, EmptyFrontError, OptionError, StudyError
-from netgraft.events import Event, FinalBegun, MeasuringBegun, PretrainingBegun, RunFinished, TrialRecorded
+from netgraft.costs.measured import Latency
+from netgraft.errors import DataError, EmptyFrontError, OptionError, SourceError, StudyError
+from netgraft.events import Event, FinalBegun, LimitScaled, MeasuringBegun, PretrainingBegun, RunFinished, TrialRecorded
 from netgraft.recipes.optimize import parse_budget
+from netgraft.report.page import render
+from netgraft.study import Study
 from netgraft.tasks import Quality
 
+recipe = sys.modules["netgraft.recipes.optimize"]  # netgraft.recipes.optimize is the function
 PLAN = ng.Plan(
     population=6, keep=2, finalists=2, tune_epochs=0.5, final_epochs=1, pretrain_epochs=10, measure_seconds=1.0
 )
@@ -225,6 +230,43 @@ def test_a_folder_with_a_run_is_not_overwritten(source: str, front: ng.Front) ->
 def test_limits_out_of_reach_give_an_empty_front(source: str, tmp_path: Path) -> None:
     with pytest.raises(EmptyFrontError, match=r"found no network.*looser limits than parameters<=5"):
         optimize(source, tmp_path / "run", limits=("parameters<=5",))
+
+
+def test_a_limit_in_milliseconds_means_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The original takes 8 ms here, whatever the estimate says; it is measured once in a run."""
+    measured: list[bytes] = []
+
+    def measure(model: bytes, seconds: float) -> Latency:
+        measured.append(model)
+        return Latency(8.0, 7.9, 8.1, sessions=10, noisy=False)
+
+    monkeypatch.setattr(recipe, "measure", measure)
+    monkeypatch.setattr(recipe, "to_onnx", lambda model: b"onnx")
+    told: list[Event] = []
+    limits = ("latency<=2ms", "latency<=0.5x", "flops<=30M")
+    with begun(tmp_path / "run") as study:
+        original = study.load_model(study.trials[0].model or "")
+        estimate = study.trials[0].scores["latency"]
+        assert [limit.bound for limit in recipe._bounds(study, original, limits[1:], told.append)] == [
+            0.5 * estimate,
+            3e7,
+        ]
+        assert not measured and not told, "a limit in x needs no measurement"
+        first = recipe._bounds(study, original, limits, told.append)
+    with Study.open(tmp_path / "run") as study:
+        assert recipe._bounds(study, original, limits, told.append) == first
+        assert "which was measured when the run began: 8.00 ms" in " ".join(render(study).split())
+    assert [limit.bound for limit in first] == [0.25 * estimate, 0.5 * estimate, 3e7]
+    assert told == [LimitScaled("latency<=2ms", 8.0, 0.25)] * 2
+    assert measured == [b"onnx"]
+
+
+def test_a_network_in_which_nothing_can_be_changed_is_refused_at_once(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    model = ng.load(module, example_inputs=torch.zeros(2, 1, 8, 8))
+    with pytest.raises(SourceError, match=r"holds nothing that graft\+swap\+narrow could change"):
+        ng.optimize(model, ng.task("digits", model), out=tmp_path / "run", budget="1 trials", plan=PLAN)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("field", ["population", "keep", "finalists", "tune_epochs", "final_epochs", "learning_rate"])

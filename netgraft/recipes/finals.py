@@ -95,7 +95,7 @@ def _judged(
         module = to_module(model)
         validation, test = evaluate(module, task, "validation"), evaluate(module, task, "test")
         costs = counted(model.graph)
-        # A limit in multiples of the original was turned into the estimate's unit: measured times are, too.
+        # Every limit on latency was turned into the estimate's unit, by way of the original: measured times are, too.
         measured = {"latency": time.ratio * study.trials[0].scores["latency"], "quality": validation.quality}
         broken = [limit.text for limit in limits if limit.violation(costs | measured) > 0]
         finalists.append(

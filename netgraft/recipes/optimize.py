@@ -27,12 +27,13 @@ import torch
 from netgraft.candidate import Trial, TrialState
 from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
+from netgraft.costs.measured import measure
 from netgraft.engine import Engine, Inline
-from netgraft.errors import DataError, EmptyFrontError, OptionError, StudyError
-from netgraft.events import Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded, nobody
+from netgraft.errors import DataError, EmptyFrontError, OptionError, SourceError, StudyError
+from netgraft.events import LimitScaled, Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded, nobody
 from netgraft.front import Front
 from netgraft.ir import Model, render
-from netgraft.metrics import Goal, parse_goals, parse_limit
+from netgraft.metrics import Goal, Limit, parse_goals, parse_limit
 from netgraft.mutations import Mix, Mutation
 from netgraft.mutations.graft import Graft
 from netgraft.mutations.narrow import Narrow
@@ -44,6 +45,9 @@ from netgraft.tasks import Score, Task, evaluate
 
 from .evaluation import Check, Count, Trainer, Tune, counted
 from .finals import finalists_of, run_finals, tolerance_of
+
+LATENCY_SECONDS = 5.0
+"""How long, about, the original is measured for a limit on latency in a unit of time."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,11 @@ def optimize(
     the same trials, resumed or not. ``settings`` is kept in run.json and shown in the report (how the run was called).
     ``on_event`` hears what happens, as :mod:`netgraft.events`.
 
-    Raises OptionError, DataError and StudyError for what cannot work, EmptyFrontError where no network was found within
-    the limits. Ctrl-C ends the search; the front then holds what was found so far.
+    A limit on latency in a unit of time is turned into a share of the original's, which is measured once, when the run
+    begins; the journal keeps it. With such a limit the same seed gives the same trials only in a run that is resumed.
+
+    Raises OptionError, SourceError, DataError and StudyError for what cannot work, EmptyFrontError where no network was
+    found within the limits. Ctrl-C ends the search; the front then holds what was found so far.
     """
     higher = task.quality.higher_is_better
     parsed = parse_goals(goals, quality_is_higher_better=higher)
@@ -124,6 +131,11 @@ def optimize(
     mutation = mutation or default_mutations()
     for text in limits:  # before any work is done
         parse_limit(text, counted(model.graph) | {"quality": 1.0})
+    if next(mutation.edits(model.graph, model.weights, np.random.default_rng(seed)), None) is None:
+        raise SourceError(
+            f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
+            "outputs ('netgraft inspect' shows why)"
+        )
     asked = _settings(model, task, goals, limits, budget, seed, chosen, mutation, settings or {})
     with _opened(Path(out), asked, resume) as study:
         try:
@@ -131,7 +143,7 @@ def optimize(
             original = _original(study, model, task, chosen, seed, on_event)
             on_event(TrialRecorded(study.trials[0]))
             trainer = Trainer(original, task, seed, chosen.learning_rate, chosen.teacher)
-            bounds = [parse_limit(text, study.trials[0].scores) for text in limits]
+            bounds = _bounds(study, original, limits, on_event)
             if study.note("finals") is None:
                 by_graph = [bound for bound in bounds if bound.metric != "quality"]
                 if seconds is not None:
@@ -181,7 +193,6 @@ def _settings(
     mutation: Mutation,
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
-    description = mutation.name if not isinstance(mutation, Mix) else "+".join(part.name for part in mutation.mutations)
     packages = ("netgraft", "torch", "numpy", "onnxruntime")
     return {
         "source": model.name,
@@ -196,7 +207,7 @@ def _settings(
                 for array in (split.inputs, split.targets)
             )
         ),
-        "mutation": description,
+        "mutation": _name(mutation),
         "threads": torch.get_num_threads(),
         "goals": list(goals),
         "limits": list(limits),
@@ -216,6 +227,29 @@ def _settings(
         "versions": {name: version(name) for name in packages},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _name(mutation: Mutation) -> str:
+    return "+".join(part.name for part in mutation.mutations) if isinstance(mutation, Mix) else mutation.name
+
+
+def _bounds(study: Study, original: Model, limits: Sequence[str], on_event: Listener) -> list[Limit]:
+    """The limits in the units of what is counted and estimated; those on latency in a unit of time are scaled by what
+    the original takes on this machine, measured once in a run.
+    """
+    bounds = [parse_limit(text, study.trials[0].scores) for text in limits]
+    if all(limit.is_relative or limit.metric != "latency" for limit in bounds):
+        return bounds
+    if study.note("latency") is None:
+        study.add_note("latency", milliseconds=measure(to_onnx(original), seconds=LATENCY_SECONDS).median_ms)
+    milliseconds = float((study.note("latency") or {})["milliseconds"])
+    scaled = []
+    for limit in bounds:
+        if limit.metric == "latency" and not limit.is_relative:
+            on_event(LimitScaled(limit.text, milliseconds, limit.bound / milliseconds))
+            limit = replace(limit, bound=limit.bound / milliseconds * study.trials[0].scores["latency"])
+        scaled.append(limit)
+    return scaled
 
 
 _FIXED = {

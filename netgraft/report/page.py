@@ -64,6 +64,7 @@ def render(study: Study) -> str:
             search=trials_chart(study, summary.quality),
             stories=_stories(study, summary),
             time=partial(estimated_time, study),
+            latency=study.note("latency"),
             run=shlex.quote(str(study.path)),
         )
     )
