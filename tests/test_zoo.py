@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from netgraft import zoo
 from netgraft.convert.from_torch import from_module
+from netgraft.convert.onnx import to_onnx, verify
 from netgraft.costs.analytic import flops, unknown
 from netgraft.errors import SourceError
 from netgraft.mutations.narrow import channel_groups
@@ -271,6 +272,12 @@ def test_what_networks_are_made_of_is_read_whole(name: str) -> None:
     assert unknown(graph) == ()
     assert len(x) * flops(graph) == counter.get_total_flops()
     assert channel_groups(graph)
+
+
+def test_blocks_in_a_row_are_written_as_onnx() -> None:
+    net = nn.Sequential(XBlock(8, 8, 1, 4, True), ConvNeXtBlock(8), Mixed(8, FORKED))
+    model = sane_model(from_module(net, torch.randn(2, 8, 8, 8)).graph)
+    assert verify(to_onnx(model), model, batches=(2,)) < 1e-4
 
 
 def test_resnet20_takes_the_digits() -> None:
