@@ -17,7 +17,7 @@ from rich.console import Console
 
 from netgraft import console as screen
 from netgraft import report as report_page
-from netgraft import sources, tasks, zoo
+from netgraft import segments, sources, tasks, zoo
 from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.frozen import frozen_flops
@@ -31,9 +31,10 @@ from netgraft.front import Front
 from netgraft.ir import Model
 from netgraft.ir.text import render_node
 from netgraft.metrics import UNITS, parse_goals
+from netgraft.mutations import Mutation
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
-from netgraft.recipes.optimize import parse_budget
+from netgraft.recipes.optimize import default_mutations, parse_budget
 from netgraft.spaces.families import FAMILIES
 from netgraft.study import Study
 
@@ -137,12 +138,20 @@ def optimize(
     finalists: Annotated[int, typer.Option(help="how many networks are trained longer and measured")] = 4,
     learning_rate: Annotated[float, typer.Option(help="of fine-tuning, at its peak")] = 0.05,
     teacher: Annotated[bool, typer.Option(help="fine-tune with the original as teacher")] = True,
+    bank: Annotated[
+        Path | None, typer.Option(help="segments to graft with, of 'netgraft bank mine' (default: netgraft's own)")
+    ] = None,
+    ops: Annotated[
+        str | None, typer.Option(help="bring in no operations but these, such as conv2d,batch_norm,relu,add")
+    ] = None,
     engine: Annotated[str, typer.Option(help="inline, or processes:N to evaluate N networks at a time")] = "inline",
 ) -> None:
     """Evolve a network: better, faster, smaller, within your limits."""
     goals, limits = goal or ["quality", "latency"], limit or []
     parse_goals(goals)  # before anything is loaded
     parse_budget(budget)
+    allowed = frozenset(op.strip() for op in ops.split(",")) if ops is not None else None
+    mutation = default_mutations(segments.load(bank) if bank else None, allowed)
     model = load(source, input_shape)
     task = load_data(data, model, subset=subset, normalize=normalize)
     if pretrain is None:
@@ -159,7 +168,7 @@ def optimize(
     )
     with engine_from(engine) as workers:
         command = shlex.join(["netgraft", *sys.argv[1:]])
-        run(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers, command)
+        run(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers, command, mutation)
 
 
 @app.command(epilog=SOURCES_HELP)
@@ -292,7 +301,7 @@ def demo(
     plan = Plan(pretrain_epochs=20.0, measure_seconds=25.0)
     command = shlex.join(["netgraft", "demo", "--out", str(out), "--budget", budget, "--seed", str(seed)])
     goals = ["quality", "latency"]
-    run(model, task, source, data, goals, [], budget, out, seed, resume, plan, Inline(), command)
+    run(model, task, source, data, goals, [], budget, out, seed, resume, plan, Inline(), command, default_mutations())
 
 
 def _onnx(source: str, input_shape: str | None) -> Onnx:
@@ -338,6 +347,7 @@ def run(
     plan: Plan,
     engine: Engine,
     command: str,
+    mutation: Mutation,
 ) -> None:
     """Optimizes with progress on the terminal, and ends with the table and the report; exit code 130 after Ctrl-C."""
     for note in task.notes:
@@ -354,6 +364,7 @@ def run(
             seed=seed,
             resume=resume,
             plan=plan,
+            mutation=mutation,
             engine=engine,
             settings={"source": source, "data": data, "command": command},
             on_event=watcher,

@@ -142,6 +142,8 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
         (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--budget", "soon"], "cannot read the budget"),
         (["optimize", DIGITS + "&classes=4", "--data", "digits", "--out", "OUT"], "10 classes"),
         (["optimize", "zoo:edsr", "--data", "digits", "--out", "OUT"], "[N,classes]"),
+        (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--bank", "nowhere.bank"], "nowhere.bank"),
+        (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--ops", "relu,conv"], "no operation 'conv'"),
         (["optimize", DIGITS], "--data"),
     ],
 )

@@ -209,6 +209,9 @@ def test_resuming_with_other_settings_is_refused(source: str, front: ng.Front) -
         optimize(source, front.path, resume=True, limits=limits, seed=1)
     with pytest.raises(StudyError, match=r"tune_epochs 0.5 \(now 2\)"):
         optimize(source, front.path, resume=True, limits=limits, plan=replace(PLAN, tune_epochs=2))
+    with pytest.raises(StudyError, match="other operations allowed"):
+        mutation = recipe.default_mutations(ops=frozenset(["conv2d", "relu"]))
+        optimize(source, front.path, resume=True, limits=limits, mutation=mutation)
     model = ng.load(source)
     other = ng.task("digits", model, seed=1)
     with pytest.raises(StudyError, match="data that was split otherwise"):

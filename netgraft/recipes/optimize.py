@@ -38,7 +38,9 @@ from netgraft.mutations import Mix, Mutation
 from netgraft.mutations.graft import Graft
 from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.swap import Swap
+from netgraft.mutations.within import Within
 from netgraft.search import Budget, Population, Rung, search
+from netgraft.segments import Bank, default
 from netgraft.spaces import Space
 from netgraft.study import Study
 from netgraft.tasks import Score, Task, evaluate
@@ -89,9 +91,15 @@ class Plan:
         return replace(self, tune_epochs=tune, final_epochs=final)
 
 
-def default_mutations() -> Mutation:
-    """Segment grafts, operation swaps and narrowing, in equal parts."""
-    return Mix((Graft(), Swap(), Narrow()))
+def default_mutations(bank: Bank | None = None, ops: frozenset[str] | None = None) -> Mutation:
+    """Segment grafts, operation swaps and narrowing, in equal parts.
+
+    Segments come from ``bank`` (None: the one that comes with netgraft); no operation but those of ``ops`` is brought
+    in (None: any may be). OptionError where ``ops`` names one that does not exist, or leaves no segment.
+    """
+    graft = Graft(bank or default(), allowed=ops)
+    others: tuple[Mutation, ...] = (Swap(), Narrow())
+    return Mix((graft, *(others if ops is None else [Within(mutation, ops) for mutation in others])))
 
 
 def optimize(
@@ -193,6 +201,7 @@ def _settings(
     mutation: Mutation,
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
+    grafts = [part for part in _parts(mutation) if isinstance(part, Graft)]
     packages = ("netgraft", "torch", "numpy", "onnxruntime")
     return {
         "source": model.name,
@@ -208,6 +217,8 @@ def _settings(
             )
         ),
         "mutation": _name(mutation),
+        "banks": [fingerprint(*graft.bank.columns.digests) for graft in grafts],
+        "ops": [sorted(graft.allowed) if graft.allowed else "any" for graft in grafts],
         "threads": torch.get_num_threads(),
         "goals": list(goals),
         "limits": list(limits),
@@ -229,8 +240,12 @@ def _settings(
     }
 
 
+def _parts(mutation: Mutation) -> Sequence[Mutation]:
+    return mutation.mutations if isinstance(mutation, Mix) else (mutation,)
+
+
 def _name(mutation: Mutation) -> str:
-    return "+".join(part.name for part in mutation.mutations) if isinstance(mutation, Mix) else mutation.name
+    return "+".join(part.name for part in _parts(mutation))
 
 
 def _bounds(study: Study, original: Model, limits: Sequence[str], on_event: Listener) -> list[Limit]:
@@ -256,6 +271,8 @@ _FIXED = {
     "network": "another network, or the same one with other weights",
     "examples": "other data, or data that was split otherwise",
     "mutation": "other mutations",
+    "banks": "another bank of segments",
+    "ops": "other operations allowed",
     "goals": "other goals",
     "limits": "other limits",
     "seed": "another seed",
