@@ -1,4 +1,4 @@
-"""The command line: ``netgraft optimize | inspect | measure | export | report | demo``."""
+"""The command line: ``netgraft optimize | inspect | measure | export | report | demo | bank``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from netgraft import bank_commands, segments, sources, tasks, zoo
 from netgraft import console as screen
 from netgraft import report as report_page
-from netgraft import segments, sources, tasks, zoo
 from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.frozen import frozen_flops
@@ -64,6 +64,7 @@ class _Commands(typer.core.TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+app.add_typer(bank_commands.commands, name="bank")
 
 # Paragraphs for the end of a command's help.
 SOURCES_HELP = (

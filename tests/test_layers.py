@@ -89,8 +89,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "front": ("ir.* convert.* study export report.*", "torch"),
     # everything put together
     "recipes.*": ("*", "numpy torch"),
+    "picture": ("ir.*", ""),
     "console": ("candidate events report.*", "rich"),
     "__init__": ("*", "torch"),
+    "bank_commands": ("ir.* segments.* sources console picture", "numpy typer rich"),
     "cli": ("*", "numpy torch typer rich"),
 }
 

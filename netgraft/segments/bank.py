@@ -47,12 +47,15 @@ class Segment:
     @classmethod
     def of(cls, graph: Graph, provenance: Iterable[str] = (), frequency: int = 1) -> Segment:
         """The segment of ``graph``, with its nodes renamed after their operations."""
-        graph = _renamed(graph)
-        ops = frozenset(node.op for node in graph)
-        segment = cls(
+        return cls.named(_renamed(graph), provenance, frequency)
+
+    @classmethod
+    def named(cls, graph: Graph, provenance: Iterable[str] = (), frequency: int = 1) -> Segment:
+        """The segment of a graph whose nodes are called after their operations already."""
+        return cls(
             graph.digest,
             graph.signature,
-            ops,
+            frozenset(node.op for node in graph),
             len(graph),
             flops(graph),
             parameters(graph),
@@ -60,8 +63,6 @@ class Segment:
             tuple(provenance),
             render(graph),
         )
-        segment.__dict__["graph"] = graph
-        return segment
 
     @cached_property
     def graph(self) -> Graph:

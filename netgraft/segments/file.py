@@ -56,8 +56,10 @@ def save(bank: Bank, path: Path) -> None:
             f"the bank of {len(bank)} segments takes {len(text) >> 20} MB, more than the {_LARGEST >> 20} MB that "
             "can be read again; keep only segments that occur more often"
         )
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.write_bytes(gzip.compress(text, 9, mtime=0))
+        partial.write_bytes(gzip.compress(text, 9, mtime=0))
+        partial.replace(path)
     except OSError as error:
         raise SourceError(f"cannot write the segment bank {path}: {error.strerror}") from None
 

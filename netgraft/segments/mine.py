@@ -8,6 +8,7 @@ a graph is built, and compared up to isomorphism by its digest, only once for ea
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from netgraft.ir import OPS, Builder, Graph, TensorType, Value
+from netgraft.ir import OPS, Graph, Input, Node, TensorType, Value
 
 from .bank import Bank, Segment
 from .bpe import Line, Vocabulary, in_line
@@ -52,6 +53,7 @@ class Label(NamedTuple):
 
     op: str
     attrs: tuple[tuple[str, Any], ...]
+    weights: tuple[str, ...]
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
 
@@ -86,6 +88,11 @@ class Quarry:
     def __len__(self) -> int:
         return len(self.outlines)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What the networks are called."""
+        return frozenset(self._names)
+
     def add(self, name: str, graph: Graph) -> None:
         """Takes a network in; ``name`` is what its segments will say they come from."""
         ordered, line = in_line(graph)
@@ -102,14 +109,21 @@ class Quarry:
                 reads.append(number)
                 last[number] = at
             reads_end.append(len(reads))
-            outputs = graph.output_types(node)
-            for index in range(len(outputs)):
-                numbers[Value(node.id, index)] = len(last)
+            outputs: list[TensorType] = []
+            while (value := Value(node.id, len(outputs))) in types:
+                numbers[value] = len(last)
                 last.append(0)
+                outputs.append(types[value])
             if node.op in ("constant", "frozen") or node.id in apart:
                 labels.append(_BARRED)
             else:
-                label = Label(node.op, tuple(node.attrs.items()), tuple([types[v] for v in node.inputs]), outputs)
+                label = Label(
+                    node.op,
+                    tuple(node.attrs.items()),
+                    tuple(node.weights),
+                    tuple([types[v] for v in node.inputs]),
+                    tuple(outputs),
+                )
                 labels.append(self._labels.setdefault(label, len(self._labels)))
             for key in node.weights.values():
                 keys.setdefault(key, []).append(at)
@@ -125,23 +139,29 @@ class Quarry:
         return Vocabulary.learn((outline.line for outline in self.outlines), size)
 
     def mine(
-        self, vocabulary: Vocabulary, cuts: int = 8, seed: int = 0, on_step: Callable[[int, int], None] = _quietly
+        self,
+        vocabulary: Vocabulary,
+        cuts: int = 8,
+        seed: int = 0,
+        at_least: int = 1,
+        on_step: Callable[[int, int], None] = _quietly,
     ) -> Bank:
         """The distinct segments of 2 to 16 nodes that ``vocabulary`` finds in the networks.
 
         Each is cut once with the whole vocabulary and ``cuts`` times at random. Left out: pieces without anything that
         computes (a dropout, a blur or a lone normalisation is nothing to graft), with stored constants or shared
-        weights (they mean something only where they come from), and those that reach into the network's :func:`head`.
-        ``on_step(done, total)`` is told of the progress.
+        weights (they mean something only where they come from), those that reach into the network's :func:`head`, and
+        those found in fewer than ``at_least`` places. ``on_step(done, total)`` is told of the progress.
         """
         found = self._keys(vocabulary, cuts, seed, on_step)
+        found = {key: places for key, places in found.items() if places[0] >= at_least}
         names = list(self._names)
         labels = list(self._labels)
         stable = [_hash(repr(label)) for label in labels]
         segments: dict[str, Segment] = {}
         total = len(self) + len(found)
         for done, (key, (frequency, where)) in enumerate(found.items(), len(self) + 1):
-            segment = Segment.of(_build(key, labels, stable), [names[i] for i in where], frequency)
+            segment = Segment.named(_build(key, labels, stable), [names[i] for i in where], frequency)
             known = segments.get(segment.digest)
             segments[segment.digest] = segment if known is None else together(known, segment)
             on_step(done, total)
@@ -211,17 +231,23 @@ def _build(key: bytes, labels: Sequence[Label], stable: Sequence[str]) -> Graph:
     leaving = numbers[at:]
     assert len(nodes) == count
     colours = _colours(nodes, sources, leaving, labels, stable)
-    builder = Builder()
-    values: dict[int, Value] = {}
-    for i, outer in enumerate(sorted((v for v in types if v < 0), key=lambda v: (colours[v], ~v))):
-        values[outer] = builder.input(f"in{i}", types[outer])
+    outer = sorted((v for v in types if v < 0), key=lambda v: (colours[v], ~v))
+    values = {v: Value(f"in{i}") for i, v in enumerate(outer)}
+    seen: Counter[str] = Counter()
+    built = []
     for number, reads in nodes:
         label = labels[number]
-        first = builder.add(label.op, *(values[v] for v in reads), **dict(label.attrs))
-        base = len([v for v in values if v >= 0])
-        for index in range(len(label.outputs)):
-            values[base + index] = Value(first.node, index)
-    return builder.build(*(values[v] for v in sorted(leaving, key=lambda v: (colours[v], v))))
+        seen[label.op] += 1
+        id = label.op if seen[label.op] == 1 else f"{label.op}_{seen[label.op]}"
+        roles = {role: f"{id}.{role}" for role in label.weights}
+        built.append(Node(id, label.op, tuple([values[v] for v in reads]), dict(label.attrs), roles))
+        inner = len(values) - len(outer)
+        values |= {inner + index: Value(id, index) for index in range(len(label.outputs))}
+    return Graph(
+        tuple([Input(values[v].node, types[v]) for v in outer]),
+        tuple(built),
+        tuple([values[v] for v in sorted(leaving, key=lambda v: (colours[v], v))]),
+    )
 
 
 def _colours(
