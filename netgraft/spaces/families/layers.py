@@ -36,10 +36,6 @@ class Network:
         """Number of channels of an image."""
         return int(self._builder.type(x).concrete()[1])
 
-    def size(self, x: Value) -> int:
-        """Height of an image."""
-        return int(self._builder.type(x).concrete()[2])
-
     def conv(
         self,
         at: str,
