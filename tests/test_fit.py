@@ -110,6 +110,14 @@ def test_images_need_not_be_square() -> None:
     fitted(PAIR, "f32[N,16,32,20]", "f32[N,32,16,10]")
 
 
+def test_strides_are_oblong_where_images_or_kernels_are() -> None:
+    pair = PAIR.replace("kernel=(3, 3), padding=(1, 1)", "kernel=(1, 3), padding=(0, 1)", 1)
+    pair = pair.replace("kernel=(3, 3), padding=(1, 1)", "kernel=(3, 1), padding=(1, 0)", 1)
+    graph = fitted(pair, "f32[N,16,16,16]", "f32[N,32,8,8]")
+    assert (graph["a"].attrs["stride"], graph["b"].attrs["stride"]) == ((1, 2), (2, 1))
+    assert fitted(PAIR, "f32[N,16,8,4]", "f32[N,32,4,4]")["a"].attrs["stride"] == (2, 1)
+
+
 def test_a_stride_never_exceeds_the_kernel_unless_it_did() -> None:
     point = SINGLE.replace("kernel=(3, 3), padding=(1, 1)", "kernel=(1, 1)")
     assert "a (conv2d) can make images of 32x32, not of 16x16" in reason(point, "f32[N,16,32,32]", "f32[N,16,16,16]")

@@ -61,6 +61,8 @@ def resized(node: Node, attrs: Attrs, own: TensorType, size: Image) -> Image | N
     """
     try:
         if node.op in WINDOWS:
+            if node.op != "conv2d" and any(2 * p > k for p, k in zip(attrs["padding"], attrs["kernel"], strict=True)):
+                return None  # torch pads a pooling by half of its window at most
             return _windows(attrs, size)
         (out,) = node.definition.infer([own.with_shape((*own.shape[:2], *size))], attrs)
     except ShapeError:
@@ -98,7 +100,7 @@ def departures(
     attrs = node.attrs
     match node.op:
         case "conv2d" | "max_pool2d" | "avg_pool2d":
-            yield from _strided(attrs)
+            yield from _strided(attrs, any(height != width for height, width in ends))
         case "conv_transpose2d":
             yield from _transposed(attrs)
         case "interpolate":
@@ -113,7 +115,7 @@ def departures(
                 yield _GIVEN_SIZE, {**attrs, "size": end}
 
 
-def _strided(attrs: Attrs) -> Iterator[tuple[float, Attrs]]:
+def _strided(attrs: Attrs, oblong: bool) -> Iterator[tuple[float, Attrs]]:
     kernel, own, dilation = attrs["kernel"], attrs["stride"], attrs.get("dilation", (1, 1))
     # "same" padding gives ceil(size / stride), which takes an odd window.
     odd = tuple(k if k % 2 else max(3, k - 1) for k in kernel)
@@ -124,8 +126,14 @@ def _strided(attrs: Attrs) -> Iterator[tuple[float, Attrs]]:
         (_OTHER_PADDING + _OTHER_KERNEL * (odd != kernel), {"kernel": odd, "padding": same, **plain}),
         (_OTHER_PADDING + _OFF_BY_ONE, {"padding": (0, 0), **plain}),
     ]
-    strides = [own, *((s, s) for s in _STRIDES if s <= min(kernel) and (s, s) != own)]
-    for stride in strides:
+    # Height and width go together, unless something about the window or the images is oblong.
+    oblong = oblong or kernel[0] != kernel[1] or own[0] != own[1]
+    strides = product(_STRIDES, repeat=2) if oblong else ((s, s) for s in _STRIDES)
+    allowed = [
+        own,
+        *(stride for stride in strides if stride != own and stride[0] <= kernel[0] and stride[1] <= kernel[1]),
+    ]
+    for stride in allowed:
         price = max(abs(log2(new / old)) for new, old in zip(stride, own, strict=True))
         for extra, changes in paddings:
             changed = {**attrs, "stride": stride, **changes}
