@@ -278,8 +278,18 @@ def _rewired(node: Node, values: Mapping[Value, Value]) -> Node:
 
 
 def _unused(name: str, is_taken: Callable[[str], bool]) -> str:
-    candidate, count = name, 1
-    while is_taken(candidate):
-        count += 1
-        candidate = f"{name}_{count}"
-    return candidate
+    """The name itself if it is free, or else with a number behind it: the lowest one where those before it are taken,
+    which takes few looks even where there are hundreds.
+    """
+    if not is_taken(name):
+        return name
+    taken, free = 1, 2
+    while is_taken(f"{name}_{free}"):
+        taken, free = free, 2 * free
+    while free - taken > 1:
+        middle = (taken + free) // 2
+        if is_taken(f"{name}_{middle}"):
+            taken = middle
+        else:
+            free = middle
+    return f"{name}_{free}"

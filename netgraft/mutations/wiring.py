@@ -7,14 +7,14 @@ places; but every entering value is read, and every output of the segment is, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import gcd, prod
 
 import numpy as np
 
-from netgraft.ir import Graph, Input, Signature, TensorType, Value
+from netgraft.ir import Graph, Input, Node, Signature, TensorType, Value
 
 MOST = 24
 """Wirings of one segment into regions of one signature that are looked at: all where there are no more."""
@@ -45,9 +45,15 @@ class Wiring:
         for given, position in zip(fitted.inputs, self.inputs, strict=True):
             kept = inputs[position] = inputs[position] or given
             values[Value(given.id)] = Value(kept.id)
-        nodes = tuple(replace(n, inputs=tuple(values.get(v, v) for v in n.inputs)) for n in fitted)
-        outputs = tuple(values.get(v, v) for v in (fitted.outputs[own] for own in self.outputs))
-        return Graph(tuple(given for given in inputs if given is not None), nodes, outputs)
+        nodes = tuple([_rewired(node, values) for node in fitted])
+        outputs = tuple([values.get(v, v) for v in [fitted.outputs[own] for own in self.outputs]])
+        # Inputs that become one have one type, so every node returns what it did.
+        return Graph.known(tuple(filter(None, inputs)), nodes, outputs, fitted.returns)
+
+
+def _rewired(node: Node, values: Mapping[Value, Value]) -> Node:
+    read = tuple([values.get(v, v) for v in node.inputs])
+    return node if read == node.inputs else replace(node, inputs=read)
 
 
 def alike(segment: TensorType, region: TensorType) -> bool:
