@@ -33,12 +33,13 @@ Users = Mapping[str, Sequence[tuple[str, str]]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What happens to a graph: nodes ``gone``, others ``placed`` (under the same ids, maybe), and those that read
-    something gone ``rewired``, as they are then; ``shared`` are then the weights that are used more than once.
+    """What happens to a graph: nodes ``gone``, others ``placed`` (under the same ids, maybe) that have ``labels``, and
+    those that read something gone ``rewired``, as they are then; ``shared`` are then the weights used more than once.
     """
 
     gone: Sequence[str]
     placed: Sequence[Node]
+    labels: Mapping[str, int]
     rewired: Sequence[Node]
     shared: Users
 
@@ -59,7 +60,7 @@ class Marks:
         """The marks of a graph in which ``shared`` weights are used more than once."""
         labels = {given.id: _hash(f"input {i} {given.type}") for i, given in enumerate(inputs)}
         bare = cls(dict.fromkeys(labels, ()), labels, {id: _mix(label) for id, label in labels.items()}, {})
-        return bare.after(Change((), nodes, (), shared), nodes)
+        return bare.after(Change((), nodes, {node.id: _label(node) for node in nodes}, (), shared), nodes)
 
     def after(self, change: Change, nodes: Sequence[Node], start: int = 0) -> Marks:
         """The marks after a change to a graph that consists of ``nodes`` then; before the one at ``start`` nothing
@@ -68,18 +69,18 @@ class Marks:
         reads, labels, marks = self.reads.copy(), self.labels.copy(), self.marks.copy()
         for id in change.gone:
             del reads[id], labels[id], marks[id]
-        was, sharing = _sharing(self.shared), _sharing(change.shared)
-        resharing = {id for id in was.keys() | sharing.keys() if was.get(id) != sharing.get(id)}
-        for id in resharing & labels.keys():
-            labels[id] += sharing.get(id, 0) - was.get(id, 0)
-        for node in change.placed:
-            labels[node.id] = _label(node) + sharing.get(node.id, 0)
+        labels.update(change.labels)
+        fresh: set[str] = set()
         for node in (*change.placed, *change.rewired):
             reads[node.id] = _reads(node)
+            fresh.add(node.id)
+        was, sharing = _sharing(self.shared), _sharing(change.shared)
+        if was != sharing:
+            fresh.update(id for id in was.keys() | sharing.keys() if was.get(id) != sharing.get(id))
+            start = 0
 
-        fresh = {node.id for node in (*change.placed, *change.rewired)} | resharing
         moved: set[str] = set()
-        for node in nodes if resharing else nodes[start:]:
+        for node in nodes[start:]:
             id = node.id
             sources = reads[id]
             if id not in fresh:
@@ -89,6 +90,8 @@ class Marks:
                 else:
                     continue
             mark = labels[id]
+            if id in sharing:
+                mark += sharing[id]
             for source, constant in sources:
                 mark += constant * marks[source]
             mark = _mix(mark)
@@ -116,14 +119,15 @@ class Marks:
         for position, value in enumerate(outputs):
             if value.node in uses:
                 uses[value.node] += _constant("output", position, value.index)
-        names = self.marks.copy()
+        names, reads = self.marks.copy(), self.reads
         for node in reversed(nodes):
             id = node.id
+            name = names[id]
             if id in uses:
-                names[id] = _mix(names[id] + uses[id])
-            for source, constant in self.reads[id]:
+                names[id] = name = _mix(name + uses[id])
+            for source, constant in reads[id]:
                 if source in uses:
-                    uses[source] += constant * names[id]
+                    uses[source] += constant * name
         return names
 
 
@@ -134,7 +138,7 @@ def _mix(mark: int) -> int:
 
 
 def _sharing(shared: Users) -> dict[str, int]:
-    """What the nodes that share weights add to their labels: in which roles, and with how many others."""
+    """What the nodes that share weights add to their labels: in which roles they do, and with how many others."""
     sharing: dict[str, int] = {}
     for users in shared.values():
         for id, role in users:

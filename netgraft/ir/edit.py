@@ -73,7 +73,8 @@ class Region:
 
     def others(self, graph: Graph, key: str) -> list[tuple[str, str]]:
         """The nodes outside the region that use a weight, by id, each with the role in which it does."""
-        return [(id, role) for id, role in graph.weight_users.get(key, ()) if id not in self.nodes]
+        users = graph.weight_users.get(key, ())
+        return [(id, role) for id, role in users if id not in self.nodes] if users else []
 
     def positions(self, graph: Graph) -> list[int]:
         """Where the region's nodes stand in the graph's order."""
@@ -163,7 +164,7 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
         raise GraphError(f"{edit.origin or 'edit'}: a path leaves the region {sorted(region.nodes)} and comes back")
 
     placed, values, carry = _named(graph, edit, entering)
-    moved = {old: values[v] for old, v in zip(leaving, new.outputs, strict=True)}
+    moved = {old: values.get(v, v) for old, v in zip(leaving, new.outputs, strict=True)}
     nodes = list(graph.nodes)
     readers = {user.id: user for value in leaving for user in graph.users.get(value, ()) if user.id not in region.nodes}
     for id, reader in readers.items():
@@ -175,7 +176,13 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
     for id in region.nodes:
         del returns[id]
     returns.update((node.id, new.returns[was.id]) for node, was in zip(placed, new, strict=True))
-    change = Change(tuple(region.nodes), placed, tuple(readers.values()), _shared(graph, region, placed))
+    change = Change(
+        gone=tuple(region.nodes),
+        placed=placed,
+        labels={node.id: new.marks.labels[was.id] for node, was in zip(placed, new, strict=True)},
+        rewired=tuple(readers.values()),
+        shared=_shared(graph, region, placed),
+    )
     return (
         Graph.known(
             graph.inputs,
@@ -225,8 +232,8 @@ def _gap(graph: Graph, region: Region) -> _Gap | None:
 def _named(
     graph: Graph, edit: Edit, entering: Sequence[Value]
 ) -> tuple[tuple[Node, ...], Mapping[Value, Value], Mapping[str, Carry]]:
-    """The replacement's nodes under names that are free in the graph; what its values are called then; and where its
-    weights come from, by the keys that they have then.
+    """The replacement's nodes under names that are free in the graph; what those of its values are that are called
+    otherwise there; and where its weights come from, by the keys that they have there.
     """
     region, new = edit.region, edit.replacement
     # A name given to one node must not be one that another node of the replacement is going to keep.
@@ -238,6 +245,7 @@ def _named(
         return id in graph.returns and id not in region.nodes
 
     values = {Value(given.id): outer for given, outer in zip(new.inputs, entering, strict=True)}
+    fresh = Fresh()
     carry: dict[str, Carry] = {}
     placed: list[Node] = []
     for node in new:
@@ -245,19 +253,18 @@ def _named(
         if is_outer(id):
             id = _unused(id, lambda name: name in ids or is_outer(name))
             ids.add(id)
-        for i in range(len(new.returns[node.id])):
-            values[node.value(i)] = Value(id, i)
+            values |= {node.value(i): Value(id, i) for i in range(len(new.returns[node.id]))}
         for role, key in node.weights.items():
             if key in keys:
                 continue
-            source = edit.carry.get(key, Fresh())
+            source = edit.carry.get(key, fresh)
             keys[key] = key
-            if source != Keep(key) and region.others(graph, key):
+            if region.others(graph, key) and source != Keep(key):
                 keys[key] = _unused(f"{id}.{role}", lambda name: name in wanted or bool(region.others(graph, name)))
                 wanted.add(keys[key])
             carry[keys[key]] = source
         weights = {role: keys[key] for role, key in node.weights.items()}
-        placed.append(Node(id, node.op, tuple([values[v] for v in node.inputs]), node.attrs, weights))
+        placed.append(Node(id, node.op, tuple([values.get(v, v) for v in node.inputs]), node.attrs, weights))
     return tuple(placed), values, carry
 
 
