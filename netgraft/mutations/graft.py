@@ -31,7 +31,7 @@ _PATIENCE = 400
 """Draws in a row without a new child after which a graph is taken to be exhausted."""
 _TRIES = 4
 """Segments looked at in one draw before another region has its turn."""
-_FRESH = 0.25
+_FRESH = 0.15
 """Share of draws that look for a new segment although there are some that fitted other regions of the signature: the
 higher it is, the more segments are seen, the lower, the fewer are fitted.
 """
@@ -87,6 +87,7 @@ class Graft:
         apart = head(graph) | {node.id for node in graph if node.op in ("frozen", "constant")}
         bank = self._bank_for(graph)
         encoded = self.bank.vocabulary.encode(graph)
+        order = int(rng.integers(2**32))
         supplies: dict[Signature, _Supply] = {}
         sites: dict[Region, _Site] = {}
         seen = {int(graph.digest, 16)}
@@ -99,7 +100,7 @@ class Graft:
                 if site is None:
                     signature = regions[i].signature(graph)
                     if signature not in supplies:
-                        supplies[signature] = _Supply(bank, signature, self.multiple, rng)
+                        supplies[signature] = _Supply(bank, signature, self.multiple, order)
                     site = sites[regions[i]] = _Site(regions[i], supplies[signature])
                 misses += 1
                 found = site.draw(self.exact, rng)
@@ -147,15 +148,16 @@ class _Option(NamedTuple):
 
 class _Supply:
     """What may replace the regions of one signature: every segment in every wiring, in a random order, fitted when its
-    turn comes. What fits is found once and then offered to all regions of the signature.
+    turn comes. What fits is found once and then offered to all regions of the signature. Supplies of one ``order`` take
+    segments in the same order as far as they can, so that each is read once for all.
     """
 
-    def __init__(self, bank: Bank, signature: Signature, multiple: int, rng: np.random.Generator) -> None:
+    def __init__(self, bank: Bank, signature: Signature, multiple: int, order: int) -> None:
         self.found: list[tuple[_Option, Region]] = []
         """What fits, and the region that it was found for."""
         self._signature, self._multiple = signature, multiple
         self._segments = {True: bank.exact(signature), False: bank.alike(signature)}
-        self._waiting = {exact: self._options(exact, rng) for exact in (True, False)}
+        self._waiting = {exact: self._options(exact, np.random.default_rng(order)) for exact in (True, False)}
         self._digests: set[str] = set()
 
     def find(self, region: Region, share: float, rng: np.random.Generator) -> tuple[Segment, Graph] | None:
