@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -169,13 +170,30 @@ def test_learning_does_not_hang_on_the_order_of_the_graphs() -> None:
     assert learn(GRAPHS * 2, 200) == learn(GRAPHS[::-1] * 2, 200)
 
 
-def test_unknown_tokens_are_pieces_of_their_own() -> None:
+def test_unknown_operations_are_pieces_of_their_own() -> None:
     vocabulary = learn([chain("conv2d", "relu")] * 2, 100)
     foreign = chain("conv2d", "silu", "conv2d", "silu")
     assert lengths(vocabulary.encode(foreign).encoding) == [1, 1, 1, 1]
     assert {id for region in vocabulary.cut(foreign, np.random.default_rng(0)) for id in region.nodes} == {
         node.id for node in foreign
     }
+
+
+def test_unknown_tokens_are_taken_for_the_nearest() -> None:
+    vocabulary = learn([chain("conv2d", "relu", "conv2d", "tanh")] * 2, 100)
+    known = dict(enumerate(vocabulary.tokens))
+
+    def nearest(graph: Graph) -> list[str]:
+        return [known[piece.entry] for piece in replace(vocabulary, merges=()).encode(graph).encoding.pieces]
+
+    assert nearest(chain("conv2d", "tanh")) == ["conv2d3x3(input)(relu)", "tanh(conv2d)(output)"]
+    b = Builder()
+    larger = b.add("conv2d", b.add("relu", b.input("x", IMAGE)), out_channels=8, kernel=(5, 5), padding=(2, 2))
+    assert nearest(b.build(b.add("tanh", larger))) == [
+        "relu(conv2d)(conv2d)",
+        "conv2d3x3(relu)(tanh)",
+        "tanh(conv2d)(output)",
+    ]
 
 
 def test_a_union_cuts_what_each_of_its_vocabularies_cuts() -> None:

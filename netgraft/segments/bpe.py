@@ -4,12 +4,13 @@ Salameh et al., "AutoGO" (NeurIPS 2023), section 3.1: a node becomes a token of 
 graph the line of its tokens in topological order, and byte-pair encoding finds the runs of nodes that occur often.
 Deviations: neighbours in a token are sorted, so that one situation has one token; two pieces are only ever joined where
 an edge of the graph joins them, so that every segment is connected; the order follows chains to their end; an entry is
-the pair it was merged from, not its text; what a vocabulary does not know stays a piece of its own.
+the pair it was merged from, not its text; a token that a vocabulary does not know is taken for the nearest it knows.
 """
 
 from __future__ import annotations
 
 import heapq
+import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,7 +29,7 @@ LONGEST = 16
 """Most nodes of a piece, a region or a segment: as long as AutoGO's longest."""
 
 UNKNOWN = -1
-"""The entry of a node whose token is in no vocabulary."""
+"""The entry of a node whose operation a vocabulary does not know."""
 
 
 def order(graph: Graph) -> tuple[Node, ...]:
@@ -97,23 +98,28 @@ class Line(NamedTuple):
         """The line of a graph."""
         return in_line(graph)[1]
 
+    @classmethod
+    def along(cls, ordered: Sequence[Node], names: dict[str, str]) -> Line:
+        """The line of nodes in a given order, whose tokens are ``names``."""
+        at: dict[str, int] = {}
+        near = array("H")
+        for i, node in enumerate(ordered):
+            bits = 0
+            if node.op != "frozen":
+                at[node.id] = i
+                for value in node.inputs:
+                    distance = i - at.get(value.node, -LONGEST)
+                    if distance < LONGEST:
+                        bits |= 1 << distance - 1
+            near.append(bits)
+        return cls(tuple([names[node.id] for node in ordered]), near.tobytes())
+
 
 def in_line(graph: Graph) -> tuple[tuple[Node, ...], Line]:
     """The graph's nodes in :func:`order`, and its line."""
     names = tokens(graph)
     ordered = _order(graph, _readers(graph), names)
-    at: dict[str, int] = {}
-    near = array("H")
-    for i, node in enumerate(ordered):
-        bits = 0
-        if node.op != "frozen":
-            at[node.id] = i
-            for value in node.inputs:
-                distance = i - at.get(value.node, -LONGEST)
-                if distance < LONGEST:
-                    bits |= 1 << distance - 1
-        near.append(bits)
-    return ordered, Line(tuple([names[node.id] for node in ordered]), near.tobytes())
+    return ordered, Line.along(ordered, names)
 
 
 class Piece(NamedTuple):
@@ -245,7 +251,8 @@ class Vocabulary:
     def encode(self, graph: Graph) -> EncodedGraph:
         """The graph as pieces, each as long as the merges make it, in the graph's :func:`order`.
 
-        A node whose token is unknown, and every frozen node, is a piece of its own.
+        An unknown token is taken for that of the same operation (and kernel, if there is one) with the most neighbours
+        in common. A node of an unknown operation, and every frozen node, is a piece of its own.
         """
         ordered, line = in_line(graph)
         frozen = frozenset([node.id for node in ordered if node.op == "frozen"])
@@ -258,9 +265,7 @@ class Vocabulary:
     def encode_line(self, line: Line) -> Encoding:
         """The pieces of a line: the merges in the order in which they were learnt, each from left to right."""
         near = array("H", line.near)
-        pieces: list[Piece | None] = [
-            Piece(self._numbers.get(token, UNKNOWN), i, i + 1) for i, token in enumerate(line.tokens)
-        ]
+        pieces: list[Piece | None] = [Piece(self._number(token), i, i + 1) for i, token in enumerate(line.tokens)]
         before = list(range(-1, len(pieces) - 1))
         possible: list[tuple[int, int]] = []
 
@@ -305,6 +310,38 @@ class Vocabulary:
     @cached_property
     def _numbers(self) -> dict[str, int]:
         return {token: i for i, token in enumerate(self.tokens)}
+
+    def _number(self, token: str) -> int:
+        number = self._numbers.get(token)
+        if number is None:
+            number = self._numbers[token] = self._nearest(token)
+        return number
+
+    def _nearest(self, token: str) -> int:
+        op, before, after = _taken_apart(token)
+        known = self._by_operation.get(op) or self._by_operation.get(_KERNEL.sub("", op), [])
+        shared = [((before & b).total() + (after & a).total(), -number) for number, b, a in known]
+        return -max(shared)[1] if shared else UNKNOWN
+
+    @cached_property
+    def _by_operation(self) -> dict[str, list[tuple[int, Counter[str], Counter[str]]]]:
+        """The tokens' numbers and neighbours, by operation with kernel and by operation alone."""
+        found: defaultdict[str, list[tuple[int, Counter[str], Counter[str]]]] = defaultdict(list)
+        for number, token in enumerate(self.tokens):
+            op, before, after = _taken_apart(token)
+            for name in {op, _KERNEL.sub("", op)}:
+                found[name].append((number, before, after))
+        return dict(found)
+
+
+_KERNEL = re.compile(r"\d+x\d+$")
+
+
+def _taken_apart(token: str) -> tuple[str, Counter[str], Counter[str]]:
+    """Operation with kernel, and the neighbours on both sides."""
+    op, _, neighbours = token.partition("(")
+    before, _, after = neighbours.partition(")(")
+    return op, Counter(before.split()), Counter(after.removesuffix(")").split())
 
 
 class _Learner:
