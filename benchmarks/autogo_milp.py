@@ -5,7 +5,7 @@ into and come out of every node. Edges equate them; convolutions and poolings ma
 and convolutions multiply channels by 0.5, 1 or 2, with one binary an option; a concatenation adds up its channels;
 everything else keeps its size; the graph's inputs and outputs are given; the objective is the weighted deviation from
 the segment's own sizes, height, width and channels taken together, nodes with more descendants weighing more. No size
-is below 2. GLPK runs as a process of its own for every call.
+is below 2. GLPK runs as a process of its own for every call; one that takes longer than TIME_LIMIT counts as unsolved.
 
 What the description leaves open is settled in its favour: concatenations add up (the published code rejects them all),
 strided depthwise convolutions shrink like any other (there they do not), and :class:`Counted` says both from where
@@ -28,7 +28,9 @@ logging.getLogger("pyomo").setLevel(logging.ERROR)
 _KEEPING = frozenset(["batch_norm", "relu", "relu6", "identity", "dropout"])
 _POOLS = frozenset(["max_pool2d", "avg_pool2d"])
 _KNOWN = _KEEPING | _POOLS | {"conv2d", "add", "concat"}
-_LEAST, _MOST = 2, 10_000
+_LEAST = 2
+TIME_LIMIT = 10
+"""Seconds that GLPK may take for one program; a few keep it busy for minutes."""
 
 
 class Counted(Enum):
@@ -55,9 +57,12 @@ def resolve(segment: Graph, signature: Signature, counted: Counted) -> dict[Valu
     """Channels, height and width of every value, or why there are none."""
     if not knows(segment) or any(t.rank != 4 for t in signature.inputs + signature.outputs):
         return Unsolved("an operation or shape that AutoGO does not know")
+    ends = [type.concrete()[1:] for type in (*segment.types.values(), *signature.inputs, *signature.outputs)]
+    # A bound close to the sizes in play: the options are conditions whose slack it is.
+    most = 4 * max(size for end in ends for size in end)
     model = pyo.ConcreteModel()
     model.rules = pyo.ConstraintList()
-    model.sizes = pyo.VarList(domain=pyo.Integers, bounds=(_LEAST, _MOST))
+    model.sizes = pyo.VarList(domain=pyo.Integers, bounds=(_LEAST, most))
     model.options = pyo.VarList(domain=pyo.Binary)
     model.deviations = pyo.VarList(domain=pyo.NonNegativeReals)
     sizes = {value: tuple(model.sizes.add() for _ in range(3)) for value in segment.types}
@@ -76,7 +81,7 @@ def resolve(segment: Graph, signature: Signature, counted: Counted) -> dict[Valu
             return
         for factor, option in zip(factors, options, strict=True):
             # If chosen: result = floor(factor * read).
-            slack = 2 * _MOST * (1 - option)
+            slack = 2 * most * (1 - option)
             if factor >= 1:
                 model.rules.add(result - int(factor) * read <= slack)
                 model.rules.add(result - int(factor) * read >= -slack)
@@ -116,7 +121,7 @@ def resolve(segment: Graph, signature: Signature, counted: Counted) -> dict[Valu
         model.rules.add(deviation >= -off)
         terms.append((1 + below[node.id]) * deviation)
     model.objective = pyo.Objective(expr=sum(terms), sense=pyo.minimize)
-    result = pyo.SolverFactory("glpk").solve(model, load_solutions=False)
+    result = pyo.SolverFactory("glpk").solve(model, load_solutions=False, timelimit=TIME_LIMIT)
     if result.solver.termination_condition != pyo.TerminationCondition.optimal:
         return Unsolved(str(result.solver.termination_condition))
     model.solutions.load_from(result)
