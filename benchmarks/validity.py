@@ -7,8 +7,8 @@ of the bank and by random regions of other networks, swaps, narrowings (``tests/
 checked that the edit applies, that types, digest, costs and inherited weights are what a fresh look gives, and that the
 replacement runs in torch, forward and backward, in the declared shapes, with the counted parameters and FLOPs; of one
 in ten that the whole child does, and that it is the same after it was written and read; of one in fifty replacements,
-and of one whole child in seven hundred, that onnxruntime computes the same (``tests/validity.py``). The networks are those
-of the golden files, the zoo (a quarter as wide, for small images) and two members of each family.
+and of one whole child in seven hundred, that onnxruntime computes the same (``tests/validity.py``). The networks are
+those of the golden files, the zoo (a quarter as wide, for small images) and two members of each family.
 
 A batch of children depends on the seed, its number and the networks alone. Each is a line of OUT/batches.jsonl; started
 again, the benchmark goes on after the last one. Each failure is a line of OUT/failures.jsonl, and says its edit.
