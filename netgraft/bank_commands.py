@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from netgraft import console as screen
@@ -53,17 +54,17 @@ def mine(
     quarry = Quarry()
     with _progress() as progress:
         for source in networks:
-            line = progress.add_task(f"reading {source}", total=None)
+            line = progress.add_task(f"reading {_plain(source)}", total=None)
             try:
                 before = len(quarry)
                 for name, graph in _named(source):
                     quarry.add(name, graph)
                     progress.advance(line)
-                console.print(f"{source}: {len(quarry) - before:,} networks", soft_wrap=True)
+                console.print(f"{_plain(source)}: {len(quarry) - before:,} networks", soft_wrap=True)
             except NetgraftError as error:
                 if len(networks) == 1:
                     raise
-                errors.print(f"[yellow]left out:[/] {error}", soft_wrap=True)
+                errors.print(f"[yellow]left out:[/] {_plain(str(error))}", soft_wrap=True)
             progress.remove_task(line)
         if not len(quarry):
             raise SourceError(f"none of {', '.join(networks)} could be read")
@@ -80,10 +81,12 @@ def mine(
             f"pooling, before the last layer, in {at_least} places"
         )
     save(bank, out)
-    console.print(f"{out}: {len(bank):,} segments, {out.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
+    console.print(f"{_plain(str(out))}: {len(bank):,} segments, {out.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
     missing = quarry.names - {name for names in bank.columns.provenances for name in names}
     if missing:
-        errors.print(f"[yellow]no segment of the bank comes from {', '.join(sorted(missing)[:20])}[/]", soft_wrap=True)
+        errors.print(
+            f"[yellow]no segment of the bank comes from {_plain(', '.join(sorted(missing)[:20]))}[/]", soft_wrap=True
+        )
 
 
 def _named(source: str) -> Iterator[tuple[str, Graph]]:
@@ -115,7 +118,8 @@ def show(
     bank = default() if file is None else load(file)
     words = bank.vocabulary
     console.print(
-        f"[bold]{bank.name}[/]: {len(bank):,} segments, found in {bank.columns.numbers['frequency'].sum():,} places; "
+        f"[bold]{_plain(bank.name)}[/]: {len(bank):,} segments, "
+        f"found in {bank.columns.numbers['frequency'].sum():,} places; "
         f"vocabulary of {len(words.tokens):,} tokens and {len(words.merges):,} merges",
         soft_wrap=True,
     )
@@ -125,17 +129,23 @@ def show(
         ("where they come from", "network or family", _origins(bank)),
         ("what they are made of", "operation", _operations(bank)),
     ):
-        rows = [(str(what), f"{count:,}", f"{count / len(bank):.1%}") for what, count in counts]
+        rows = [(_plain(str(what)), f"{count:,}", f"{count / len(bank):.1%}") for what, count in counts]
         console.print(screen.columns(title, (header, "segments", "share"), _shortened(rows)))
     for number, segment in enumerate(bank[:top], 1):
         console.print(
             f"[bold]#{number}  {segment.digest}[/]  found in {segment.frequency:,} places of "
-            f"{_several(segment.provenance)}; {segment.flops / 1e6:,.2f} MFLOPs, {segment.parameters:,} parameters",
+            f"{_plain(_several(segment.provenance))}; "
+            f"{segment.flops / 1e6:,.2f} MFLOPs, {segment.parameters:,} parameters",
             soft_wrap=True,
         )
         for line in picture(segment.graph):
             console.print(f"  {line}", markup=False, no_wrap=True, soft_wrap=True)
         console.print()
+
+
+def _plain(text: str) -> str:
+    """``text`` of a stranger's as the console may print it: neither markup nor control characters."""
+    return escape("".join(c if c.isprintable() else "?" for c in text))
 
 
 def _sizes(bank: Bank) -> list[tuple[object, int]]:
@@ -163,7 +173,7 @@ def _origins(bank: Bank) -> list[tuple[object, int]]:
 def _operations(bank: Bank) -> list[tuple[object, int]]:
     counts: Counter[str] = Counter()
     for ops, count in bank.opsets.items():
-        for op in ops:
+        for op in sorted(ops):  # equal counts are listed in the order of their names
             counts[op] += count
     return list(counts.most_common())
 
@@ -186,6 +196,6 @@ def merge(
     merged = merge_banks(banks)
     save(merged, out)
     console.print(
-        f"{out}: {len(merged):,} segments of {sum(map(len, banks)):,}, {out.stat().st_size / 1e6:.2f} MB",
+        f"{_plain(str(out))}: {len(merged):,} segments of {sum(map(len, banks)):,}, {out.stat().st_size / 1e6:.2f} MB",
         soft_wrap=True,
     )

@@ -353,6 +353,12 @@ def small_without(graph: Graph, ops: set[str]) -> Any:
 # Damage
 
 
+NESTED: list[Any] = []
+"""A few bytes in a file; 10 to the power of 40 lists when it is written out."""
+for _ in range(40):
+    NESTED = [NESTED] * 10
+
+
 @pytest.mark.parametrize(
     ("node", "fields", "message"),
     [
@@ -370,6 +376,10 @@ def small_without(graph: Graph, ops: set[str]) -> Any:
         ("q", {"metadata": {"padding": "same", "ksize": (1, 4, 4, 1)}}, "no pooling here can"),
         ("q", {"metadata": {"padding": "valid", "ksize": (1, 40, 4, 1)}}, "cannot be built"),
         ("a", {"metadata": [3]}, "has the metadata [3]"),
+        ("a", {"resolution": (9, 5, 7, 7, 4, float("nan"))}, "not six sizes"),
+        ("a", {"strides": (1, float("inf"), 1, 1)}, "has the strides (1, inf, 1, 1)"),
+        ("a", {"resolution": NESTED}, "has the resolution [[[...], [...]"),
+        ("a", {"metadata": {"padding": NESTED}}, "has the padding [[[...], [...]"),
         ("a", {"label": None}, "lacks its str_id, op_type_idx or label"),
         ("g", {"op_type_idx": 2}, "|net/cat' (cat) reads an output"),
     ],

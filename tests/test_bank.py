@@ -18,6 +18,7 @@ from netgraft import zoo
 from netgraft.costs.analytic import flops, parameters
 from netgraft.errors import GraphError, SourceError
 from netgraft.ir import Batch, Builder, DType, Graph, Signature, TensorType, Value
+from netgraft.mutations.graft import Graft
 from netgraft.segments import Bank, Line, Segment, Vocabulary, default, head, load, merge, mine, save
 from netgraft.segments.bpe import LONGEST
 
@@ -274,6 +275,26 @@ def test_bombs_do_not_go_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         load(tmp_path / "large")
 
 
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b'"ab",', b"99999,", rb'"\"",[],'])
+def test_small_values_in_great_number_are_not_read(
+    tmp_path: Path, unit: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netgraft.segments.file._MOST_VALUES", 1000)
+    monkeypatch.setattr("netgraft.segments.file.json.loads", None)
+    (tmp_path / "bomb").write_bytes(gzip.compress(b'{"format":[' + unit * 1000 + b"0]}"))
+    with pytest.raises(SourceError, match="more values than a segment bank can"):
+        load(tmp_path / "bomb")
+
+
+def test_a_segment_of_unknown_origin_is_kept_and_grafted(tmp_path: Path) -> None:
+    graph = golden(GOLDEN_NAMES[0])
+    nameless = Bank.of([Segment.of(segment.graph) for segment in mine(MODELS[:1], VOCABULARY)], VOCABULARY)
+    save(nameless, tmp_path / "nameless")
+    assert bare(load(tmp_path / "nameless")) == bare(nameless)
+    proposal = next(Graft(bank=nameless).proposals(graph, np.random.default_rng(0)))
+    assert proposal.edit.origin.endswith("of unknown origin")
+
+
 def test_a_bank_too_large_to_be_read_is_not_written(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,7 +314,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     r"entry 2 of its signatures cannot be read": lambda d: d["signatures"].__setitem__(1, "f32[N]"),
     "beyond all sense": lambda d: d["signatures"].__setitem__(0, [["f32[N,99999999,99999999]"], []]),
     "entry 1 of its opsets cannot be read": lambda d: d["opsets"].__setitem__(0, ["rm -rf"]),
-    "entry 1 of its provenances cannot be read": lambda d: d["provenances"].__setitem__(0, []),
+    "entry 1 of its provenances cannot be read": lambda d: d["provenances"].__setitem__(0, [3]),
     "its digests are not": lambda d: d["digest"].__setitem__(1, d["digest"][0]),
     "its digests are": lambda d: d["digest"].__setitem__(1, "../../etc/passwd"),
     "its graphs are not": lambda d: d["graph"].pop(),

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from netgraft import sources
 from netgraft.cli import app
 from netgraft.ir import Batch, Builder, TensorType
-from netgraft.segments import Quarry, default, load
+from netgraft.segments import Bank, Quarry, Segment, Vocabulary, default, load, save
 
 SMALL = "family:nasbench201?count=1&seed=3"
 THREE = "family:nasbench201_benchmark?count=3&seed=1"
@@ -114,3 +114,13 @@ def test_interrupted_mining_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
     assert code == 130
     assert "interrupted" in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_in_a_bank_are_neither_markup_nor_control_characters(tmp_path: Path) -> None:
+    b = Builder()
+    x = b.input("x", TensorType((Batch(), 3, 8, 8)))
+    graph = b.build(b.add("relu", b.add("conv2d", x, out_channels=4, kernel=(1, 1))))
+    save(Bank.of([Segment.of(graph, ["[red]evil[/nope]\x1b[2J"])], Vocabulary((), ())), tmp_path / "[ab].bank")
+    code, output = netgraft("show", tmp_path / "[ab].bank")
+    assert code == 0, output
+    assert "[ab].bank" in output and "[red]evil[/nope]?[2J" in output and "\x1b[2J" not in output

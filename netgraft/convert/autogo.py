@@ -17,7 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from reprlib import Repr
+from typing import Any, Final, TypeGuard
 
 from netgraft.convert.pickles import Record, read_pickle
 from netgraft.errors import GraphError, SourceError
@@ -36,6 +37,8 @@ _CONFIGURATIONS: Final = {
         "inception.arch_config.BlockConfig",
     )
 }
+_REPR: Final = Repr()
+_REPR.maxlevel = 2
 _GRAPH_LIMIT: Final = 64 * 2**20
 _COLLECTION_LIMIT: Final = 4 * 2**30
 
@@ -111,8 +114,8 @@ def _json_entries(path: Path) -> Iterator[Entry]:
 def _label(value: Any, whole: float, place: str) -> float | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= whole:
-        raise SourceError(f"{place}: the label {value!r} is no accuracy between 0 and {whole:g}")
+    if not _is_number(value) or not 0 <= value <= whole:
+        raise SourceError(f"{place}: the label {_brief(value)} is no accuracy between 0 and {whole:g}")
     return value / whole
 
 
@@ -183,8 +186,17 @@ class _Item:
 def _numbers(value: Any, count: int) -> tuple[int, ...] | None:
     if not isinstance(value, list | tuple) or len(value) != count:
         return None
-    found = tuple(int(v) for v in value if isinstance(v, int | float) and not isinstance(v, bool) and v == int(v))
-    return found if len(found) == count and all(0 <= v < 2**31 for v in found) else None
+    found = tuple(int(v) for v in value if _is_number(v) and 0 <= v < 2**31 and v == int(v))
+    return found if len(found) == count else None
+
+
+def _is_number(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _brief(value: Any) -> str:
+    """``value`` as a few words, however much a hostile file has nested in it."""
+    return _REPR.repr(value)
 
 
 def _item(index: int, data: Mapping[Any, Any], weighted: bool) -> _Item:
@@ -193,14 +205,14 @@ def _item(index: int, data: Mapping[Any, Any], weighted: bool) -> _Item:
         raise SourceError(f"node {index} lacks its str_id, op_type_idx or label")
     sizes = _numbers(data.get("resolution"), 6)
     if sizes is None or 0 in sizes:
-        raise SourceError(f"node {name!r} ({label}) has the resolution {data.get('resolution')!r}, not six sizes")
+        raise SourceError(f"node {name!r} ({label}) has the resolution {_brief(data.get('resolution'))}, not six sizes")
     strides = data.get("strides")
     steps = (1, 1, 1, 1) if strides is None else _numbers(strides, 4)
     if steps is None or 0 in steps:
-        raise SourceError(f"node {name!r} ({label}) has the strides {strides!r}, not four numbers")
+        raise SourceError(f"node {name!r} ({label}) has the strides {_brief(strides)}, not four numbers")
     metadata = data.get("metadata") or {}
     if not isinstance(metadata, dict):
-        raise SourceError(f"node {name!r} ({label}) has the metadata {metadata!r}")
+        raise SourceError(f"node {name!r} ({label}) has the metadata {_brief(metadata)}")
     # Of a weight's shape only the kernel: the rest may be stale, or divided by something.
     kernel: tuple[int, ...] | None
     if weighted:
@@ -242,7 +254,7 @@ class _Reader:
         for pair in pairs if isinstance(pairs, list) else [pairs]:
             edge = _numbers(pair, 2)
             if edge is None or max(edge) >= len(self._items):
-                raise SourceError(f"the edge {pair!r} joins no two of its {len(self._items)} nodes")
+                raise SourceError(f"the edge {_brief(pair)} joins no two of its {len(self._items)} nodes")
             parents[edge[1]].add(edge[0])
         # Operands in the order in which they were made.
         return {node: sorted(found, key=self._key) for node, found in parents.items()}
@@ -418,7 +430,7 @@ def _pair(item: _Item, key: str) -> tuple[int, int] | None:
         return None
     found = _numbers(item.metadata[key], 4)
     if found is None or 0 in found:
-        raise item.error(f"has the {key} {item.metadata[key]!r}, not four numbers")
+        raise item.error(f"has the {key} {_brief(item.metadata[key])}, not four numbers")
     return found[1], found[2]
 
 
@@ -428,13 +440,14 @@ def _sides(item: _Item, axis: int, extent: int, stride: int) -> tuple[int, int]:
     if explicit is not None:
         pads = _numbers(explicit, 2)
         if pads is None:
-            raise item.error(f"has the padding {explicit!r}, not a pair of numbers")
+            raise item.error(f"has the padding {_brief(explicit)}, not a pair of numbers")
         return pads[0], pads[1]
-    padding = str(item.metadata.get("padding", "same")).lower()
-    if padding == "valid":
+    padding = item.metadata.get("padding", "same")
+    known = padding.lower() if isinstance(padding, str) else None
+    if known == "valid":
         return 0, 0
-    if padding != "same":
-        raise item.error(f"has the padding {padding!r}; known are 'same' and 'valid'")
+    if known != "same":
+        raise item.error(f"has the padding {_brief(padding)}; known are 'same' and 'valid'")
     if extent % 2:
         return extent // 2, extent // 2
     size = item.given[axis]

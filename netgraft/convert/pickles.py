@@ -17,13 +17,16 @@ import numpy as np
 from netgraft.errors import SourceError
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Record:
     """An instance: the full name of its class, what it was made from, and its attributes."""
 
     kind: str
     arguments: tuple[Any, ...]
     state: Any = None
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}>"  # what it holds may be nested without end
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,9 +107,8 @@ class Graft:
                 if found is None:
                     continue
                 segment, replacement = found
-                edit = Edit(
-                    site.region, replacement, {}, f"{self.name}.{segment.digest[:8]} of {segment.provenance[0]}"
-                )
+                whose = segment.provenance[0] if segment.provenance else "unknown origin"
+                edit = Edit(site.region, replacement, {}, f"{self.name}.{segment.digest[:8]} of {whose}")
                 child = apply(graph, edit)
                 name = int(child.digest, 16)
                 if name not in seen:
