@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from netgraft.convert.to_torch import to_module
 from netgraft.fit import NoFit, fit
-from netgraft.ir import Batch, Graph, Region, Signature, TensorType, parse
+from netgraft.ir import Batch, Builder, Graph, Region, Signature, TensorType, parse
 from netgraft.ir.text import parse_type
 
 
@@ -576,3 +576,17 @@ def test_fits_run_forward_and_backward_in_torch(text: str, inputs: str, outputs:
     assert tuple(out.shape) == graph.signature.outputs[0].concrete(2)
     out.sum().backward()
     assert all(parameter.grad is not None for parameter in [*images, *module.parameters()])
+
+
+def test_an_odd_kernel_in_place_of_an_even_one_is_no_smaller_than_the_stride() -> None:
+    b = Builder()
+    x = b.input("x", TensorType((Batch(), 3, 32, 32)))
+    patches = b.build(b.add("conv2d", x, out_channels=8, kernel=(4, 4), stride=(4, 4)))
+    wanted = Signature((TensorType((Batch(), 3, 1, 8)),), (TensorType((Batch(), 8, 1, 2)),))
+    fitted = fit(patches, wanted)
+    if isinstance(fitted, Graph):
+        attrs = fitted.nodes[0].attrs
+        assert all(s <= k for s, k in zip(attrs["stride"], attrs["kernel"], strict=True)), attrs
+    halved = Signature(wanted.inputs, (TensorType((Batch(), 8, 1, 4)),))
+    made = fit(patches, halved)
+    assert isinstance(made, Graph) and made.nodes[0].attrs["stride"][1] == 2

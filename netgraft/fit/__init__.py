@@ -34,8 +34,8 @@ def fit(segment: Graph, signature: Signature, *, multiple: int = 1) -> Graph | N
     (multiples of ``multiple`` where the surroundings leave it open), as near as possible to the segment's own, scaled
     by how much wider the new inputs and outputs are; and, as few as possible, the strides (1, 2 or 4, never above the
     kernel unless they were) and paddings of convolutions and poolings and the factors of interpolations and pixel
-    shuffles. Everything else follows or stays. The answers last given are kept: asked again, the same object comes
-    back.
+    shuffles. Everything else follows or stays, but where only an odd kernel gives the size, an even one becomes the odd
+    one below (3 at least). The answers last given are kept: asked again, the same object comes back.
     """
     return _fitted(segment, signature, multiple)
 

@@ -137,7 +137,8 @@ def _strided(attrs: Attrs, oblong: bool) -> Iterator[tuple[float, Attrs]]:
         price = max(abs(log2(new / old)) for new, old in zip(stride, own, strict=True))
         for extra, changes in paddings:
             changed = {**attrs, "stride": stride, **changes}
-            if changed != attrs:
+            exceeds = any(s > now and s <= k for s, now, k in zip(stride, changed["kernel"], kernel, strict=True))
+            if changed != attrs and not exceeds:
                 yield max(LEAST, price + extra), changed
 
 
