@@ -231,7 +231,7 @@ def test_workers_have_the_threads_they_are_given(monkeypatch: pytest.MonkeyPatch
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from netgraft.engine import Processes
 
 def work(seconds):
@@ -239,6 +239,7 @@ def work(seconds):
     time.sleep(seconds)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     {body}
 """
 
@@ -273,7 +274,7 @@ def test_ctrl_c_ends_the_workers_without_a_traceback_of_theirs(tmp_path: Path) -
     script = start(tmp_path, body)
     workers = worker_pids(script, 2)
     os.killpg(script.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    _, errors = script.communicate(timeout=120)
+    _, errors = script.communicate(timeout=60)
     assert errors == "interrupted\n"
     assert not any(map(alive, workers))
 
@@ -281,7 +282,7 @@ def test_ctrl_c_ends_the_workers_without_a_traceback_of_theirs(tmp_path: Path) -
 def test_an_engine_that_nobody_closed_does_not_keep_the_program_from_ending(tmp_path: Path) -> None:
     script = start(tmp_path, "engine = Processes(1); list(engine.map(work, [0]))")
     (worker,) = worker_pids(script, 1)
-    assert script.communicate(timeout=120) == ("", "")
+    assert script.communicate(timeout=60) == ("", "")
     assert not alive(worker)
 
 
@@ -290,7 +291,7 @@ def test_workers_end_with_a_caller_that_is_killed(tmp_path: Path) -> None:
     (worker,) = worker_pids(script, 1)
     script.kill()
     try:
-        script.communicate(timeout=120)  # returns when nobody holds the other end of the pipe any more
+        script.communicate(timeout=60)  # returns when nobody holds the other end of the pipe any more
     except subprocess.TimeoutExpired:
         os.kill(worker, signal.SIGKILL)
         raise
