@@ -21,6 +21,7 @@ from netgraft.ir import Batch, Builder, DType, Graph, Signature, TensorType, Val
 from netgraft.mutations.graft import Graft
 from netgraft.segments import Bank, Line, Segment, Vocabulary, default, head, load, merge, mine, save
 from netgraft.segments.bpe import LONGEST
+from netgraft.spaces.families import FAMILIES
 
 MODELS = [(name, golden(name)) for name in GOLDEN_NAMES]
 VOCABULARY = Vocabulary.learn([Line.of(graph) for _, graph in MODELS] * 2, 400)
@@ -368,15 +369,28 @@ def test_constants_and_shared_weights_stay_where_they_are() -> None:
     assert {tuple(node.op for node in s.graph) for s in bank} == {("conv2d", "relu"), ("conv2d", "relu", "add")}
 
 
+def test_how_fast_statistics_move_is_no_part_of_a_segment() -> None:
+    def network(momentum: float) -> Graph:
+        b = Builder()
+        x = b.add("conv2d", b.input("x", IMAGE), out_channels=8, kernel=(3, 3))
+        x = b.add("relu", b.add("batch_norm", x, momentum=momentum))
+        return b.build(b.add("linear", x, out_features=3))
+
+    vocabulary = Vocabulary.learn([Line.of(network(0.1))] * 2, 100)
+    bank = mine([(str(momentum), network(momentum)) for momentum in (0.003, 0.01, 0.1)], vocabulary)
+    assert {s.provenance for s in bank} == {("0.003", "0.01", "0.1")}
+    assert {n.attrs["momentum"] for s in bank for n in s.graph if n.op == "batch_norm"} == {0.1}
+
+
 @pytest.fixture(scope="module")
 def packaged() -> Bank:
     return default()
 
 
-def test_the_packaged_bank_covers_the_zoo(packaged: Bank) -> None:
-    networks = {name for segment in packaged for name in segment.provenance}
-    assert networks <= set(zoo.names())
-    assert len(packaged) > 500
+def test_the_packaged_bank_covers_the_zoo_and_the_families(packaged: Bank) -> None:
+    networks = {name for names in packaged.columns.provenances for name in names}
+    assert networks - FAMILIES.keys() == set(zoo.names())
+    assert networks & FAMILIES.keys() == {"nasbench101", "nasbench201", "hiaml", "two_path", "inception"}
 
 
 def test_packaged_segments_are_what_the_bank_promises(packaged: Bank) -> None:
