@@ -193,6 +193,8 @@ def merge(
 ) -> None:
     """Put several banks into one: the same segment once, with all its places and origins."""
     banks = [load(file) for file in files]
+    for bank in banks:
+        bank.check()  # a damaged copy of a segment must not stand for a sound one
     merged = merge_banks(banks)
     save(merged, out)
     console.print(

@@ -152,7 +152,11 @@ def optimize(
     parse_goals(goals)  # before anything is loaded
     parse_budget(budget)
     allowed = frozenset(op.strip() for op in ops.split(",")) if ops is not None else None
-    mutation = default_mutations(segments.load(bank) if bank else None, allowed)
+    stock = None
+    if bank:
+        stock = segments.load(bank)
+        stock.check()  # better now than in the middle of a search
+    mutation = default_mutations(stock, allowed)
     model = load(source, input_shape)
     task = load_data(data, model, subset=subset, normalize=normalize)
     if pretrain is None:

@@ -345,6 +345,8 @@ def test_a_damaged_graph_is_named_when_it_is_used(file: Path) -> None:
     assert bank[0].graph
     with pytest.raises(GraphError, match=r"my\.bank, segment 2: line 2: .*nonsense"):
         _ = bank[1].graph
+    with pytest.raises(GraphError, match=r"my\.bank, segment 2"):
+        bank.check()
 
 
 def test_a_graph_other_than_promised_is_refused(file: Path) -> None:

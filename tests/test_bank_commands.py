@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def test_mine_show_and_merge(tmp_path: Path) -> None:
     code, output = netgraft("merge", one, two, "--out", both)
     assert code == 0, output
     assert {s.digest for s in load(both)} == {s.digest for path in (one, two) for s in load(path)}
+
+
+def test_a_damaged_segment_is_named_before_anything_is_done_with_it(tmp_path: Path) -> None:
+    sound, damaged = tmp_path / "sound.bank", tmp_path / "damaged.bank"
+    assert netgraft("mine", SMALL, "--out", sound, "--cuts", 1)[0] == 0
+    damaged.write_bytes(gzip.compress(gzip.decompress(sound.read_bytes()).replace(b"relu(", b"elur(")))
+    code, output = netgraft("merge", damaged, sound, "--out", tmp_path / "both.bank")
+    assert code == 2, output
+    assert "damaged.bank, segment" in output and "elur" in output
+    assert not (tmp_path / "both.bank").exists()
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
