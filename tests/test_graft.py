@@ -11,7 +11,7 @@ from contracts import GOLDEN_NAMES, check_mutation, child_of, golden, outputs, r
 
 from netgraft.errors import OptionError
 from netgraft.ir import Batch, Builder, Edit, Fresh, Graph, Keep, Region, TensorType, apply, inherit, parse
-from netgraft.mutations.graft import NORMALISATIONS, Graft, with_weights
+from netgraft.mutations.graft import NORMALISATIONS, Graft, delicate, with_weights
 from netgraft.mutations.transplant import transplant
 from netgraft.segments import Bank, Line, Segment, Vocabulary, head, mine
 
@@ -55,6 +55,22 @@ def test_heads_and_constants_are_left_alone(bank: Bank, name: str) -> None:
     apart = head(graph) | {node.id for node in graph if node.op == "constant"}
     for edit in islice(Graft(bank).edits(graph, {}, np.random.default_rng(0)), 40):
         assert not edit.region.nodes & apart
+
+
+def test_what_a_root_hangs_on_stays_whole(bank: Bank) -> None:
+    b = Builder()
+    x = b.add("conv2d", b.input("x", IMAGE), id="conv", out_channels=8, kernel=(3, 3), padding=(1, 1))
+    squares = b.add("pow", x, id="squares", exponent=2.0)
+    variance = b.add("mean", squares, id="variance", dims=(2, 3), keepdim=True)
+    deviation = b.add("sqrt", b.add("add_scalar", variance, id="eps", value=1e-5), id="deviation")
+    scaled = b.add("mul", x, deviation, id="scaled")
+    end = b.add("conv2d", b.add("relu", scaled), id="end", out_channels=8, kernel=(1, 1))
+    graph = b.build(b.add("conv2d", end, id="last", out_channels=8, kernel=(1, 1)))
+    chain = {"squares", "variance", "eps", "deviation"}
+    assert delicate(graph) == (frozenset(chain),)
+    edits = list(islice(Graft(bank).edits(graph, {}, np.random.default_rng(0)), 60))
+    assert len(edits) > 10
+    assert all(edit.region.nodes >= chain or edit.region.nodes.isdisjoint(chain) for edit in edits)
 
 
 def test_most_weights_are_inherited(bank: Bank) -> None:

@@ -85,6 +85,7 @@ class Graft:
         What is kept meanwhile is a number for each child (they must not come twice), and which segments fit where.
         """
         apart = head(graph) | {node.id for node in graph if node.op in ("frozen", "constant")}
+        whole = delicate(graph)
         bank = self._bank_for(graph)
         encoded = self.bank.vocabulary.encode(graph)
         order = int(rng.integers(2**32))
@@ -93,7 +94,12 @@ class Graft:
         seen = {int(graph.digest, 16)}
         misses = 0
         while misses < _PATIENCE:
-            regions = [r for r in encoded.cut(rng, self.sparsity) if r.nodes.isdisjoint(apart)]
+            regions = [
+                region
+                for region in encoded.cut(rng, self.sparsity)
+                if region.nodes.isdisjoint(apart)
+                and all(chain <= region.nodes or chain.isdisjoint(region.nodes) for chain in whole)
+            ]
             misses += not regions
             for i in rng.permutation(len(regions)).tolist():
                 site = sites.get(regions[i])
@@ -127,6 +133,33 @@ class Graft:
     @cached_property
     def _bank_without_normalisations(self) -> Bank:
         return self.bank.only(OPS.keys() - NORMALISATIONS)
+
+
+_NEVER_NEGATIVE = frozenset(["relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "softplus", "exp", "sqrt"])
+_WITH_SIGN = frozenset(["conv2d", "conv_transpose2d", "linear", "batch_norm", "group_norm", "layer_norm"])
+
+
+def delicate(graph: Graph) -> tuple[frozenset[str], ...]:
+    """For each operation that is not defined everywhere (a root, a fractional or negative power, a division), it and
+    the nodes before it that see to it that it is, back to a layer or to what is never negative: a standard deviation,
+    say. Each of these stays whole or goes whole.
+    """
+    chains: list[frozenset[str]] = []
+    for node in graph:
+        exponent = node.attrs.get("exponent", 1)
+        if not (node.op in ("sqrt", "div") or exponent < 0 or exponent % 1):
+            continue
+        chain = {node.id}
+        stack = [node.inputs[-1].node]
+        while stack:
+            id = stack.pop()
+            if id in chain or id not in graph or graph[id].op in _WITH_SIGN:
+                continue
+            chain.add(id)
+            if not (graph[id].op in _NEVER_NEGATIVE or graph[id].attrs.get("exponent", 1) % 2 == 0):
+                stack.extend(value.node for value in graph[id].inputs)
+        chains.append(frozenset(chain))
+    return tuple(chains)
 
 
 def with_weights(graph: Graph, edit: Edit, weights: Weights) -> Edit:
