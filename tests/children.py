@@ -10,7 +10,7 @@ import numpy as np
 
 from netgraft.fit import NoFit, fit
 from netgraft.ir import Edit, Graph, Model, Region
-from netgraft.mutations.graft import Graft, with_weights
+from netgraft.mutations.graft import Graft, delicate, with_weights
 from netgraft.mutations.mutation import Mutation
 from netgraft.mutations.narrow import Narrow, convex_hull
 from netgraft.mutations.swap import Swap
@@ -56,16 +56,24 @@ def draws(
 
 
 def random_region(graph: Graph, rng: np.random.Generator, longest: int = LONGEST) -> Region:
-    """A convex, connected region of at most ``longest`` nodes, or a single node where its hull came out longer."""
-    start = graph.nodes[int(rng.integers(len(graph)))].id
-    nodes, size = {start}, int(rng.integers(1, longest + 1))
-    while len(nodes) < size:
-        beside = sorted(_neighbours(graph, nodes))
-        if not beside:
-            break
-        nodes.add(beside[int(rng.integers(len(beside)))])
-    hull = convex_hull(graph, nodes)
-    return hull if len(hull.nodes) <= longest else Region.of([start])
+    """A convex, connected region of at most ``longest`` nodes, or a single node where its hull came out longer.
+
+    Like a graft it leaves whole what a root or a division hangs on (:func:`~netgraft.mutations.graft.delicate`): a root
+    of anything else is no number, which the best checked replacement cannot help.
+    """
+    chains = delicate(graph)
+    while True:
+        start = graph.nodes[int(rng.integers(len(graph)))].id
+        nodes, size = {start}, int(rng.integers(1, longest + 1))
+        while len(nodes) < size:
+            beside = sorted(_neighbours(graph, nodes))
+            if not beside:
+                break
+            nodes.add(beside[int(rng.integers(len(beside)))])
+        hull = convex_hull(graph, nodes)
+        region = hull if len(hull.nodes) <= longest else Region.of([start])
+        if all(chain <= region.nodes or chain.isdisjoint(region.nodes) for chain in chains):
+            return region
 
 
 def _neighbours(graph: Graph, nodes: set[str]) -> set[str]:

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import validity
-from children import WAYS, draws
+from children import WAYS, draws, random_region
 from contracts import GOLDEN_NAMES, golden, sane_model
 from validity import KINDS, Failure, check_edit, check_onnx, check_run, check_text, is_affordable, side_by_side
 
@@ -57,6 +57,15 @@ def test_a_sample_of_them_computes_the_same_in_onnxruntime() -> None:
     wholes = [apply(parent(name).graph, edits[0]) for name, edits in zip(GOLDEN_NAMES, some, strict=True)]
     assert len(graphs) > 16
     assert check_onnx(side_by_side([*graphs[::4], *wholes[:2]])) == []
+
+
+def test_random_regions_leave_standard_deviations_whole() -> None:
+    graph = layers(
+        "  d = pow(c) {exponent=2}\n  e = mean(d) {dims=(2, 3), keepdim=True}\n  f = sqrt(e)\n  g = add(c, f)\n", "g"
+    )
+    rng = np.random.default_rng(0)
+    found = {len(random_region(graph, rng).nodes & {"d", "e", "f"}) for _ in range(100)}
+    assert found == {0, 3}
 
 
 # A child with one thing wrong is told from a sound one, for every kind of thing.

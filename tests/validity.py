@@ -190,6 +190,7 @@ def _shapes(graph: Graph, values: Sequence[Value], tensors: Sequence[Tensor], ba
             yield Failure("shapes", f"{value} is declared {type_} and is {real} at batch {batch}")
         if tensor.is_floating_point() and not tensor.is_meta and not tensor.isfinite().all():
             yield Failure("shapes", f"{value} is not finite at batch {batch}")
+            break  # nor is what follows from it
 
 
 def _gradients(module: torch.nn.Module, outputs: Sequence[Tensor], seed: int) -> Iterator[Failure]:
