@@ -8,8 +8,9 @@ Four questions; each returns what it found wrong, and an exception on the way is
 - :func:`check_onnx`: does onnxruntime compute what torch computes?
 
 A child is its parent but for the replacement, so a sound parent (:func:`check_run`, once), a sound edit and a sound
-replacement (:func:`check_run` of it alone, on random inputs of its declared types) make a sound child. That is much
-cheaper than running whole children, and is itself checked by running some of them.
+replacement (:func:`check_run` of it alone, on random inputs of its declared types) make a child of sound shapes, counts
+and gradient paths. That is much cheaper than running whole children. It proves nothing of numbers (a root of what was
+never negative before, say), for which some children are run as a whole.
 """
 
 from __future__ import annotations
