@@ -211,6 +211,19 @@ def test_a_region_can_give_way_to_nothing() -> None:
     assert child.outputs == (Value("b"),)
 
 
+def test_a_new_weight_does_not_lie_below_a_tensor() -> None:
+    b = Builder()
+    token = b.add("constant", id="stored", type=TensorType((1, 4, 6, 6)), weights={"value": "token"})
+    graph = b.build(b.add("relu", b.add("add", b.input("x", IMAGE), token), id="act"))
+    b = Builder()
+    replacement = b.build(b.add("prelu", b.input("in0", IMAGE), id="token"))
+    edit = Edit(Region.of(["act"]), replacement, {"token.weight": Fresh("zeros")})
+    child = child_of(sane_model(graph), edit)
+    assert set(child.weights) == {"token", "token_2.weight"}
+    assert child.weights["token_2.weight"] == 0
+    assert outputs(child, random_inputs(graph))[0].shape == (2, 4, 6, 6)
+
+
 def test_a_shared_weight_stays_shared_when_it_is_kept() -> None:
     b = Builder()
     y = b.add("conv2d", b.input("x", IMAGE), id="a", **CONV)

@@ -244,6 +244,14 @@ def _named(
     def is_outer(id: str) -> bool:
         return id in graph.returns and id not in region.nodes
 
+    def is_outer_key(key: str) -> bool:
+        return bool(region.others(graph, key))
+
+    def is_tensor(path: str) -> bool:
+        # Keys are paths in a module, where what is called ``token`` can be a tensor or hold ``token.value``, not both.
+        parts = path.split(".")
+        return any(is_outer_key(".".join(parts[:end])) for end in range(1, len(parts) + 1))
+
     values = {Value(given.id): outer for given, outer in zip(new.inputs, entering, strict=True)}
     fresh = Fresh()
     carry: dict[str, Carry] = {}
@@ -259,8 +267,9 @@ def _named(
                 continue
             source = edit.carry.get(key, fresh)
             keys[key] = key
-            if region.others(graph, key) and source != Keep(key):
-                keys[key] = _unused(f"{id}.{role}", lambda name: name in wanted or bool(region.others(graph, name)))
+            if source != Keep(key) and (is_outer_key(key) or is_tensor(key.rpartition(".")[0])):
+                path = _unused(id, is_tensor)
+                keys[key] = _unused(f"{path}.{role}", lambda name: name in wanted or is_outer_key(name))
                 wanted.add(keys[key])
             carry[keys[key]] = source
         weights = {role: keys[key] for role, key in node.weights.items()}
