@@ -6,17 +6,61 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from networks import IMAGE, everything, randomised, residual, tokens
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from networks import CASES, IMAGE, everything, randomised, residual, tokens
+from test_ir_ops import EXAMPLES, one_op, pairs
 
 from netgraft.convert.onnx import OPSET, example_inputs, to_onnx, verify
 from netgraft.convert.to_torch import to_module
-from netgraft.errors import ConversionError
-from netgraft.ir import Batch, Builder, Graph, Model, TensorType
+from netgraft.errors import ConversionError, ShapeError
+from netgraft.ir import OPS, Batch, Builder, Graph, Model, TensorType
 
 
 def test_every_op_computes_the_same_in_onnxruntime() -> None:
     model = randomised(everything())
     assert verify(to_onnx(model), model) < 1e-4
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op != "sqrt"])  # of no negative number
+def test_every_example_of_an_op_computes_the_same(op: str) -> None:
+    shapes, attrs = EXAMPLES[op]
+    model = randomised(one_op(op, *shapes, **attrs))
+    assert verify(to_onnx(model), model) < 1e-5
+
+
+def test_every_op_is_written_as_a_case() -> None:
+    assert {case.op for case in CASES.values()} == OPS.keys()
+
+
+@settings(max_examples=40)
+@given(
+    op=st.sampled_from(["max_pool2d", "avg_pool2d"]),
+    size=pairs(3, 9),
+    kernel=pairs(1, 4),
+    stride=pairs(1, 4),
+    padding=pairs(0, 2),
+    ceil_mode=st.booleans(),
+    include=st.booleans(),
+)
+def test_pools_of_any_window(op: str, include: bool, size: tuple[int, int], **windows: object) -> None:
+    attrs = windows | ({"count_include_pad": include} if op == "avg_pool2d" else {})
+    try:
+        model = Model(one_op(op, (Batch(), 2, *size), **attrs), {})
+    except ShapeError:
+        assume(False)
+    assert verify(to_onnx(model), model) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
+@pytest.mark.parametrize("by", [{"size": (5, 11)}, {"size": (1, 1)}, {"size": (18, 14)}, {"scale": (0.4, 2.3)}])
+def test_resizing(mode: str, by: dict[str, object]) -> None:
+    corners = [None] if mode.startswith("nearest") else [False, True]
+    for align_corners in corners:
+        for antialias in [False, True] if align_corners is False else [False]:
+            attrs = by | {"mode": mode, "align_corners": align_corners, "antialias": antialias}
+            model = Model(one_op("interpolate", (Batch(), 3, 9, 7), **attrs), {})
+            assert verify(to_onnx(model), model) < 1e-5
 
 
 @pytest.fixture(scope="module")
