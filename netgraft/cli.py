@@ -7,6 +7,8 @@ import shlex
 import sys
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from shutil import which
@@ -14,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from netgraft import bank_commands, segments, sources, tasks, zoo
 from netgraft import console as screen
@@ -27,6 +30,7 @@ from netgraft.data import task as load_data
 from netgraft.engine import Engine, Inline, engine_from
 from netgraft.errors import NetgraftError, OptionError, SourceError
 from netgraft.export import RECORD
+from netgraft.export import export as write
 from netgraft.front import Front
 from netgraft.ir import Model
 from netgraft.ir.text import render_node
@@ -68,9 +72,9 @@ app.add_typer(bank_commands.commands, name="bank")
 
 # Paragraphs for the end of a command's help.
 SOURCES_HELP = (
-    "[bold]SOURCE[/] is a saved torch.export program (FILE.pt2), a module or a function that returns one "
-    "(FILE.py:NAME), a graph of AutoGO's (FILE.pkl), a network of the zoo, with options as in "
-    "'zoo:resnet20?classes=100&input=3x32x32', or a member of a family, as in 'family:hiaml?seed=3'. "
+    "[bold]SOURCE[/] is an ONNX file of any exporter (FILE.onnx), a saved torch.export program (FILE.pt2), a module or "
+    "a function that returns one (FILE.py:NAME), a graph of AutoGO's (FILE.pkl), a network of the zoo, with options as "
+    "in 'zoo:resnet20?classes=100&input=3x32x32', or a member of a family, as in 'family:hiaml?seed=3'. "
     f"The zoo has {', '.join(zoo.names())}. The families are {', '.join(FAMILIES)}."
 )
 DATA_HELP = (
@@ -263,20 +267,24 @@ def measure(
 
 @app.command()
 def export(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    source: Annotated[str, typer.Argument(metavar="RUN|SOURCE", help="the folder of a run, or a network")],
     to: Annotated[Path, typer.Option(help="folder to write to", show_default=False)],
     pick: Annotated[
-        str, typer.Option(help="knee, best, fastest (where one is faster), or the beginning of a digest")
+        str, typer.Option(help="of a run: knee, best, fastest (where one is faster), or the beginning of a digest")
     ] = "knee",
+    input_shape: InputShape = None,
 ) -> None:
-    """Write one network of a run: model.py, weights.safetensors, model.onnx, and netgraft.json that describes them.
+    """Write a network, or one of a run: model.py, weights.safetensors, model.onnx, and netgraft.json about them.
 
     What an earlier export wrote into the folder is replaced, and said to be; files that are not netgraft's, or that
     were changed since, are never overwritten.
     """
-    chosen = Front(Study.read(run_folder))[pick]
+    is_network = not Path(source).is_dir() and (":" in source or Path(source).suffix in sources.SUFFIXES)
     replaced = (to / RECORD).exists()
-    for path in chosen.export(to):
+    model = load(source, input_shape) if is_network else None
+    with _notices():
+        written = write(model, to) if model else Front(Study.read(Path(source)))[pick].export(to)
+    for path in written:
         console.print(str(path), soft_wrap=True)
     if replaced:
         console.print(f"[dim]replaced what was exported to {to} before[/]", soft_wrap=True)
@@ -320,7 +328,19 @@ def _onnx(source: str, input_shape: str | None) -> Onnx:
 
 def load(source: str, input_shape: str | None) -> Model:
     """The network that SOURCE names."""
-    return sources.load(source, input_shape=_shape(input_shape) if input_shape else None)
+    with _notices() if source.endswith(".onnx") else nullcontext():
+        return sources.load(source, input_shape=_shape(input_shape) if input_shape else None)
+
+
+@contextmanager
+def _notices() -> Iterator[None]:
+    """Shows the warnings that are meant for the user."""
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in given:
+        errors.print(f"[yellow]note:[/] {escape(str(warning.message))}", soft_wrap=True)
 
 
 def _shape(text: str) -> tuple[int, ...]:

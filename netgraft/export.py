@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -15,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from netgraft.convert.onnx import example_inputs, to_onnx, verify
+from netgraft.convert.onnx import example_inputs, is_runnable, to_onnx, verify
+from netgraft.convert.onnx_foreign import is_foreign
 from netgraft.convert.source import emit
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError, OptionError
@@ -34,6 +36,8 @@ def export(
 
     The files are loaded again and compared with :func:`~netgraft.convert.to_torch.to_module` first: ``model.py`` with
     ``weights.safetensors`` loaded strictly (within 1e-5) and ``model.onnx`` in onnxruntime (within 1e-4).
+    A network that holds operations of ONNX's that torch does not have is written as ``model.onnx`` only, and a
+    UserWarning and the notes say so; where not even onnxruntime has them, nothing can be compared.
     ``netgraft.json`` says what the network is, beside ``original`` if that is given, with ``notes`` (what inputs it
     expects, say), and which files are netgraft's:
     OptionError rather than overwrite a file that it did not write, or that was changed since. ConversionError where the
@@ -42,26 +46,37 @@ def export(
     folder = Path(directory)
     _refuse_foreign_files(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    foreign = [node for node in model.graph if node.op == "frozen" and is_foreign(node.attrs)]
+    files = ("model.onnx",) if foreign else FILES
+    if foreign:
+        why = f"no model.py: {foreign[0].id} is {foreign[0].attrs['target']}, which torch does not have"
+        warnings.warn(f"{model.name} is written as model.onnx only; {why}", UserWarning, stacklevel=2)
+        notes = (*notes, why)
     with tempfile.TemporaryDirectory(prefix=".netgraft-", dir=folder) as name:
         draft = Path(name)
-        (draft / "model.py").write_text(emit(model.graph, class_name=CLASS_NAME), encoding="utf-8")
-        state = {key: tensor.contiguous() for key, tensor in to_module(model).state_dict().items()}
-        save_file(state, draft / "weights.safetensors")
-        (draft / "weights.safetensors").chmod(0o666 & ~_umask())  # safetensors lets nobody else read it
+        off: dict[str, float | None] = {}
+        if not foreign:
+            (draft / "model.py").write_text(emit(model.graph, class_name=CLASS_NAME), encoding="utf-8")
+            state = {key: tensor.contiguous() for key, tensor in to_module(model).state_dict().items()}
+            save_file(state, draft / "weights.safetensors")
+            (draft / "weights.safetensors").chmod(0o666 & ~_umask())  # safetensors lets nobody else read it
+            off["model.py"] = _verify_source(draft, model)
         data = to_onnx(model, draft / "model.onnx")
-        off = _verify_source(draft, model)
+        off["model.onnx"] = verify(data, model) if not foreign or is_runnable(model) else None
         record = {
             "name": model.name,
             **_facts(model.graph),
             "original": _facts(original.graph) if original else None,
-            "greatest_difference": {"model.py": off, "model.onnx": verify(data, model)},
+            "greatest_difference": off,
             "notes": list(notes),
-            "files": {file: _digest(draft / file) for file in FILES},
+            "files": {file: _digest(draft / file) for file in files},
         }
         (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        for file in (*FILES, RECORD):
+        for file in (*files, RECORD):
             os.replace(draft / file, folder / file)
-    return [folder / file for file in (*FILES, RECORD)]
+    for file in set(FILES) - set(files):
+        (folder / file).unlink(missing_ok=True)  # of an earlier export
+    return [folder / file for file in (*files, RECORD)]
 
 
 def _facts(graph: Graph) -> dict[str, Any]:

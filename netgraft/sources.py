@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 
 from netgraft import zoo
 from netgraft.convert.autogo import autogo_entries, load_autogo
+from netgraft.convert.from_onnx import load_onnx
 from netgraft.convert.from_torch import from_exported, from_module, reason
 from netgraft.convert.pt2 import load_pt2
 from netgraft.errors import SourceError
@@ -31,8 +32,11 @@ Source = str | Path | nn.Module | ExportedProgram
 Shape = tuple[int, ...]
 Inputs = Tensor | tuple[Tensor, ...]
 
-FORMS = "zoo:NAME, family:NAME, FILE.py:NAME, FILE.pt2 or FILE.pkl (AutoGO's)"
+FORMS = "zoo:NAME, family:NAME, FILE.py:NAME, FILE.pt2, FILE.onnx or FILE.pkl (AutoGO's)"
 """How a source is spelled."""
+
+SUFFIXES = (".onnx", ".pt2", ".pkl")
+"""Of files that are networks by themselves."""
 
 _SEED = 0
 
@@ -50,6 +54,10 @@ def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: S
         A graph of AutoGO's, with new weights. Nothing in the file is unpickled.
     ``FILE.pt2``
         A program that ``torch.export.save`` wrote. Nothing in it is run or unpickled.
+    ``FILE.onnx``
+        A network of any exporter, of opset 13 or later (7 to 12 are converted), with its external data. Sizes other
+        than the batch that the file leaves open are those of the example inputs. What neither netgraft nor torch has
+        an operation for is kept, and written back by ``export``.
     ``FILE.py:NAME``
         The file is run, and NAME in it must be a module, or a function or class that gives one without arguments.
     a module, or an exported program
@@ -77,6 +85,9 @@ def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: S
     if text.endswith(".pkl"):
         name, graph = load_autogo(Path(text))
         return untrained(graph, name, _SEED)
+    if text.endswith(".onnx"):
+        given = (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs
+        return load_onnx(Path(text), None if given is None else [tuple(x.shape) for x in given])
     if text.endswith(".pt2"):
         return from_exported(load_pt2(Path(text)), name=Path(text).stem)
     file, _, name = text.rpartition(":")
@@ -90,7 +101,8 @@ def graphs(source: Source) -> Iterator[tuple[str, Graph]]:
 
     Whatever :func:`load` takes gives one. Beyond that, ``family:NAME?count=5000&seed=0`` draws several members and
     ``family:nasbench201?count=all`` lists a family; ``zoo:*`` is the zoo; a folder, or a pattern such as
-    ``graphs/*.pkl``, stands for its .pkl and .pt2 files; and a collection of GENNAPE's (.pkl or .json) for its graphs.
+    ``graphs/*.pkl``, stands for its .pkl, .pt2 and .onnx files; and a collection of GENNAPE's (.pkl or .json) for its
+    graphs.
     """
     text = str(source)
     if not isinstance(source, str | Path):
@@ -116,13 +128,13 @@ def _files(text: str) -> list[str] | None:
     if text.startswith("zoo:"):
         return None
     if Path(text).is_dir():
-        found = [str(Path(text, name)) for name in sorted(os.listdir(text)) if name.endswith((".pkl", ".pt2"))]
+        found = [str(Path(text, name)) for name in sorted(os.listdir(text)) if name.endswith(SUFFIXES)]
     elif glob.has_magic(text):
         found = sorted(glob.glob(text))
     else:
         return None
     if not found:
-        raise SourceError(f"{text} holds no file of a graph; .pkl and .pt2 files are read")
+        raise SourceError(f"{text} holds no file of a graph; .pkl, .pt2 and .onnx files are read")
     return found
 
 
@@ -136,8 +148,6 @@ def parse_shape(text: str) -> Shape:
 def _hint(text: str) -> str:
     if text.endswith((".pt", ".pth", ".bin", ".ckpt", ".safetensors")):
         return ". A file of weights does not say what computes with them: build and load the network in a FILE.py"
-    if text.endswith(".onnx"):
-        return ". ONNX files are written, not read: start from the PyTorch network"
     if text in zoo.names():
         return f"; did you mean zoo:{text}?"
     if text in families.FAMILIES:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
+from netgraft.convert import onnx_foreign
 from netgraft.convert.lowering import function
 from netgraft.convert.program import DecompositionNeededError, Reader
 from netgraft.convert.quiet import quiet
@@ -240,6 +241,11 @@ def _general_attrs(node: Node, graph: Graph, read: list[TensorType], size: int) 
     attrs = dict(node.attrs)
     if node.op in ("reshape", "expand"):
         attrs["shape"] = _general_shape(node, read[0].shape, attrs["shape"], size)
+    elif node.op == "frozen" and onnx_foreign.is_foreign(attrs):
+        types = onnx_foreign.infer(onnx_foreign.frozen(attrs), read, lambda size: {})
+        if types is None:
+            raise GraphError(f"{node.id} ({attrs['target']}) may depend on the batch size")
+        attrs["types"] = types
     elif node.op == "frozen":
         operation: Any = function(f"torch.ops.{attrs['target']}")
         leading = {graph.types[value].shape[0] for value, type_ in zip(node.inputs, read, strict=True) if type_.shape}

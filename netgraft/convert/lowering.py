@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from netgraft.convert import onnx_foreign
 from netgraft.convert.frozen import DTYPES, constant
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, DType, Graph, Node, TensorType
@@ -76,7 +77,14 @@ class Constant:
     name: str
 
 
-Expression = Operand | Weight | BatchSize | Training | Device | Constant | Call
+@dataclass(frozen=True, slots=True)
+class Data:
+    """An argument as it is, in which nothing stands for anything."""
+
+    value: Any
+
+
+Expression = Operand | Weight | BatchSize | Training | Device | Constant | Data | Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,9 @@ def batch_norm(
 HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm}
 """Functions that torch does not have; they use ``torch``, ``Tensor`` and ``F`` only, so that they can be printed."""
 
+FOREIGN: Final = "onnx"
+"""The target of a call that runs an operation of ONNX's: see :mod:`netgraft.convert.onnx_foreign`."""
+
 OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "+": operator.add,
     "-": operator.sub,
@@ -135,6 +146,8 @@ def function(target: str) -> Callable[..., Any]:
         return HELPERS[target]
     if target.startswith("torch.ops."):
         return operation(target.removeprefix("torch.ops."))
+    if target == FOREIGN:
+        return onnx_foreign.run
     root, _, name = target.rpartition(".")
     found: Callable[..., Any] = getattr({"torch": torch, "F": F, "": Tensor}[root], name)
     return found
@@ -457,11 +470,19 @@ def _interpolate(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 
 
 def _frozen(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    if onnx_foreign.is_foreign(node.attrs):
+        return _foreign(node, inputs, outputs)
     target = node.attrs["target"]
     args = tuple(_argument(value, inputs) for value in node.attrs["args"])
     call = Call(f"torch.ops.{target}", args, {name: _argument(v, inputs) for name, v in node.attrs["kwargs"]})
     returned = [str(value.type) for value in operation(target)._schema.returns]
     return call if len(outputs) > 1 or returned == ["Tensor"] else Call("[]", (call, 0))
+
+
+def _foreign(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    data = onnx_foreign.frozen(node.attrs)
+    onnx_foreign.check_runs(data, outputs, inputs, node.id)
+    return Call(FOREIGN, (Data(data), Data(outputs), node.id, *(Operand(i) for i in range(len(inputs)))))
 
 
 def _argument(value: Any, inputs: _Types) -> Any:

@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from netgraft.convert.onnx_frozen import example_inputs
+from netgraft.convert.onnx_frozen import example_inputs, opset_for
 from netgraft.convert.onnx_ops import OPSET, write
 from netgraft.convert.onnx_writer import Writer
 from netgraft.convert.to_torch import to_module
@@ -28,8 +28,9 @@ _LIMIT: Final = 2**31 - 2**20
 def to_onnx(model: Model, path: Path | None = None) -> bytes:
     """The network in eval mode as one ONNX file with its weights inside; written to ``path`` where one is given.
 
-    Inputs are called like the graph's, outputs ``output``, or ``output0``, ``output1``, ...; tensors like the weights'
-    keys, nodes like the graph's; the batch axis is called ``batch``. ConversionError, naming the node, for what ONNX
+    Inputs are called like the graph's, outputs like an identity that gives them, or else ``output`` (``output0``,
+    ``output1``, ... where there are several); tensors like the weights' keys, nodes like the graph's; the batch axis is
+    called ``batch``. ConversionError, naming the node, for what ONNX
     has no operation for, and for networks of 2 GB and more.
     """
     graph = model.graph
@@ -37,15 +38,24 @@ def to_onnx(model: Model, path: Path | None = None) -> bytes:
     try:
         for node in graph:
             write(writer, node, graph)
+        proto = writer.model(opset_for(writer.wanted, OPSET))
     except ConversionError as error:
         raise ConversionError(f"{model.name} cannot be written as ONNX: {error}") from error
-    proto = writer.model(OPSET)
     if proto.ByteSize() > _LIMIT:
         raise ConversionError(f"{model.name} cannot be written as ONNX: one file holds less than 2 GB")
     data: bytes = proto.SerializeToString()
     if path is not None:
         path.write_bytes(data)
     return data
+
+
+def is_runnable(model: Model) -> bool:
+    """Whether torch, with onnxruntime's help, can run the network: not where it holds operations of custom domains."""
+    try:
+        to_module(model)
+    except ConversionError:
+        return False
+    return True
 
 
 def verify(data: bytes, model: Model, *, batches: Sequence[int] = (1, 3), tolerance: float = TOLERANCE) -> float:

@@ -1,4 +1,4 @@
-"""Frozen PyTorch operations as ONNX: PyTorch's own exporter writes each by itself, and that is put in place."""
+"""Frozen operations as ONNX: those of PyTorch's as its own exporter writes each by itself, ONNX's own as they were."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from onnx import helper, inliner
 from torch import Tensor
 
 from netgraft.convert.lowering import TORCH_DTYPES
+from netgraft.convert.onnx_foreign import decode, frozen, inner_operations, means, operation, renamed
 from netgraft.convert.onnx_writer import Writer
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError
@@ -37,6 +38,36 @@ def example_inputs(graph: Graph, batch: int) -> tuple[Tensor, ...]:
     return tuple(inputs)
 
 
+def write_foreign(writer: Writer, node: Node, names: Sequence[str]) -> list[str]:
+    """Writes an operation of ONNX's back as it was; returns the names of its outputs. ConversionError where two nodes
+    are of different versions of one domain.
+    """
+    data = frozen(node.attrs)
+    domain, op_type, opset = operation(data[0])
+    outputs = [writer.name(f"{node.id}/{op_type}") for _ in node.attrs["types"]]
+    if domain and writer.opsets.setdefault(domain, opset) != opset:
+        raise ConversionError(
+            f"{node.id} is of version {opset} of the domain {domain}, of which others are {writer.opsets[domain]}"
+        )
+    if not domain:
+        writer.wanted.add((op_type, opset))
+    writer.nodes.append(decode(data, names, outputs))
+    writer.wanted.update((name, opset) for name in inner_operations(writer.nodes[-1]))
+    writer.nodes[-1].name = outputs[0]
+    return outputs
+
+
+def opset_for(wanted: Collection[tuple[str, int]], least: int) -> int:
+    """The opset in which the operations ``wanted`` mean what they mean in their own, ``least`` or later;
+    ConversionError if there is none.
+    """
+    found = max([least, *(opset for _, opset in wanted)])
+    for op_type, opset in sorted(wanted):
+        if means(op_type, opset) != means(op_type, found):
+            raise ConversionError(f"{op_type} of opset {opset} means something else in opset {found}")
+    return found
+
+
 def write_frozen(writer: Writer, node: Node, names: Sequence[str], inputs: tuple[TensorType, ...], opset: int) -> Any:
     """Writes an operation of PyTorch's; returns the names of its outputs. ConversionError where PyTorch cannot."""
     batch = None if any(_holds_batch(type_) for type_ in inputs) else _batch_input(writer.graph)
@@ -54,31 +85,10 @@ def write_frozen(writer: Writer, node: Node, names: Sequence[str], inputs: tuple
     for written in proto.graph.node:
         for output in written.output:
             known[output] = writer.name(f"{node.id}/{output}") if output else ""
-    writer.nodes += [renamed(written, known) for written in proto.graph.node]
+    for written in proto.graph.node:
+        writer.nodes.append(renamed(written, known))
+        writer.nodes[-1].name = next(filter(None, writer.nodes[-1].output))
     return [known[output.name] for output in proto.graph.output]
-
-
-def renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
-    """A copy of ``node`` in which ``names`` replaces the names of values, in its subgraphs too."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    _rename(copy, names)
-    copy.name = next(filter(None, copy.output), node.name)
-    copy.doc_string = ""
-    del copy.metadata_props[:]
-    return copy
-
-
-def _rename(node: onnx.NodeProto, names: Mapping[str, str]) -> None:
-    for values in (node.input, node.output):
-        for i, name in enumerate(values):
-            values[i] = names.get(name, name)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-            for inner in graph.node:
-                _rename(inner, names)
-            for output in graph.output:
-                output.name = names.get(output.name, output.name)
 
 
 def _holds_batch(type_: TensorType) -> bool:

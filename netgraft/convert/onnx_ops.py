@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from netgraft.convert.onnx_frozen import write_frozen
+from netgraft.convert.onnx_foreign import is_foreign
+from netgraft.convert.onnx_frozen import write_foreign, write_frozen
 from netgraft.convert.onnx_writer import NUMPY, ONNX_DTYPES, Writer
 from netgraft.ir import Batch, DType, Graph, Node, TensorType
 from netgraft.ir.shapes import axis, window
@@ -345,6 +346,8 @@ def _constant(w: Writer, s: Site) -> str:
 
 
 def _frozen(w: Writer, s: Site) -> list[str]:
+    if is_foreign(s.node.attrs):
+        return write_foreign(w, s.node, s.x)
     return list(write_frozen(w, s.node, s.x, s.inputs, OPSET))
 
 

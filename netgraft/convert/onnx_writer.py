@@ -43,7 +43,11 @@ ONNX_DTYPES: Final[Mapping[DType, int]] = {
 
 
 class Writer:
-    """Collects the nodes and tensors of an ONNX graph; ``values`` has the ONNX name of every value written so far."""
+    """Collects the nodes and tensors of an ONNX graph.
+
+    ``values`` has the ONNX name of every value written so far; ``opsets`` the versions of other domains, ``wanted``
+    operations of ONNX's own that are written back, with theirs.
+    """
 
     def __init__(self, model: Model) -> None:
         self.graph: Graph = model.graph
@@ -51,6 +55,7 @@ class Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.functions: dict[tuple[str, str], onnx.FunctionProto] = {}
         self.opsets: dict[str, int] = {}
+        self.wanted: set[tuple[str, int]] = set()
         self._weights = model.weights
         self._tensors: dict[str, onnx.TensorProto] = {}
         self._held: dict[tuple[str, str], str] = {}
@@ -58,10 +63,10 @@ class Writer:
         self._taken = {given.id for given in model.graph.inputs} | set(model.graph.weight_types)
         self._free = set(model.graph.weight_types) - {given.id for given in model.graph.inputs}
         self._at = ""
-        names = ["output"] if len(self.graph.outputs) == 1 else [f"output{i}" for i in range(len(self.graph.outputs))]
-        self.outputs = [self.name(name) for name in names]
+        self.outputs = [self.name(name) for name in _output_names(self.graph)]
         # Of a value that is returned twice, the first.
-        self._wanted = dict(zip(reversed(self.graph.outputs), reversed(self.outputs), strict=True))
+        sources = [_source(self.graph, value) for value in self.graph.outputs]
+        self._wanted = dict(zip(reversed(sources), reversed(self.outputs), strict=True))
 
     def begin(self, node: Node) -> None:
         """What is written from now on computes ``node``."""
@@ -183,6 +188,21 @@ class Writer:
             proto, producer_name="netgraft", ir_version=10, opset_imports=opsets, functions=functions
         )
         return model
+
+
+def _output_names(graph: Graph) -> list[str]:
+    """An output is called like the identity that gives it, which is there for that; otherwise ``output`` or, where
+    there are several, ``output0``, ``output1``, ...
+    """
+    numbered = [f"output{i}" for i in range(len(graph.outputs))] if len(graph.outputs) > 1 else ["output"]
+    named = [value.node in graph and graph[value.node].op == "identity" for value in graph.outputs]
+    return [v.node if own else name for v, own, name in zip(graph.outputs, named, numbered, strict=True)]
+
+
+def _source(graph: Graph, value: Value) -> Value:
+    while value.node in graph and graph[value.node].op == "identity":
+        value = graph[value.node].inputs[0]
+    return value
 
 
 def _tensor(array: npt.NDArray[Any], name: str) -> onnx.TensorProto:

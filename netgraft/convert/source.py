@@ -21,6 +21,7 @@ from torch import nn
 from netgraft.convert.body import Body, Statement
 from netgraft.convert.code import WIDTH, Apply, Argument, Code, Instance, Origin, Slot, Slots, fill, layout, literal
 from netgraft.convert.lowering import HELPERS, TORCH_DTYPES, Layer, dtype, layer
+from netgraft.convert.onnx_foreign import is_foreign
 from netgraft.convert.scopes import Flow, Path, Place, Scope, scopes
 from netgraft.errors import ConversionError
 from netgraft.ir import DType, Graph, Node
@@ -48,10 +49,16 @@ def emit(graph: Graph, *, class_name: str = "Network") -> str:
     """The network as the text of a Python file with a class ``class_name``.
 
     ``class_name()`` takes no arguments, its state dict has the graph's weight keys, and its forward takes the graph's
-    inputs. The same graph always gives the same text. ConversionError where a key can be no name in a module.
+    inputs. The same graph always gives the same text. ConversionError where a key can be no name in a module, and
+    for operations that torch does not have.
     """
     if not _is_plain(class_name) or class_name in _TAKEN:
         raise ConversionError(f"{class_name!r} cannot be the name of a class")
+    for node in graph:
+        if node.op == "frozen" and is_foreign(node.attrs):
+            raise ConversionError(
+                f"{node.id} is {node.attrs['target']}, an operation of ONNX's that torch does not have"
+            )
     return _Writer(graph, class_name).text()
 
 

@@ -18,6 +18,7 @@ from netgraft.convert.lowering import (
     BatchSize,
     Call,
     Constant,
+    Data,
     Device,
     Expression,
     Layer,
@@ -198,6 +199,8 @@ class Network(nn.Module):
                 return values[node.inputs[0]].device
             case Constant(kind, name):
                 return constant(kind, name)
+            case Data(value):
+                return value
             case list() | tuple():
                 return type(what)(self._evaluate(item, node, values) for item in what)
         return what
