@@ -154,6 +154,9 @@ def test_a_network_that_pytorch_exported(exported: Path) -> None:
     agrees(exported, model)
     assert {"stem.0", "up", "head"} <= {node.id for node in model.graph}
     assert "head.weight" in model.graph.trainable
+    together = {"silu", "hardswish", "gelu", "group_norm", "layer_norm", "attention", "interpolate", "linear"}
+    assert together <= {node.op for node in model.graph}
+    assert not {"frozen", "sigmoid", "softmax", "div"} & {node.op for node in model.graph}
 
 
 def test_outputs_keep_their_names(exported: Path, tmp_path: Path) -> None:
@@ -236,6 +239,30 @@ def test_single_operations(name: str, tmp_path: Path) -> None:
     nodes, tensors = SINGLE[name]()
     path = made(tmp_path / "one.onnx", nodes, X, ["y"], tensors)
     agrees(path, load_onnx(path))
+
+
+def test_layouts_that_come_and_go_vanish(tmp_path: Path) -> None:
+    """As TensorFlow's exporter leaves them: images with the channels last, turned around every convolution."""
+    to, back = {"perm": [0, 3, 1, 2]}, {"perm": [0, 2, 3, 1]}
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["a"], **to),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="conv", auto_pad="SAME_UPPER"),
+        helper.make_node("Transpose", ["b"], ["c"], **back),
+        helper.make_node("Add", ["c", "bias"], ["d"], name="bias_add"),
+        helper.make_node("Sigmoid", ["d"], ["e"]),
+        helper.make_node("Concat", ["e", "d"], ["f"], axis=3, name="join"),
+        helper.make_node("Pad", ["f", "pads"], ["g"], name="pad"),
+        helper.make_node("Transpose", ["g"], ["h"], **to),
+        helper.make_node("MaxPool", ["h"], ["i"], kernel_shape=[2, 2]),
+        helper.make_node("Transpose", ["i"], ["j"], **back),
+        helper.make_node("ReduceMean", ["j"], ["y"], axes=[1, 2], keepdims=0),
+    ]
+    tensors = {**W, "bias": np.float32([[[[1, -1, 0.5, 0, 2, 3]]]]), "pads": np.int64([0, 0, 1, 0, 0, 2, 0, 0])}
+    path = made(tmp_path / "last.onnx", nodes, {"x": ["n", 9, 8, 4]}, ["y"], tensors)
+    model = load_onnx(path)
+    agrees(path, model)
+    assert [node.op for node in model.graph].count("permute") == 1  # of the network's input
+    assert model.graph["conv"].attrs["bias"]
 
 
 # What nobody knows

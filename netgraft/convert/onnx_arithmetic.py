@@ -13,6 +13,7 @@ from netgraft.convert.onnx_foreign import DTYPES
 from netgraft.convert.onnx_known import is_symbolic
 from netgraft.convert.onnx_reading import Call, Rule, Untranslatable
 from netgraft.ir import Batch, DType, Value
+from netgraft.ir.shapes import reshape
 from netgraft.ir.types import Dim
 
 
@@ -282,10 +283,8 @@ def _reshape(call: Call) -> Value:
     shape = list(call.shape(1))
     if not call.attrs.get("allowzero"):
         shape = [call.type(x).shape[i] if d == 0 and isinstance(d, int) else d for i, d in enumerate(shape)]
-    if call.type(x).shape == tuple(shape):
-        return x
-    y = call.emit("reshape", x, shape=tuple(shape))
-    return x if call.type(x) == call.type(y) else y
+    (type_,) = reshape([call.type(x)], {"shape": tuple(shape)})
+    return _same_or(call, x, type_.shape)
 
 
 def _flatten(call: Call) -> Value:

@@ -155,12 +155,12 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def means(op_type: str, opset: int) -> object:
     """What tells the meanings of an operation of ONNX's own in two opsets apart: what it takes and gives. New element
-    types alone change nothing. An operation that this release of onnx does not know is only itself in its own opset.
+    types alone change nothing. Nothing can be said of an operation that this release of onnx does not know.
     """
     try:
         schema = onnx.defs.get_schema(op_type, opset, "")
     except Exception:
-        return opset
+        return None
     attributes = {
         name: (a.type, a.required, a.default_value.SerializeToString()) for name, a in schema.attributes.items()
     }

@@ -194,7 +194,7 @@ class Reader:
             try:
                 self._node(node)
             except GraphError as error:
-                raise SourceError(f"the node {_called(node)} does not fit what it reads: {error}") from None
+                raise SourceError(f"the node {_called(node)} {_UNFIT}: {error}") from None
 
     def _node(self, node: onnx.NodeProto) -> None:
         own = node.domain in ("", "ai.onnx")
@@ -214,8 +214,10 @@ class Reader:
                 self._values.update({name: value for name, value in zip(node.output, values, strict=False) if name})
                 self.translated += 1
                 return
-            except (Untranslatable, GraphError) as error:
+            except Untranslatable as error:
                 reason = str(error)
+            except GraphError as error:
+                reason = f"{_UNFIT}: {error}"
         self._freeze(node, reason)
 
     def _fold(self, call: Call) -> bool:
@@ -282,9 +284,13 @@ class Reader:
         shown = [self._shown.get(name) for name in node.output if name]
         returned = foreign.infer(data, types, known) or tuple(type_ for type_ in shown if type_ is not None)
         if len(returned) != len(shown):
+            if reason.startswith(_UNFIT):
+                raise SourceError(f"the node {_called(node)} {reason}")
+            standard = onnx.defs.has(node.op_type, domain=node.domain)
+            why = "it depends on the values of tensors" if standard else "the file does not say it (value_info)"
             raise SourceError(
-                f"what the node {_called(node)} returns has no known shape; a shape that depends on the values of "
-                "tensors cannot be held: cut the network before it (onnx.utils.extract_model)"
+                f"what the node {_called(node)} returns has no shape that is known beforehand: {why}. Cut the network "
+                "before it with onnx.utils.extract_model"
             )
         target, args, kwargs = data
         id = self.unique(id_of(node))
@@ -389,8 +395,10 @@ class Reader:
         return id
 
 
-_NUMBERED: Final = re.compile(r"onnx::\w+_\d+")
-"""What TorchScript's exporter calls a tensor that it computed itself."""
+_UNFIT: Final = "does not fit what it reads"
+
+_NUMBERED: Final = re.compile(r"onnx::\w+_\d+|val_\d+")
+"""What PyTorch's exporters call a tensor that they computed themselves."""
 
 _KEEPING: Final = frozenset(["Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Cast"])
 """Operations that leave a weight its name."""
@@ -603,8 +611,8 @@ def _modernised(node: onnx.NodeProto, version: int, reader: Reader) -> list[onnx
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)])
     try:
         converted = onnx.version_converter.convert_version(model, OPSET).graph
-    except Exception as error:
-        raise SourceError(f"the node {_called(node)} could not be brought to opset {OPSET}: {error}") from None
+    except Exception:  # it stays as it is, and can be written only in its own opset
+        return None
     for tensor in converted.initializer:
         reader.known[tensor.name] = array(tensor)
     return list(converted.node)
