@@ -132,6 +132,7 @@ CASES = {
     "log_softmax": Case("log_softmax", lambda x: x - x.exp().sum(-1, True).log(), {"dim": -1}),
     "dropout": Case("dropout", lambda x: x, {"p": 0.3}),
     "dropout2d": Case("dropout2d", lambda x: x, {"p": 0.3}),
+    "drop_path": Case("drop_path", lambda x: x, {"p": 0.3}),
     "add": Case("add", lambda x, y, z: x + y + z, shapes=(IMAGE, (N, 1, 6, 8), (4, 1, 1))),
     "mul": Case("mul", lambda x, y: x * y, shapes=(IMAGE, (N, 4, 1, 1))),
     "sub": Case("sub", lambda x, y: x - y, shapes=(IMAGE, IMAGE)),

@@ -234,6 +234,46 @@ def test_dropout_that_is_always_on_stays_on() -> None:
     assert (run(back, torch.ones(IMAGE))[0] == 0).any()
 
 
+def _by_rand(x: Tensor, keep: float, training: bool) -> Tensor:
+    """As transformers, monai and efficientnet_pytorch write it."""
+    if not training:
+        return x
+    mask = keep + torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
+    return x.div(keep) * mask.floor_()
+
+
+def _by_bernoulli(x: Tensor, keep: float, training: bool) -> Tensor:
+    """As torchvision and timm write it."""
+    if not training:
+        return x
+    mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+    return x * mask.div_(keep)
+
+
+@pytest.mark.parametrize("drop", [_by_rand, _by_bernoulli])
+@pytest.mark.parametrize("keep", [0.9, 0.5])
+def test_stochastic_depth_is_kept(drop: Callable[[Tensor, float, bool], Tensor], keep: float) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + drop(self.conv(x), keep, self.training)
+
+    module = Residual()
+    x = torch.randn(64, 4, 4, 4)
+    model = read(module, x[:2])
+    assert only(model, "drop_path").attrs["p"] == pytest.approx(1 - keep)
+    assert "frozen" not in ops(model)
+    assert_same(module, model, x, training=drop is _by_rand)
+    branch = to_module(model).train()(x) - x
+    whole = module.conv(x) / keep
+    kept = [i for i in range(len(x)) if branch[i].any()]
+    assert 0.5 * keep < len(kept) / len(x) < min(1.5 * keep, 1)
+    torch.testing.assert_close(branch[kept], whole[kept], rtol=1e-4, atol=1e-5)
+
+
 def test_dropout_of_nothing_is_dropped() -> None:
     assert ops(read(nn.Sequential(nn.Dropout(0.0), nn.ReLU()), torch.randn(IMAGE))) == ["relu"]
 

@@ -53,6 +53,7 @@ EXAMPLES: dict[str, tuple[tuple[tuple[Any, ...], ...], dict[str, Any]]] = {
     "log_softmax": ((IMAGE,), {"dim": -1}),
     "dropout": ((IMAGE,), {}),
     "dropout2d": ((IMAGE,), {}),
+    "drop_path": ((IMAGE,), {}),
     "add": ((IMAGE, (N, 8, 1, 1), (7,)), {}),
     "mul": (((N, 1, 9, 1), IMAGE), {}),
     "sub": ((IMAGE, IMAGE), {}),

@@ -42,7 +42,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert.frozen": ("ir.*", "torch"),
     "convert.onnx_writer": ("ir.*", "numpy onnx ml_dtypes"),
     "convert.onnx_foreign": ("ir.* convert.onnx_writer", "numpy onnx onnxruntime torch"),
-    "convert.lowering": ("ir.* convert.frozen convert.onnx_foreign", "torch"),
+    "convert.operations": ("ir.* convert.frozen", "torch"),
+    "convert.lowering": ("ir.* convert.frozen convert.onnx_foreign convert.operations", "torch"),
     "convert.calls": ("ir.*", "torch"),
     "convert.aten": ("ir.* convert.calls", ""),
     "convert.aten_layout": ("ir.* convert.calls", "numpy"),
@@ -51,17 +52,21 @@ LAYERS: dict[str, tuple[str, str]] = {
         "ir.* convert.frozen convert.calls convert.aten convert.aten_layout convert.aliases",
         "numpy torch",
     ),
-    "convert.from_torch": ("ir.* convert.onnx_foreign convert.quiet convert.lowering convert.program", "numpy torch"),
+    "convert.training": ("ir.*", ""),
+    "convert.from_torch": (
+        "ir.* convert.onnx_foreign convert.quiet convert.lowering convert.program convert.training",
+        "numpy torch",
+    ),
     "convert.pickles": ("", "numpy"),
     "convert.autogo": ("ir.* convert.pickles", ""),
     "convert.pt2": ("ir.* convert.quiet", "torch"),
-    "convert.to_torch": ("ir.* convert.frozen convert.lowering", "numpy torch"),
+    "convert.to_torch": ("ir.* convert.frozen convert.operations convert.lowering", "numpy torch"),
     "convert.code": ("ir.* convert.lowering", ""),
     "convert.scopes": ("ir.* convert.lowering convert.to_torch", ""),
     "convert.body": ("ir.* convert.code convert.lowering convert.scopes convert.to_torch", ""),
     "convert.source": ("ir.* convert.*", "torch"),
     "convert.onnx_frozen": (
-        "ir.* convert.lowering convert.to_torch convert.onnx_foreign convert.onnx_writer",
+        "ir.* convert.operations convert.to_torch convert.onnx_foreign convert.onnx_writer",
         "torch onnx",
     ),
     "convert.onnx_ops": ("ir.* convert.onnx_writer convert.onnx_foreign convert.onnx_frozen", "numpy"),
@@ -72,7 +77,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert.onnx_file": ("", "onnx google numpy"),
     "convert.onnx_known": ("ir.*", "numpy onnx"),
     "convert.onnx_reading": (
-        "ir.* convert.frozen convert.lowering convert.onnx_writer convert.onnx_foreign convert.onnx_file "
+        "ir.* convert.frozen convert.operations convert.onnx_writer convert.onnx_foreign convert.onnx_file "
         "convert.onnx_known",
         "numpy onnx torch",
     ),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import CASES, IMAGE, NETWORKS, Case, N, randomised, residual
 from torch import nn
+from torch.nn import functional as F
 
 from netgraft import zoo
 from netgraft.convert.from_torch import from_module
@@ -71,6 +72,43 @@ def test_a_block_in_many_places_names_those_that_its_line_has_room_for() -> None
     text = emit(b.build(x))
     assert "a_long_stage.block-0, trunk_output.a_long_stage.block-1 and 3 more" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_long_sum_in_parentheses_is_a_tensor() -> None:
+    """Broken into lines, parentheses with a comma at the end would make a tuple of it."""
+    b = Builder()
+    x = b.input("an_input_with_a_rather_long_name", TensorType(IMAGE))
+    y = b.add("add_scalar", b.add("mul_scalar", x, value=-0.123456789012345), value=0.123456789012345)
+    total = b.add("add_scalar", b.add("mul_scalar", y, value=-0.123456789012345), value=0.123456789012345)
+    text = assert_same(Model(b.build(b.add("flatten", total)), {}), (torch.randn(3, *IMAGE[1:]),))
+    assert re.search(r"\(\n(.*\n)+ +\)\.flatten", text), "otherwise this says nothing"
+
+
+class Rolled(nn.Module):
+    """Operations without a counterpart in the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(9, 4))
+        self.register_buffer("index", torch.arange(16) % 9)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scale = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=1e-6)
+        return torch.roll(x / scale, (1, 2), (2, 3)), self.table[self.index], x[:, [2, 0]], F.unfold(x, 3)
+
+
+def test_frozen_operations_are_ordinary_code() -> None:
+    model = from_module(Rolled(), torch.randn(2, 4, 4, 4))
+    text = assert_same(model, (torch.randn(3, 4, 4, 4),))
+    for code in ("torch.roll(", "torch.linalg.vector_norm(x, 2, [1], True)", "self.table[self.index]", "x[:, "):
+        assert code in text
+    assert text.count("torch.ops.") == 2, "the call of what has no other name, and the comment that says so"
+    assert "# No public function of torch does quite the same as torch.ops.aten.im2col.default." in text
+
+
+def test_stored_tensors_are_no_blocks() -> None:
+    text = emit(from_module(Rolled(), torch.randn(2, 4, 4, 4)).graph)
+    assert text.count("\nclass ") == 1
 
 
 def test_repeated_blocks_are_written_once() -> None:

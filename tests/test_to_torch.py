@@ -116,7 +116,7 @@ def model_buffers() -> set[str]:
     return set(graph.weight_types) - graph.trainable
 
 
-@pytest.mark.parametrize("op", ["dropout", "dropout2d"])
+@pytest.mark.parametrize("op", ["dropout", "dropout2d", "drop_path"])
 def test_dropout_drops_in_training_only(op: str) -> None:
     b = Builder()
     module = to_module(Model(b.build(b.add(op, b.input("x", TensorType((Batch(), 50, 4, 4))), p=0.25)), {}))
@@ -125,7 +125,8 @@ def test_dropout_drops_in_training_only(op: str) -> None:
     dropped = module.train()(x)
     assert set(dropped.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     channels = (dropped == 0).float().mean((2, 3))
-    assert (set(channels.unique().tolist()) == {0.0, 1.0}) == (op == "dropout2d")
+    assert (set(channels.unique().tolist()) == {0.0, 1.0}) == (op != "dropout")
+    assert (set(channels.mean(1).tolist()) == {0.0, 1.0}) == (op == "drop_path")
 
 
 def test_any_batch_size() -> None:

@@ -46,6 +46,13 @@ def _adaptive_avg_pool2d(call: Call) -> Value:
     return call.emit("adaptive_avg_pool2d", call.image("self"), size=pair(call["output_size"]))
 
 
+@RULES.add("adaptive_avg_pool1d.default")
+def _adaptive_avg_pool1d(call: Call) -> Value:
+    if list(call["output_size"]) != [1]:
+        raise Untranslatable("an average along one dimension that leaves more than one entry")
+    return call.emit("mean", call["self"], dims=(call.type("self").rank - 1,), keepdim=True)
+
+
 @RULES.add("adaptive_max_pool2d.default")
 def _adaptive_max_pool2d(call: Call) -> Result:
     return call.emit("adaptive_max_pool2d", call.image("self"), size=pair(call["output_size"])), None

@@ -174,7 +174,7 @@ class Body:
                 return Apply("", tuple(self._expression(item, node, taken, name) for item in what), "[]")
             case None | bool() | str():
                 return literal(what)
-            case tuple() if any(isinstance(item, slice) for item in what):
+            case tuple() if any(isinstance(item, slice | Operand) for item in what):
                 return _separated([self._expression(item, node, taken) for item in what])
         return self.slots.add(what, name or "size")
 

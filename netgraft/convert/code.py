@@ -178,6 +178,9 @@ def layout(before: str, code: Code | Argument, after: str, indent: int) -> list[
         case Apply(head, arguments, brackets) if not isinstance(head, str) and len(flat(head)) > WIDTH // 2:
             called = brackets[0] + ", ".join(map(flat, arguments)) + brackets[1]
             return layout(before, head, called + after, indent)
+        case Apply("", (single,), "()"):
+            # A comma at the end would make a tuple of it.
+            return [" " * indent + before + "(", *layout("", single, "", indent + 4), " " * indent + ")" + after]
         case Apply(head, arguments, brackets) if arguments:
             inner = [line for argument in arguments for line in layout("", argument, ",", indent + 4)]
             return [" " * indent + before + flat(head) + brackets[0], *inner, " " * indent + brackets[1] + after]

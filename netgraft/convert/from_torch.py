@@ -27,6 +27,7 @@ from netgraft.convert import onnx_foreign
 from netgraft.convert.lowering import function
 from netgraft.convert.program import DecompositionNeededError, Reader
 from netgraft.convert.quiet import quiet
+from netgraft.convert.training import with_drop_paths, without_dropout
 from netgraft.errors import GraphError, SourceError
 from netgraft.ir import Batch, Graph, Input, Model, Node, TensorType, Value
 
@@ -167,36 +168,14 @@ def _with_training(model: Model, module: nn.Module, args: tuple[Tensor, ...], dy
         graph, weights = _read(_export(module.train(), args, dynamic=dynamic), name, training=True)
         if not dynamic and _has_batch(model.graph):
             graph = generalise(graph)
+        graph = with_drop_paths(graph)
     except Exception as error:
         _warn(f"what {name} computes in training could not be traced, and is taken to be the same: {reason(error)}")
         return model
-    if _without_dropout(graph).digest == _without_dropout(model.graph).digest:
+    if without_dropout(graph).digest == without_dropout(model.graph).digest:
         return Model(graph, weights, name)
     _warn(f"{name} computes something else in training, which is left out: the graph has what evaluation runs")
     return model
-
-
-def _is_dropout(node: Node) -> bool:
-    follows = node.op == "frozen" and ("training",) in node.attrs["args"]
-    return node.op in ("dropout", "dropout2d") or (follows and "dropout" in node.attrs["target"])
-
-
-def _without_dropout(graph: Graph) -> Graph:
-    # Dropout returns its input in evaluation, which is then traced as if what reads the input read the output.
-    through: dict[Value, Value] = {}
-
-    def source(value: Value) -> Value:
-        return through.get(value, value)
-
-    nodes = []
-    for node in graph:
-        inputs = tuple(map(source, node.inputs))
-        if _is_dropout(node):
-            through[node.value()] = inputs[0]
-        else:
-            attrs = {**node.attrs, "p": 0.0} if node.op == "attention" else node.attrs
-            nodes.append(replace(node, inputs=inputs, attrs=attrs))
-    return Graph(graph.inputs, tuple(nodes), tuple(map(source, graph.outputs)))
 
 
 def _with_variable_batch(graph: Graph, name: str) -> Graph:

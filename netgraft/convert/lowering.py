@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from netgraft.convert import onnx_foreign
-from netgraft.convert.frozen import DTYPES, constant
-from netgraft.errors import ConversionError
+from netgraft.convert.frozen import constant
+from netgraft.convert.operations import NAMESPACES, TORCH_DTYPES, operation, public_name
 from netgraft.ir import Batch, DType, Graph, Node, TensorType
 
 
@@ -54,9 +54,9 @@ class Training:
 class Call:
     """``target(*args, **kwargs)``.
 
-    ``target`` is a name under ``torch``, ``F`` (torch.nn.functional) or ``torch.ops``; ``.name`` is a method of the
-    first argument, ``[]`` indexing, one of ``+ - * / // **`` an operator, and a bare name one of :data:`HELPERS`.
-    Arguments are plain data in which expressions may stand anywhere.
+    ``target`` is a name under ``torch`` (``torch.linalg``, ...), ``F`` (torch.nn.functional) or ``torch.ops``;
+    ``.name`` is a method of the first argument, ``[]`` indexing, one of ``+ - * / // **`` an operator, and a bare name
+    one of :data:`HELPERS`. Arguments are plain data in which expressions may stand anywhere.
     """
 
     target: str
@@ -115,7 +115,15 @@ def batch_norm(
     return F.batch_norm(x, mean, var, weight, bias, training, momentum or 0.0, eps)
 
 
-HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm}
+def drop_path(x: Tensor, p: float, training: bool) -> Tensor:
+    """Stochastic depth: in training, each example of a batch is zero with probability p."""
+    if not training or not p:
+        return x
+    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+    return x / (1 - p) * (torch.rand(shape, dtype=x.dtype, device=x.device) + (1 - p)).floor()
+
+
+HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm, "drop_path": drop_path}
 """Functions that torch does not have; they use ``torch``, ``Tensor`` and ``F`` only, so that they can be printed."""
 
 FOREIGN: Final = "onnx"
@@ -130,9 +138,6 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "**": operator.pow,
     "[]": operator.getitem,
 }
-
-TORCH_DTYPES: Final[Mapping[DType, torch.dtype]] = {ours: theirs for theirs, ours in DTYPES.items()}
-"""The element types of the graph in PyTorch's words."""
 
 X: Final = Operand(0)
 
@@ -149,22 +154,7 @@ def function(target: str) -> Callable[..., Any]:
     if target == FOREIGN:
         return onnx_foreign.run
     root, _, name = target.rpartition(".")
-    found: Callable[..., Any] = getattr({"torch": torch, "F": F, "": Tensor}[root], name)
-    return found
-
-
-def operation(target: str) -> torch._ops.OpOverload:
-    """The operation that a frozen node names (``aten.roll.default``); ConversionError where nothing defines it."""
-    # The name may come from a stranger's file: nothing but an operation may be reached by it (torch.ops.load_library),
-    # and none that opens files.
-    try:
-        found: object = reduce(getattr, target.split("."), torch.ops)
-    except (AttributeError, RuntimeError):
-        found = None
-    if not isinstance(found, torch._ops.OpOverload) or any(a.name == "filename" for a in found._schema.arguments):
-        raise ConversionError(
-            f"torch {torch.__version__} has no operation {target!r} (one looks like aten.roll.default)"
-        )
+    found: Callable[..., Any] = getattr(NAMESPACES[root], name)
     return found
 
 
@@ -474,7 +464,11 @@ def _frozen(node: Node, inputs: _Types, outputs: _Types) -> Expression:
         return _foreign(node, inputs, outputs)
     target = node.attrs["target"]
     args = tuple(_argument(value, inputs) for value in node.attrs["args"])
-    call = Call(f"torch.ops.{target}", args, {name: _argument(v, inputs) for name, v in node.attrs["kwargs"]})
+    kwargs = {name: _argument(v, inputs) for name, v in node.attrs["kwargs"]}
+    if target == "aten.index.Tensor":
+        given = tuple(slice(None) if part is None else part for part in args[1])
+        return Call("[]", (X, given[0] if len(given) == 1 else given))
+    call = Call(public_name(target, node.attrs["args"], node.attrs["kwargs"], tuple(inputs)), args, kwargs)
     returned = [str(value.type) for value in operation(target)._schema.returns]
     return call if len(outputs) > 1 or returned == ["Tensor"] else Call("[]", (call, 0))
 
@@ -539,6 +533,7 @@ _EXPRESSIONS: Final[Mapping[str, _Rule]] = {
     "log_softmax": _of("torch.log_softmax", dim=None),
     "dropout": _dropout("F.dropout"),
     "dropout2d": _dropout("F.dropout2d"),
+    "drop_path": _dropout("drop_path"),
     "add": _operator("+"),
     "mul": _operator("*"),
     "sub": _operator("-"),

@@ -15,9 +15,9 @@ import torch
 from onnx import helper, inliner
 from torch import Tensor
 
-from netgraft.convert.lowering import TORCH_DTYPES
 from netgraft.convert.onnx_foreign import decode, frozen, inner_operations, means, operation, renamed
 from netgraft.convert.onnx_writer import Writer
+from netgraft.convert.operations import TORCH_DTYPES
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, Graph, Input, Model, Node, TensorType, Value

@@ -387,6 +387,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "log_softmax": _simple("LogSoftmax", axis="dim"),
     "dropout": _same,
     "dropout2d": _same,
+    "drop_path": _same,
     "add": _join("Add"),
     "mul": _join("Mul"),
     "sub": _join("Sub"),

@@ -18,11 +18,11 @@ from torch import nn
 
 from netgraft.convert import onnx_foreign as foreign
 from netgraft.convert.frozen import DTYPES as TORCH_TO_OURS
-from netgraft.convert.lowering import TORCH_DTYPES, operation
 from netgraft.convert.onnx_file import array, opset, subgraphs
 from netgraft.convert.onnx_foreign import DTYPES
 from netgraft.convert.onnx_known import Array, NotFoldable, at_batch, dims, fold, is_symbolic, known_shape
 from netgraft.convert.onnx_writer import NUMPY, ONNX_DTYPES
+from netgraft.convert.operations import TORCH_DTYPES, operation
 from netgraft.errors import GraphError, SourceError
 from netgraft.ir import Batch, Builder, DType, Graph, TensorType, Value
 from netgraft.ir.types import Dim

@@ -245,11 +245,11 @@ class Reader:
                 yield int(user.args[1])  # type: ignore[arg-type]  # getitem's index
 
     def _bind(self, target: OpOverload, node: fx.Node) -> dict[str, Any]:
+        # What was called may be the form in place, whose defaults may be others.
+        called: Any = node.target
+        defaults = {arg.name: arg.default_value for arg in (*target._schema.arguments, *called._schema.arguments)}
         given = dict(zip((arg.name for arg in target._schema.arguments), node.args, strict=False)) | node.kwargs
-        return {
-            arg.name: self._look_up(given[arg.name]) if arg.name in given else arg.default_value
-            for arg in target._schema.arguments
-        }
+        return {arg.name: self._look_up((defaults | given)[arg.name]) for arg in target._schema.arguments}
 
     def _fold(self, target: OpOverload, arguments: Mapping[str, Any]) -> Result:
         """What does not depend on the input is computed now, views as views, so that writing in place works too."""
@@ -289,11 +289,12 @@ class Reader:
             name: _TRAINING for name in ("train", "training") if name in arguments and self.follows(arguments, name)
         }
         names = [arg.name for arg in target._schema.arguments]
+        count = max(len(node.args), sum(not arg.has_default_value() for arg in target._schema.arguments))
         try:
             data = {name: value if value is _TRAINING else encode(value, index) for name, value in arguments.items()}
         except ConversionError as error:
             raise SourceError(f"{target}: {error}") from None
-        positional = tuple(data[name] for name in names[: len(node.args)])
+        positional = tuple(data[name] for name in names[:count])
         keywords = tuple((name, data[name]) for name in node.kwargs if name != "pin_memory")
         attrs = {"target": str(target), "args": positional, "kwargs": keywords, "types": tuple(known), "reason": reason}
         first = self.emit("frozen", *inputs, weights={}, attrs=attrs)
@@ -374,8 +375,12 @@ def _unspaced(target: OpOverload) -> str:
     return str(target).partition(".")[2]
 
 
+_FUNCTIONAL = {"aten.bernoulli_.float": "bernoulli.p"}
+"""Operations in place whose functional form has another name."""
+
+
 def _functional(target: OpOverload) -> OpOverload | None:
-    name, overload = _unspaced(target).split(".")
+    name, overload = _FUNCTIONAL.get(str(target), _unspaced(target)).split(".")
     packet = getattr(getattr(torch.ops, target.namespace), name.removesuffix("_"), None)
     found = getattr(packet, overload, None)
     return found if isinstance(found, OpOverload) and not found._schema.is_mutable else None

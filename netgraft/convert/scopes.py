@@ -177,7 +177,8 @@ def _region(flow: Flow, path: Path, nodes: Sequence[Node]) -> list[Node] | None:
     between = (after & before) - members
     # A block reaches no weights outside of it, and takes nothing from another block.
     foreign = any(flow.graph[id].weights or flow.homes[id] != path[: len(flow.homes[id])] for id in between)
-    if not members or foreign:
+    # Stored tensors alone are held, not run.
+    if foreign or all(flow.graph[id].op == "constant" for id in members):
         return None
     region = [node for node in nodes if node.id in members | between]
     return region if _boundary(flow, region)[1] else None

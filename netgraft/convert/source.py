@@ -20,8 +20,9 @@ from torch import nn
 
 from netgraft.convert.body import Body, Statement
 from netgraft.convert.code import WIDTH, Apply, Argument, Code, Instance, Origin, Slot, Slots, fill, layout, literal
-from netgraft.convert.lowering import HELPERS, TORCH_DTYPES, Layer, dtype, layer
+from netgraft.convert.lowering import HELPERS, Layer, dtype, layer
 from netgraft.convert.onnx_foreign import is_foreign
+from netgraft.convert.operations import TORCH_DTYPES
 from netgraft.convert.scopes import Flow, Path, Place, Scope, scopes
 from netgraft.errors import ConversionError
 from netgraft.ir import DType, Graph, Node
@@ -146,7 +147,7 @@ class _Writer:
         """The file."""
         code = "\n\n\n".join("\n".join(self._class_lines(a_class)) for a_class in self.classes)
         helpers = [inspect.getsource(helper).rstrip() for name, helper in HELPERS.items() if f"{name}(" in code]
-        code = "\n\n\n".join([*helpers, code])
+        code = "\n\n\n".join([*helpers, *_last_resorts(code), code])
         imports = ["import torch"] if "torch." in code else []
         imports += ["import torch.nn.functional as F"] if re.search(r"\bF\.", code) else []
         imports.append("from torch import Tensor, nn" if "Tensor" in code else "from torch import nn")
@@ -359,6 +360,12 @@ class _Writer:
             value = Slot(instance.first + parameter.slots[0])
             arguments.append(Argument(value, parameter.name, parameter.default) if parameter.default else value)
         return fill(Apply(made.name, tuple(arguments)), slot, lambda inner: self._made(inner, slot))
+
+
+def _last_resorts(code: str) -> Iterator[str]:
+    """A comment about operations that are called by their internal names."""
+    if found := sorted(set(re.findall(r"torch\.ops\.([\w.]+)", code))):
+        yield f"# No public function of torch does quite the same as torch.ops.{', torch.ops.'.join(found)}."
 
 
 def _all(scope: Scope) -> Iterator[Scope]:

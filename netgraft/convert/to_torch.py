@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from netgraft.convert.frozen import constant
 from netgraft.convert.lowering import (
-    TORCH_DTYPES,
     BatchSize,
     Call,
     Constant,
@@ -29,6 +28,7 @@ from netgraft.convert.lowering import (
     function,
     layer,
 )
+from netgraft.convert.operations import TORCH_DTYPES
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, Graph, Model, Node, Value
 

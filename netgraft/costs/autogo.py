@@ -13,7 +13,9 @@ from netgraft.errors import GraphError
 from netgraft.ir import Graph, Node
 
 _BY_ELEMENT: Final = frozenset({"add", "mul", "max_pool2d", "avg_pool2d", "mean"})
-_FREE: Final = frozenset({"identity", "dropout", "dropout2d", "concat", "slice", "split", "pad", "flatten", "reshape"})
+_FREE: Final = frozenset(
+    {"identity", "dropout", "dropout2d", "drop_path", "concat", "slice", "split", "pad", "flatten", "reshape"}
+)
 
 
 def autogo_flops(graph: Graph) -> int:

@@ -196,6 +196,8 @@ _DEFINITIONS = (
     _pointwise("dropout", p=0.5),
     # Channel-wise dropout, torch.nn.Dropout2d.
     _pointwise("dropout2d", p=0.5),
+    # Stochastic depth: whole examples are left out.
+    _pointwise("drop_path", p=0.5),
     # Joins.
     OpDef("add", (2, None), shapes.broadcast, commutative=True),
     OpDef("mul", (2, None), shapes.broadcast, commutative=True),

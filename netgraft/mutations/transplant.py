@@ -329,7 +329,10 @@ def _end(graph: Graph, value: Value) -> str | None:
         node = graph[value.node]
         if node.op in _LAYERS or node.op in ("batch_norm", "group_norm"):
             return node.id
-        if not (node.op in _POOLS or node.op in ("relu", "relu6", "leaky_relu", "dropout", "dropout2d", "identity")):
+        if not (
+            node.op in _POOLS
+            or node.op in ("relu", "relu6", "leaky_relu", "dropout", "dropout2d", "drop_path", "identity")
+        ):
             return None
         value = node.inputs[0]
     return None

@@ -1,0 +1,486 @@
+"""Which PyTorch networks come in, and come out the same: one row a network, as docs/coverage.md shows them.
+
+    python benchmarks/coverage.py [PATTERN ...] [--out coverage] [--write docs/coverage.md] [--timeout 300]
+
+The networks are those of ``benchmarks/coverage_models.py`` (all, or those whose names match a PATTERN such as
+``transformers/*``), with random weights; those of packages that are not installed are skipped and counted. Each runs in
+a process of its own, within ``--timeout`` seconds and ``--memory`` GB, and becomes a line of OUT/rows.jsonl; started
+again, the benchmark goes on with what is missing. Weights are drawn so that all of them matter: scales, shifts and
+batch-norm statistics as after training, because with PyTorch's own a wrong one may not show.
+
+Columns, each a number, ``ok``, ``-`` where there is nothing to ask, or the reason why not:
+
+- import: seconds to read the network, and how many times ``torch.export``'s own time in the same modes that is
+- ops: how many operations the graph has; known: the share of them in the op table (the others are frozen)
+- FLOPs known: the share of the FLOPs, as ``torch.utils.flop_counter`` counts them, in known operations
+- eval, train: the greatest difference from the original's outputs, relative where they are above one; train also
+  compares the batch-norm statistics afterwards, with the same random state for dropout (at most 1e-5); ``f64`` where
+  rounding alone makes more in float32, so that both were compared in float64 (at most 1e-10)
+- batch: the same at batch sizes 1 and 5
+- size: the same for images twice as large, where the original takes them and mixes no tokens (no attention)
+- source: the written ``model.py`` loads the weights strictly and computes the same (at most 1e-5)
+- ONNX: onnxruntime's outputs for the written file (at most 1e-4)
+- regions: how many regions a cut by the shipped bank's vocabulary gives that mutations may replace
+- child: one edit each of graft, swap and narrow applied, run in torch and written as source
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import fnmatch
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+COLUMNS = ("import", "ops", "known", "FLOPs known", "eval", "train", "batch", "size", "source", "ONNX", "regions")
+COLUMNS += ("child",)
+CLOSE, ONNX_CLOSE, EXACT = 1e-5, 1e-4, 1e-10
+PROMISED = ("import", "eval", "train", "batch", "size", "source", "ONNX", "child")
+"""The columns that can fail."""
+
+
+def main() -> None:
+    """Runs what is missing, then prints or writes the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("patterns", nargs="*", default=["*"])
+    parser.add_argument("--out", type=Path, default=Path("coverage"))
+    parser.add_argument("--write", type=Path, help="a Markdown file to write instead of printing")
+    parser.add_argument("--timeout", type=int, default=300)
+    parser.add_argument("--memory", type=float, default=10.0)
+    parser.add_argument("--again", action="store_true", help="run those with a failing cell again")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(row(given.one)))
+        return
+    from coverage_models import MODELS
+
+    given.out.mkdir(parents=True, exist_ok=True)
+    journal = given.out / "rows.jsonl"
+    rows = {}
+    if journal.exists():
+        rows = {done["name"]: done for done in map(json.loads, journal.read_text().splitlines())}
+    wanted = [name for name in MODELS if any(fnmatch.fnmatch(name, pattern) for pattern in given.patterns)]
+    for name in wanted:
+        if name in rows and not (given.again and failures(rows[name])):
+            continue
+        rows[name] = in_process(name, given.timeout, given.memory)
+        with journal.open("a") as file:
+            file.write(json.dumps(rows[name]) + "\n")
+        print(name, failures(rows[name]) or "ok", file=sys.stderr, flush=True)
+    text = page([rows[name] for name in wanted if name in rows])
+    given.write.write_text(text, encoding="utf-8") if given.write else print(text)
+
+
+def in_process(name: str, timeout: int, memory: float) -> dict[str, Any]:
+    """The row of one network, or a row that says why there is none."""
+    limit = int(memory * 2**30)
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+    command = [sys.executable, __file__, "--one", name]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, preexec_fn=limited, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"name": name, "import": f"not done after {timeout} s"}
+    try:
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        return {"name": name, "import": f"the process ended with {done.returncode}: {last[:120]}"}
+    return found
+
+
+# One network
+
+
+def row(name: str) -> dict[str, Any]:
+    """Builds the network called ``name``, and asks every question of it."""
+    from coverage_models import MODELS
+
+    warnings.simplefilter("ignore")
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {"name": name}
+    try:
+        module, inputs = MODELS[name]()
+    except ImportError as error:
+        return found | {"skipped": str(error)}
+    except Exception as error:
+        return found | {"skipped": f"cannot be built: {_short(error)}"}
+    return found | examine(calibrated(randomised(module), inputs), inputs)
+
+
+def randomised(module: Any) -> Any:
+    """Statistics, scales and shifts as after training, so that every one of them shows in the output."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim == 1 and parameter.is_floating_point():
+            low, high = (0.75, 1.25) if name.endswith("weight") or "gamma" in name else (-0.25, 0.25)
+            parameter.data.uniform_(low, high)
+        elif parameter.ndim > 1 and not parameter.data.any():
+            parameter.data.normal_(std=0.02)
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.2)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return module
+
+
+def calibrated(module: Any, inputs: tuple[Any, ...]) -> Any:
+    """The module with statistics of batch norms about as its activations are, so that these neither grow nor vanish:
+    otherwise rounding alone makes differences as great as those that are looked for.
+    """
+    import torch
+
+    norms = [part for part in module.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [part for part in norms if part.track_running_stats and part.running_var is not None]
+    if not norms:
+        return module
+    momenta = [part.momentum for part in norms]
+    try:
+        for part in norms:
+            part.momentum = 1.0
+        with torch.no_grad():
+            module.train()(*inputs)
+    except Exception:  # what does not run in training keeps what it has
+        return module
+    finally:
+        for part, momentum in zip(norms, momenta, strict=True):
+            part.momentum = momentum
+    for part in norms:
+        part.running_var.nan_to_num_(1.0).clamp_(min=0.1).mul_(torch.empty_like(part.running_var).uniform_(0.8, 1.25))
+        part.running_mean.nan_to_num_(0.0).add_(torch.randn_like(part.running_mean) * 0.2 * part.running_var.sqrt())
+    return module.eval()
+
+
+def examine(module: Any, inputs: tuple[Any, ...]) -> dict[str, Any]:
+    """The cells of a row."""
+    import torch
+
+    from netgraft.convert.from_torch import from_module
+    from netgraft.convert.onnx import to_onnx, verify
+    from netgraft.convert.to_torch import to_module
+    from netgraft.errors import NetgraftError
+
+    cells: dict[str, Any] = {}
+    exported = export_seconds(module, inputs)
+    start = time.perf_counter()
+    said: list[Any] = []
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", UserWarning)
+            model = from_module(copy.deepcopy(module), inputs)
+    except NetgraftError as error:
+        return {"import": _short(error)}
+    except Exception as error:
+        return {"import": f"CRASH {_short(error)} at {_where(error)}"}
+    seconds = time.perf_counter() - start
+    cells["import"] = "ok"
+    cells["seconds"], cells["times"] = round(seconds, 2), round(seconds / exported, 2) if exported else None
+    cells["warnings"] = [str(w.message) for w in said if "netgraft" in str(w.filename) or w.category is UserWarning]
+    graph = model.graph
+    frozen = [node for node in graph if node.op == "frozen"]
+    cells["ops"], cells["known"] = len(graph), round(1 - len(frozen) / len(graph), 4)
+    cells["frozen"] = dict(Counter(node.attrs["target"] for node in frozen))
+    cells["why"] = dict(Counter(f"{node.attrs['target']}: {node.attrs['reason']}" for node in frozen))
+
+    def ask(cell: str, question: Callable[[], Any]) -> None:
+        try:
+            cells[cell] = question()
+        except Exception as error:
+            cells[cell] = f"{_short(error)} ({_where(error)})"
+
+    back, original = to_module(model), copy.deepcopy(module)
+
+    def compared(sizes: Sequence[int], *, training: bool = False) -> Any:
+        given = [[torch.cat([x] * (size // len(x) + 1))[:size] for x in inputs] for size in sizes]
+        worst = max(difference(back.train(training), original.train(training), xs) for xs in given)
+        if worst <= CLOSE or training:
+            return worst if worst <= CLOSE else f"off by {worst:.2g}"
+        exact = [copy.deepcopy(part).double() for part in (back, original)]
+        wide = [[x.double() if x.is_floating_point() else x for x in xs] for xs in given]
+        off = max(difference(*exact, xs) for xs in wide)
+        return f"f64 {off:.0e}" if off <= EXACT else f"off by {worst:.2g} ({off:.2g} in float64)"
+
+    ask("FLOPs known", lambda: known_flops(model))
+    ask("eval", lambda: compared([len(inputs[0])]))
+    ask("batch", lambda: compared([1, 5]))
+    ask("size", lambda: other_size(back.eval(), original.eval(), graph, inputs))
+
+    def trained() -> Any:
+        off = compared([max(2, len(inputs[0]))], training=True)
+        if isinstance(off, str):
+            return off
+        after = original.state_dict()
+        wrong = [k for k, v in back.state_dict().items() if k in after and not torch.allclose(v, after[k], 1e-5, 1e-5)]
+        return f"{wrong[0]} differs afterwards" if wrong else off
+
+    ask("source", lambda: source(model))
+    ask("ONNX", lambda: _held(verify(to_onnx(model), model), ONNX_CLOSE))
+    ask("regions", lambda: regions(graph))
+    ask("child", lambda: children(model))
+    ask("train", trained)  # last: it changes the statistics
+    return cells
+
+
+def export_seconds(module: Any, inputs: tuple[Any, ...]) -> float | None:
+    """What ``torch.export`` itself takes in both modes, with a variable batch; None where it cannot."""
+    import torch
+
+    from netgraft.convert.quiet import quiet
+
+    torch.export.export(torch.nn.ReLU(), (torch.zeros(2, 3),), strict=False)  # what only the first export loads
+    total = 0.0
+    for training in (False, True):
+        traced = copy.deepcopy(module).train(training)
+        shapes: Any = torch.export.ShapesCollection()
+        given = tuple(x.clone() for x in inputs)
+        for x in given:
+            shapes[x] = {0: torch.export.Dim.AUTO}
+        start = time.perf_counter()
+        try:
+            with quiet():
+                torch.export.export(traced, given, strict=False, dynamic_shapes=shapes)
+        except Exception:
+            return None
+        total += time.perf_counter() - start
+    return total
+
+
+def tensors(returned: Any) -> Iterator[Any]:
+    """All tensors of an output, in order."""
+    import torch
+
+    if isinstance(returned, torch.Tensor):
+        yield returned
+    elif returned is not None and not isinstance(returned, int | float | str | bool):
+        for part in returned.values() if hasattr(returned, "values") else returned:
+            yield from tensors(part)
+
+
+def difference(ours: Any, theirs: Any, inputs: Sequence[Any]) -> float:
+    """The greatest difference of the outputs, relative where the expected value is above one; inf for NaN, shapes and
+    outputs that are the same whatever the input.
+    """
+    import torch
+
+    results = []
+    for module in (ours, theirs):
+        torch.manual_seed(1)  # the same dropout
+        with torch.no_grad():
+            results.append(list(tensors(module(*(x.clone() for x in inputs)))))
+    if len(results[0]) != len(results[1]):
+        return math.inf
+    worst = 0.0
+    for a, b in zip(*results, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return math.inf
+        if a.is_floating_point() and a.numel():
+            same = (a == b) | (a.isnan() & b.isnan())  # infinities are equal to themselves
+            off = torch.where(same, 0.0, (a - b).abs() / b.abs().clamp(min=1))
+            worst = max(worst, float(off.nan_to_num(math.inf).max()))
+        elif not torch.equal(a, b):
+            return math.inf
+    return worst
+
+
+def other_size(ours: Any, theirs: Any, graph: Any, inputs: Sequence[Any]) -> Any:
+    """The same for images twice as high and wide, where the original takes them and is convolutional."""
+    import torch
+    from torch.nn import functional as F
+
+    if any(x.ndim != 4 or not x.is_floating_point() for x in inputs):
+        return "-"
+    if any(node.op in ("attention", "softmax") for node in graph) or "attention" in str(graph):
+        return "-"
+    larger = [F.interpolate(x, scale_factor=2.0) for x in inputs]
+    try:
+        with torch.no_grad():
+            theirs(*larger)
+    except Exception:
+        return "-"
+    worst = difference(ours, theirs, larger)
+    return worst if worst <= CLOSE else f"off by {worst:.2g}"
+
+
+def known_flops(model: Any) -> float:
+    """The share of the FLOPs that known operations have."""
+    from netgraft.costs.analytic import flops
+    from netgraft.costs.frozen import frozen_flops
+
+    known, frozen = flops(model.graph), frozen_flops(model)
+    return round(known / max(1, known + frozen), 4)
+
+
+def source(model: Any) -> Any:
+    """The difference of the written source from the graph, or why there is none; and how much of it is not plain."""
+    import tempfile
+
+    from safetensors.torch import save_file
+
+    from netgraft import export
+    from netgraft.convert.source import emit
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        from netgraft.convert.to_torch import to_module
+
+        text = emit(model.graph, class_name=export.CLASS_NAME)
+        (folder / "model.py").write_text(text, encoding="utf-8")
+        state = {key: tensor.contiguous() for key, tensor in to_module(model).state_dict().items()}
+        save_file(state, folder / "weights.safetensors")
+        return _held(export._verify_source(folder, model), CLOSE)
+
+
+def regions(graph: Any) -> int:
+    """How many regions one cut has that grafting may replace."""
+    import numpy as np
+
+    from netgraft.segments import default, head
+
+    apart = head(graph) | {node.id for node in graph if node.op in ("frozen", "constant")}
+    cut = default().vocabulary.encode(graph).cut(np.random.default_rng(0))
+    return sum(region.nodes.isdisjoint(apart) for region in cut)
+
+
+def children(model: Any) -> Any:
+    """``ok`` where the first edit of each mutation gives a child that runs and can be written."""
+    import numpy as np
+    import torch
+
+    from netgraft.convert.onnx import example_inputs
+    from netgraft.convert.source import emit
+    from netgraft.convert.to_torch import to_module
+    from netgraft.ir import Model, apply, inherit
+    from netgraft.mutations.graft import Graft
+    from netgraft.mutations.narrow import Narrow
+    from netgraft.mutations.swap import Swap
+
+    made = []
+    for mutation in (Graft(), Swap(), Narrow()):
+        rng = np.random.default_rng(0)
+        for edit in islice(mutation.edits(model.graph, model.weights, rng), 1):
+            graph = apply(model.graph, edit)
+            weights, _ = inherit(model.graph, edit, model.weights, rng)
+            child = Model(graph, weights, model.name)
+            with torch.no_grad():
+                for out in tensors(to_module(child).eval()(*example_inputs(graph, 2))):
+                    assert out.ndim or out is not None
+            compile(emit(graph), "model.py", "exec")
+            made.append(mutation.name)
+    return "ok" if made else "nothing to change"
+
+
+def _held(off: float, tolerance: float) -> Any:
+    return off if off <= tolerance else f"off by {off:.2g}"
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    text = f"{type(error).__name__}: {lines[0]}"
+    return text if len(text) <= 300 else text[:300] + "..."
+
+
+def _where(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+# The page
+
+
+def failures(done: dict[str, Any]) -> dict[str, str]:
+    """The cells that failed, with the reasons."""
+    said = {column: done[column] for column in PROMISED if isinstance(done.get(column), str)}
+    return {column: text for column, text in said.items() if text not in ("ok", "-") and not text.startswith("f64")}
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """The whole Markdown file."""
+    shown = [done for done in rows if "skipped" not in done]
+    skipped = [done for done in rows if "skipped" in done]
+    imported = [done for done in shown if done["import"] == "ok"]
+    lines = ["# Which PyTorch networks come in, and come out the same", ""]
+    lines += (__doc__ or "").partition("Columns")[0].splitlines()[2:]
+    lines += ["Columns" + (__doc__ or "").partition("Columns")[2], *summary(shown, imported), ""]
+    lines += ["| network | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
+    for done in shown:
+        lines.append(f"| {done['name']} | " + " | ".join(cell(done, column) for column in COLUMNS) + " |")
+    reasons = [(done["name"], column, why) for done in shown for column, why in failures(done).items()]
+    lines += ["", "## Failing cells", ""] if reasons else []
+    lines += [f"- {name}, {column}: {_plain(why)}" for name, column, why in reasons]
+    frozen: Counter[str] = Counter()
+    for done in imported:
+        frozen.update(done["why"].keys())
+    lines += ["", "## What is frozen, and in how many networks", ""] if frozen else []
+    lines += [f"- {_plain(why)}: {count}" for why, count in frozen.most_common()]
+    lines += ["", "## What netgraft warned of", ""] if any(done["warnings"] for done in imported) else []
+    lines += [f"- {done['name']}: {_plain(text)}" for done in imported for text in done["warnings"]]
+    lines += ["", "## Not run", ""] if skipped else []
+    lines += [f"- {done['name']}: {_plain(done['skipped'])}" for done in skipped]
+    return "\n".join(lines) + "\n"
+
+
+def summary(shown: Sequence[dict[str, Any]], imported: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How many networks pass each column."""
+    yield f"**{len(imported)} of {len(shown)} networks are read.** Of these:"
+    yield ""
+    for column in PROMISED[1:]:
+        asked = [done for done in imported if done.get(column) != "-"]
+        passed = sum(column not in failures(done) for done in asked)
+        yield f"- {column}: {passed} of {len(asked)}"
+    shares = [done["FLOPs known"] for done in imported if isinstance(done.get("FLOPs known"), float)]
+    if shares:
+        enough = sum(share >= 0.95 for share in shares)
+        yield f"- at least 95 % of the FLOPs known: {enough} of {len(shares)}; the mean share is {_mean(shares):.2%}"
+        yield f"- the mean share of known operations is {_mean([done['known'] for done in imported]):.2%}"
+    times = sorted(done["times"] for done in imported if done["times"])
+    if times:
+        yield f"- time to read, in times of torch.export's: median {times[len(times) // 2]:.2f}, most {times[-1]:.2f}"
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)
+
+
+def cell(done: dict[str, Any], column: str) -> str:
+    """One cell as text."""
+    value = done.get(column)
+    if value is None:
+        return ""
+    if column == "import":
+        return f"{done['seconds']:.1f} s, {done['times'] or '?'}x" if value == "ok" else "**no**"
+    if column in ("known", "FLOPs known") and isinstance(value, float | int):
+        return f"{value:.1%}"
+    if isinstance(value, float):
+        return f"{value:.0e}" if value else "0"
+    return "**no**" if column in failures(done) else str(value)
+
+
+def _plain(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "\\<")
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()
