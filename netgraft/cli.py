@@ -88,7 +88,8 @@ METRICS_HELP = (
     f"[bold]--goal[/] is one of {', '.join(UNITS)}; give it several times for several goals. [bold]--limit[/] is "
     "METRIC<=NUMBER or METRIC>=NUMBER with x for times the original's, or with a unit: 'flops<=0.9x', "
     "'latency<=0.66x', 'parameters<=200k', 'memory<=2MB', 'quality>=90%'. A limit like 'latency<=5ms' is scaled by one "
-    "measurement of the original when the run begins; prefer x, with which the same seed gives the same trials."
+    "measurement of the original when the run begins. A limit on latency may name its engine, as in "
+    "'latency<=5ms@onnxruntime', and holds for what is measured: a finalist that breaks it is not picked."
 )
 EXAMPLES_HELP = (
     "[bold]Examples[/]\n\nnetgraft optimize zoo:resnet20 --data cifar10/ --budget 30m --out runs/first\n\n"
@@ -123,7 +124,7 @@ def optimize(
     ] = None,
     limit: Annotated[
         list[str] | None,
-        typer.Option(help="what to keep to, such as 'flops<=0.9x'; latency is estimated until the end; see below"),
+        typer.Option(help="what to keep to, such as 'flops<=0.9x'; see below"),
     ] = None,
     budget: Annotated[
         str, typer.Option(help="a time, such as 10m or 1h30m (without training the original), or '40 trials'")
@@ -143,6 +144,13 @@ def optimize(
     finalists: Annotated[int, typer.Option(help="how many networks are trained longer and measured")] = 4,
     learning_rate: Annotated[float, typer.Option(help="of fine-tuning, at its peak")] = 0.05,
     teacher: Annotated[bool, typer.Option(help="fine-tune with the original as teacher")] = True,
+    measure: Annotated[
+        str,
+        typer.Option(
+            help="when latency is measured: search (every network, shortly, before it is fine-tuned; the estimate "
+            "learns from it), or end (finalists only: the same seed then gives the same trials on any machine)"
+        ),
+    ] = "search",
     bank: Annotated[
         Path | None, typer.Option(help="segments to graft with, of 'netgraft bank mine' (default: netgraft's own)")
     ] = None,
@@ -174,6 +182,7 @@ def optimize(
         pretrain_epochs=pretrain,
         learning_rate=learning_rate,
         teacher=teacher,
+        measure=measure,
     )
     with engine_from(engine) as workers:
         command = shlex.join(["netgraft", *sys.argv[1:]])

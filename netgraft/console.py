@@ -26,7 +26,7 @@ from netgraft.events import (
     StepDone,
     TrialRecorded,
 )
-from netgraft.report import Standing, Summary
+from netgraft.report import Standing, Summary, words
 
 
 class Watcher:
@@ -123,9 +123,12 @@ class Watcher:
                     soft_wrap=True,
                 )
             return
+        time = f"est. {scores['latency'] / start['latency']:.2f}x"
+        if "time" in scores:
+            time = f"{scores['time']:.2f}x (est. {scores['estimate'] / start['latency']:.2f}x)"
         self.console.print(
             f"  {trial.digest}  quality {quality} (before tuning {scores['quality_before']:.2f})  "
-            f"time est. {scores['latency'] / start['latency']:.2f}x  flops {scores['flops'] / start['flops']:.2f}x  "
+            f"time {time}  flops {scores['flops'] / start['flops']:.2f}x  "
             f"weights kept {trial.inherited:.0%}  [dim]{_short(trial.origin)}[/]",
             highlight=False,
             soft_wrap=True,
@@ -150,12 +153,13 @@ def finalists(summary: Summary) -> Table:
     """The finalists of a run."""
     return columns(
         f"{summary.task}: finalists, trained equally long, as multiples of the original",
-        ("network", f"test {summary.quality.unit}", "time [99 %]", "speed-up", "FLOPs", "params"),
+        ("network", f"test {summary.quality.unit}", "time [99 %]", "estimated", "speed-up", "FLOPs", "params"),
         (
             (
                 row.label if row.is_original else f"{row.label} {row.digest[:8]}",
                 f"{row.test:.2f}±{row.test_error:.2f}",
                 f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]",
+                words.ratio(row.estimate),
                 f"{row.speedup:.2f}x",
                 f"{row.flops_ratio:.2f}x",
                 f"{row.parameters_ratio:.2f}x",
@@ -168,8 +172,8 @@ def finalists(summary: Summary) -> Table:
 def so_far(entries: Sequence[Standing]) -> Table:
     """The front of a run that has no finalists yet."""
     return columns(
-        "trained so far: validation quality after a short fine-tuning, time estimated",
-        ("network", "validation", "time (estimate)"),
+        "trained so far: validation quality after a short fine-tuning, time estimated or measured shortly",
+        ("network", "validation", "time"),
         (
             (f"#{e.number} {e.digest[:8]}", f"{e.validation:.2f}±{e.validation_error:.2f}", f"{e.time:.2f}x")
             for e in entries

@@ -66,7 +66,7 @@ class Front:
 
     def __getitem__(self, pick: str) -> Pick:
         """``knee``, ``fastest``, ``best``, or the beginning of a digest; OptionError for anything else, EmptyFrontError
-        where the run has trained nothing yet.
+        where the run has trained nothing yet, or no finalist keeps the limits.
         """
         finished = {row.number: self.study.finalists[row.number].model for row in self.summary.rows}
         if finished:
@@ -76,6 +76,8 @@ class Front:
             entries, picks = standings(self.study)
         if not entries:
             raise EmptyFrontError(f"{self.study.path} has no trained network yet; continue the run with --resume")
+        if not picks and pick in ("knee", "fastest", "best"):
+            raise EmptyFrontError(f"{self.summary.headline}; pick a digest to have one all the same")
         found = [e for e in entries if e.number == picks.get(pick) or (pick and e.digest.startswith(pick))]
         if len(found) != 1:
             known = ", ".join([*picks, *(entry.digest for entry in entries)])

@@ -2,6 +2,7 @@
 
 Goals are metric names (``quality``, ``latency``). Limits are written ``METRIC<=NUMBER`` with an ``x`` for "times the
 original's" or a unit: ``flops<=0.9x``, ``parameters<=200k``, ``latency<=5ms``, ``memory<=2MB``, ``quality>=0.99x``.
+A limit on latency may name the engine that it is measured in: ``latency<=5ms@openvino``, ``latency<=0.6x@onnxruntime``.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ class Goal:
 
 @dataclass(frozen=True)
 class Limit:
-    """A bound on a metric, in the metric's own unit."""
+    """A bound on a metric, in the metric's own unit; ``engine`` is empty where the limit names none."""
 
     metric: str
     bound: float
     upper: bool
     text: str
+    engine: str = ""
 
     @property
     def is_relative(self) -> bool:
         """Whether it was given in multiples of the original's score."""
-        return self.text.endswith("x")
+        return self.text.partition("@")[0].rstrip().endswith("x")
 
     def violation(self, scores: Mapping[str, float]) -> float:
         """By how much of the bound the score breaks the limit; 0 where it is kept, infinite for no number."""
@@ -57,7 +59,7 @@ UNITS: Final[Mapping[str, Mapping[str, float]]] = {
 }
 """The metrics that goals and limits can name, with the units they can be given in."""
 
-_LIMIT = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*([-+.\deE]+)\s*(\S*)\s*")
+_LIMIT = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*([-+.\deE]+)\s*([^\s@]*)\s*(?:@\s*([\w.-]*)\s*)?")
 
 
 def _known(name: str, what: str) -> str:
@@ -84,7 +86,7 @@ def parse_limit(text: str, original: Mapping[str, float]) -> Limit:
     match = _LIMIT.fullmatch(text)
     if match is None:
         raise OptionError(f"cannot read the limit {text!r}; write it like 'flops<=0.9x' or 'latency<=5ms'")
-    name, sign, digits, unit = match.groups()
+    name, sign, digits, unit, engine = match.groups()
     _known(name, "metric in a limit")
     try:
         number = float(digits)
@@ -97,6 +99,11 @@ def parse_limit(text: str, original: Mapping[str, float]) -> Limit:
     else:
         units = ", ".join(filter(None, UNITS[name]))
         raise OptionError(f"the limit {text!r} has the unit {unit!r}; {name} takes x (times the original's), {units}")
+    if engine is not None and (name != "latency" or not engine):
+        raise OptionError(
+            f"the limit {text!r} names no engine that {name} is measured in; only latency is, as in "
+            "'latency<=5ms@onnxruntime'"
+        )
     if sign == "<=" and bound <= 0 and name != "quality":
         raise OptionError(f"the limit {text!r} is impossible: no network has a {name} of {bound:g} or less")
-    return Limit(name, bound, sign == "<=", text.strip())
+    return Limit(name, bound, sign == "<=", text.strip(), engine or "")

@@ -36,7 +36,14 @@ from netgraft.tasks import Quality
 
 recipe = sys.modules["netgraft.recipes.optimize"]  # netgraft.recipes.optimize is the function
 PLAN = ng.Plan(
-    population=6, keep=2, finalists=2, tune_epochs=0.5, final_epochs=1, pretrain_epochs=10, measure_seconds=1.0
+    population=6,
+    keep=2,
+    finalists=2,
+    tune_epochs=0.5,
+    final_epochs=1,
+    pretrain_epochs=10,
+    measure_seconds=1.0,
+    measure="end",  # the same trials in every run
 )
 NETWORK = """
 import torch

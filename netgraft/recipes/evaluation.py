@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite
@@ -16,21 +16,25 @@ from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.costs.analytic import activation_memory, flops, latency_estimate, parameters
 from netgraft.errors import NetgraftError
 from netgraft.ir import Graph, Model
+from netgraft.metrics import Limit
 from netgraft.search import Result
 from netgraft.tasks import Schedule, Task, agreement, evaluate, recalibrate, train
+
+from .clock import Clock
 
 Step = Callable[[int, int], None]
 
 
 def counted(graph: Graph) -> dict[str, float]:
     """The scores that follow from the graph alone: ``flops``, ``parameters``, ``memory`` (bytes of activations at batch
-    1) and ``latency`` (an estimate, in ms).
+    1) and ``latency`` (an estimate, in ms), which is ``estimate``, too: measuring replaces the former.
     """
     return {
         "flops": flops(graph),
         "parameters": parameters(graph),
         "memory": activation_memory(graph),
-        "latency": latency_estimate(graph),
+        "latency": (estimate := latency_estimate(graph)),
+        "estimate": estimate,
     }
 
 
@@ -110,13 +114,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Tune:
-    """Last rung: fine-tuning with the original as teacher.
+    """Last rung: fine-tuning, with the original as teacher, of what keeps ``limits`` when ``clock`` measures it.
 
-    Scores on the validation split: ``quality_before`` and ``quality`` with its standard error ``quality_error``.
+    Scores on the validation split: ``quality_before`` and ``quality`` with its standard error ``quality_error``, and
+    those of the clock. A network that breaks a limit has the clock's scores only.
     """
 
     trainer: Trainer
     epochs: float
+    clock: Clock | None = None
+    limits: Sequence[Limit] = ()
 
     def __call__(self, candidate: Candidate) -> Result:
         """The candidate with its new weights. Never raises for one that cannot be trained: that is a failure."""
@@ -124,13 +131,16 @@ class Tune:
 
     def _tune(self, candidate: Candidate) -> Result:
         trainer = self.trainer
+        times = self.clock.scores(candidate.model) if self.clock else {}
+        if times and any(limit.violation(times) > 0 for limit in self.limits):
+            return Result(candidate, times)  # nothing is gained by training it
         before = evaluate(to_module(candidate.model), trainer.task, "validation")
         model = trainer.train(candidate.model, self.epochs, "tune", candidate.number)
         if model is None:
             return Result(candidate, failure="the training diverged")
         after = evaluate(to_module(model), trainer.task, "validation")
         tuned = replace(candidate, model=model, epochs=candidate.epochs + self.epochs)
-        scores = {"quality_before": before.quality, "quality": after.quality, "quality_error": after.error}
+        scores = {"quality_before": before.quality, "quality": after.quality, "quality_error": after.error, **times}
         return Result(tuned, scores, "" if isfinite(after.quality) else "its quality is not a number")
 
 

@@ -11,7 +11,7 @@ from netgraft.costs.measured import compare
 from netgraft.errors import OptionError
 from netgraft.events import FinalBegun, FinalsBegun, Listener, MeasuringBegun, RunFinished, StepDone
 from netgraft.ir import Model
-from netgraft.metrics import Goal, Limit
+from netgraft.metrics import Goal, Limit, parse_limit
 from netgraft.search.pareto import front, spread
 from netgraft.study import Finalist, Study
 from netgraft.tasks import Task, evaluate
@@ -24,9 +24,17 @@ def tolerance_of(original: Trial) -> float:
     return max(2 * original.scores["quality_error"], 0.01 * abs(original.scores["quality"]), 1e-9)
 
 
-def finalists_of(study: Study, goals: Sequence[Goal], quality: Goal, count: int) -> list[Trial]:
-    """The trials worth training longer: on the Pareto front, not ruined in quality, spread over the last goal."""
+def finalists_of(
+    study: Study, goals: Sequence[Goal], quality: Goal, count: int, limits: Sequence[Limit] = ()
+) -> list[Trial]:
+    """The trials worth training longer: on the Pareto front, not ruined in quality, spread over the last goal.
+
+    Where some were measured to keep the limits on latency with the whole of their interval, only those: finalists are
+    measured again, and longer.
+    """
     complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
+    by_time = [limit for limit in limits if limit.metric == "latency"]
+    complete = [t for t in complete if not any(limit.violation(_at_worst(t)) for limit in by_time)] or complete
     if complete:
         best = min(quality.cost(t.scores) for t in (study.trials[0], *complete))
         sound = [t for t in complete if quality.cost(t.scores) - best <= 3 * tolerance_of(study.trials[0])]
@@ -35,12 +43,18 @@ def finalists_of(study: Study, goals: Sequence[Goal], quality: Goal, count: int)
     return [best_ones[i] for i in spread([[goal.cost(t.scores) for goal in goals] for t in best_ones], count)]
 
 
+def _at_worst(trial: Trial) -> dict[str, float]:
+    """The latency at the upper end of its interval, where it was measured; or else the estimate."""
+    stretch = trial.scores["time_high"] / trial.scores["time"] if "time" in trial.scores else 1.0
+    return {"latency": trial.scores["latency"] * stretch}
+
+
 def run_finals(
     study: Study,
     trainer: Trainer,
     numbers: Sequence[int],
     final_epochs: float,
-    limits: Sequence[Limit],
+    limits: Sequence[str],
     measure_seconds: float,
     on_event: Listener,
 ) -> None:
@@ -82,22 +96,26 @@ def _judged(
     task: Task,
     trained: Sequence[tuple[Trial, Model]],
     epochs: float,
-    limits: Sequence[Limit],
+    limits: Sequence[str],
     seconds: float,
     on_event: Listener,
 ) -> list[Finalist]:
-    """The only place that touches the test split. Latencies are measured interleaved with the original's."""
+    """The only place that touches the test split. Latencies are measured interleaved with the original's, and limits
+    hold for what was measured: in milliseconds, or as a ratio, whichever they speak of.
+    """
     on_event(MeasuringBegun(len(trained)))
     written = [to_onnx(model) for _, model in trained]
     times = compare(written, written[0], seconds=seconds)
+    begun = {**study.trials[0].scores, "latency": times[0].model_ms}
+    bounds = [parse_limit(text, begun) for text in limits]
     finalists = []
     for (trial, model), time in zip(trained, times, strict=True):
         module = to_module(model)
         validation, test = evaluate(module, task, "validation"), evaluate(module, task, "test")
         costs = counted(model.graph)
-        # Every limit on latency was turned into the estimate's unit, by way of the original: measured times are, too.
-        measured = {"latency": time.ratio * study.trials[0].scores["latency"], "quality": validation.quality}
-        broken = [limit.text for limit in limits if limit.violation(costs | measured) > 0]
+        measured = costs | {"latency": time.model_ms, "quality": validation.quality}
+        as_ratio = measured | {"latency": time.ratio * begun["latency"]}
+        broken = [bound.text for bound in bounds if bound.violation(as_ratio if bound.is_relative else measured) > 0]
         finalists.append(
             Finalist(
                 number=trial.number,

@@ -39,12 +39,13 @@ from netgraft.mutations.graft import Graft
 from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.within import Within
-from netgraft.search import Budget, Population, Rung, search
+from netgraft.search import Budget, Population, Rung, Strategy, search
 from netgraft.segments import Bank, default
 from netgraft.spaces import Space
 from netgraft.study import Study
 from netgraft.tasks import Score, Task, evaluate
 
+from .clock import Clock, Corrected, engine_of
 from .evaluation import Check, Count, Trainer, Tune, counted
 from .finals import finalists_of, run_finals, tolerance_of
 
@@ -61,6 +62,11 @@ class Plan:
     fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more. ``pretrain_epochs`` trains the
     original first, for networks that come without trained weights. ``search_share`` is the part of a time budget spent
     before the finals.
+
+    ``measure`` says when latency is measured. ``search``: every network before it is fine-tuned, shortly, where latency
+    is a goal or limited; the estimate that screens the others is corrected by that, and limits hold for what was
+    measured. Trials then follow from the seed *and* the measurements, which the journal keeps for resuming. ``end``:
+    only finalists are measured, and the same seed gives the same trials everywhere.
     """
 
     population: int = 40
@@ -73,6 +79,7 @@ class Plan:
     measure_seconds: float = 40.0
     search_share: float = 0.6
     teacher: bool = True
+    measure: str = "search"
 
     def __post_init__(self) -> None:
         counts = {"population": self.population, "keep": self.keep, "finalists": self.finalists}
@@ -83,6 +90,8 @@ class Plan:
                 raise OptionError(f"{name} must be above 0, not {value:g}")
         if self.pretrain_epochs < 0 or not 0 < self.search_share < 1:
             raise OptionError("pretrain_epochs must be 0 or more, and search_share between 0 and 1")
+        if self.measure not in ("search", "end"):
+            raise OptionError(f"latency is measured in the search or at its end, not {self.measure!r}: search, end")
 
     def for_examples(self, examples: int) -> Plan:
         """The plan with everything decided: short tunings see about 16,000 examples, finals four times as many."""
@@ -137,8 +146,9 @@ def optimize(
     search_budget, seconds = parse_budget(budget)
     chosen = (plan or Plan()).for_examples(len(task.train))
     mutation = mutation or default_mutations()
-    for text in limits:  # before any work is done
-        parse_limit(text, counted(model.graph) | {"quality": 1.0})
+    wanted = [parse_limit(text, counted(model.graph) | {"quality": 1.0}) for text in limits]  # before any work is done
+    engine_of(wanted)
+    timed = "latency" in {goal.metric for goal in parsed} | {limit.metric for limit in wanted}
     if next(mutation.edits(model.graph, model.weights, np.random.default_rng(seed)), None) is None:
         raise SourceError(
             f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
@@ -156,10 +166,15 @@ def optimize(
                 by_graph = [bound for bound in bounds if bound.metric != "quality"]
                 if seconds is not None:
                     search_budget = replace(search_budget, seconds=chosen.search_share * seconds)
+                strategy: Strategy = Population(parsed, quality, tolerance_of(study.trials[0]))
+                clock = None
+                if timed and chosen.measure == "search":
+                    clock = Clock(original, study.trials[0].scores["latency"])
+                    strategy = Corrected(strategy)
                 search(
                     Space(original, mutation, counted, by_graph),
-                    Population(parsed, quality, tolerance_of(study.trials[0])),
-                    _rungs(trainer, chosen, parsed, bounds),
+                    strategy,
+                    _rungs(trainer, chosen, parsed, bounds, clock),
                     budget=search_budget,
                     study=study,
                     engine=engine or Inline(),
@@ -168,11 +183,13 @@ def optimize(
                     on_event=on_event,
                 )
                 count = _affordable(study, chosen, seconds)
-                study.add_note("finals", numbers=[t.number for t in finalists_of(study, parsed, quality, count)])
+                study.add_note(
+                    "finals", numbers=[t.number for t in finalists_of(study, parsed, quality, count, bounds)]
+                )
             if not study.finalists:
                 numbers = (study.note("finals") or {})["numbers"]
                 assert chosen.final_epochs is not None, "decided by for_examples"
-                run_finals(study, trainer, numbers, chosen.final_epochs, bounds, chosen.measure_seconds, on_event)
+                run_finals(study, trainer, numbers, chosen.final_epochs, limits, chosen.measure_seconds, on_event)
         except KeyboardInterrupt:
             on_event(RunInterrupted())
     return Front(Study.read(Path(out)))
@@ -344,15 +361,18 @@ def _judge(model: Model, task: Task) -> Score:
     return score
 
 
-def _rungs(trainer: Trainer, plan: Plan, goals: Sequence[Goal], limits: Sequence[Any]) -> list[Rung]:
+def _rungs(
+    trainer: Trainer, plan: Plan, goals: Sequence[Goal], limits: Sequence[Limit], clock: Clock | None
+) -> list[Rung]:
     assert plan.tune_epochs is not None
     others = [goal for goal in goals if goal.metric != "quality"]
-    by_graph = [limit for limit in limits if limit.metric != "quality"]
+    by_graph = [limit for limit in limits if limit.metric != "quality" and not (clock and limit.metric == "latency")]
     by_quality = [limit for limit in limits if limit.metric == "quality"]
+    by_time = [limit for limit in limits if limit.metric == "latency" and clock]
     return [
         Rung("count", Count(), limits=by_graph),
         Rung("check", Check(trainer), goals=[Goal("agreement"), *others], keep=plan.keep),
-        Rung("tune", Tune(trainer, plan.tune_epochs), limits=by_quality),
+        Rung("tune", Tune(trainer, plan.tune_epochs, clock, by_time), limits=[*by_time, *by_quality]),
     ]
 
 

@@ -65,6 +65,7 @@ def render(study: Study) -> str:
             stories=_stories(study, summary),
             time=partial(estimated_time, study),
             latency=study.note("latency"),
+            shortly=any("time" in trial.scores for trial in study.trials.values()),
             run=shlex.quote(str(study.path)),
         )
     )

@@ -39,6 +39,7 @@ class Row:
     ``test`` and ``validation`` are in the task's unit, with standard errors. ``time`` is the measured latency as a
     multiple of the original's with its 99 % interval (``low``, ``high``); ``speedup`` is its inverse, with the interval
     turned round. FLOPs, parameters and memory (bytes of activations) are counted; their ratios are to the original.
+    ``estimate`` is what the search estimated of the time.
     ``inherited`` is the product of the shares of inherited weights along the lineage. ``origins`` says how it came
     about, step by step.
     """
@@ -63,6 +64,7 @@ class Row:
     inherited: float
     epochs: float
     origins: tuple[str, ...]
+    estimate: float | None = None
     breaks: str = ""
 
     @property
@@ -101,7 +103,7 @@ class Summary:
 
     ``picks`` maps ``knee``, ``fastest`` and ``best`` to the numbers of rows; it is empty as long as there are none.
     Picks are made on the *validation* quality, so that the test quality reported for them was not selected for, and
-    the original is picked only where nothing else is there, a network that breaks a limit only where all do:
+    the original is picked only where nothing else is there, and a network that broke a limit when measured never:
 
     - ``best`` has the best quality, and of equals the least time;
     - ``fastest`` has the least time of those measured to be faster than the original: among the ones not worse than it
@@ -124,7 +126,7 @@ class Summary:
     @property
     def pick(self) -> Row | None:
         """The row to look at first: the knee."""
-        return next((row for row in self.rows if row.number == self.picks["knee"]), None)
+        return next((row for row in self.rows if row.number == self.picks.get("knee")), None)
 
     def names(self, row: Row) -> tuple[str, ...]:
         """The names under which a row is picked."""
@@ -140,9 +142,11 @@ def summarize(study: Study) -> Summary:
     rows = tuple(sorted((_row(study, finalist) for finalist in study.finalists.values()), key=_original_first))
     if not rows:
         return Summary(task, quality, _unfinished(study))
-    children = [row for row in rows if not row.is_original]
-    entrants = [row for row in children if not row.breaks] or children or rows
     original = rows[0] if rows[0].is_original else None
+    children = [row for row in rows if not row.is_original]
+    entrants = [row for row in children if not row.breaks] or ([] if children else rows)
+    if not entrants:
+        return Summary(task, quality, _beyond(children), rows)
     knee = _knee(entrants, quality)
     return Summary(task, quality, _headline(knee, original, quality), rows, _picks(entrants, original, quality))
 
@@ -150,7 +154,7 @@ def summarize(study: Study) -> Summary:
 @dataclass(frozen=True)
 class Standing:
     """A network of a run that has no finalists yet, by what the search knows: ``validation`` quality after its short
-    fine-tuning, and ``time`` *estimated*, as a multiple of the original's.
+    fine-tuning, and ``time`` as a multiple of the original's: measured shortly, or else *estimated*.
     """
 
     number: int
@@ -181,7 +185,8 @@ def standings(study: Study) -> tuple[tuple[Standing, ...], Mapping[str, int]]:
 
 
 def _standing(study: Study, trial: Trial) -> Standing:
-    time, scores = estimated_time(study, trial), trial.scores
+    scores = trial.scores
+    time = scores.get("time", estimated_time(study, trial))
     if time is None or trial.model is None or "quality" not in scores:
         raise StudyError(f"{study.path} is damaged: trial {trial.number} is complete and has no figures")
     error = scores.get("quality_error", 0.0)
@@ -204,7 +209,8 @@ def lineage(study: Study, number: int) -> tuple[Trial, ...]:
 
 def estimated_time(study: Study, trial: Trial) -> float | None:
     """The latency estimated during the search, as a multiple of the original's; None where there is none."""
-    estimate = trial.scores.get("latency")
+    scores = trial.scores
+    estimate = scores.get("estimate", scores.get("latency"))
     base = study.trials[0].scores.get("latency") if 0 in study.trials else None
     return estimate / base if estimate is not None and base else None
 
@@ -249,6 +255,7 @@ def _row(study: Study, finalist: Finalist) -> Row:
         inherited=prod(trial.inherited for trial in path),
         epochs=finalist.epochs,
         origins=tuple(trial.origin for trial in path[1:]),
+        estimate=estimated_time(study, path[-1]),
         breaks=finalist.breaks,
     )
 
@@ -321,6 +328,16 @@ def _headline(pick: Row, original: Row | None, quality: Scale) -> str:
         return f"No other network came out than the original, at {_with_unit(pick, quality)}"
     beside = f"original {_with_unit(original, quality)}" if original else "the original is not measured yet"
     return f"{_speed(pick)} at {_with_unit(pick, quality)} ({beside})"
+
+
+def _beyond(children: Sequence[Row]) -> str:
+    """Where every finalist broke a limit: the quickest is named, as it comes nearest to a limit on time."""
+    closest = min(children, key=lambda row: row.time)
+    return (
+        f"No finalist keeps the limits when it is measured: the fastest, {closest.label}, takes "
+        f"{words.milliseconds(closest.latency_ms)}, {words.ratio(closest.time)} the original's time, and breaks "
+        f"{closest.breaks}"
+    )
 
 
 def _with_unit(row: Row, quality: Scale) -> str:

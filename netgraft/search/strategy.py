@@ -57,8 +57,8 @@ class Rung:
     """One step of the evaluation.
 
     ``evaluate`` takes a candidate to its scores and may hand it back changed (trained). A candidate whose scores break
-    one of ``limits`` is infeasible. Of the rest, at most ``keep`` go on (all where None): those that
-    :func:`pareto.spread` picks over ``goals``, spread over the last of them.
+    one of ``limits`` is infeasible; what it has no score for, it does not break. Of the rest, at most ``keep`` go on
+    (all where None): those that :func:`pareto.spread` picks over ``goals``, spread over the last of them.
     """
 
     name: str
@@ -180,7 +180,7 @@ def _climb(
 
 
 def _broken(limits: Sequence[Limit], scores: dict[str, float]) -> str:
-    broken = [limit for limit in limits if limit.violation(scores) > 0]
+    broken = [limit for limit in limits if limit.metric in scores and limit.violation(scores) > 0]
     return ", ".join(f"{limit.metric} {scores[limit.metric]:.4g} breaks {limit.text}" for limit in broken)
 
 

@@ -1,0 +1,186 @@
+"""Measured time within a search: the correction of the estimate, limits, and what of a run hangs on it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from studies import TIMES, finished, model_of, resnet
+from test_optimize import NETWORK, PLAN, optimize, trials
+
+import netgraft as ng
+from netgraft.candidate import Trial, TrialState
+from netgraft.costs.measured import Ratio
+from netgraft.errors import EmptyFrontError, OptionError
+from netgraft.ir import Model
+from netgraft.metrics import Limit, parse_limit
+from netgraft.recipes import clock, finals
+from netgraft.recipes.clock import Clock, Correction, Screen, engine_of
+from netgraft.report import summarize
+from netgraft.report.page import render
+from netgraft.spaces import Space
+from netgraft.study import Study
+
+recipe = sys.modules["netgraft.recipes.optimize"]
+COUNTS = {"flops": 1.0, "parameters": 1.0, "memory": 1.0, "quality": 1.0, "latency": 2.0}
+
+
+def measured(number: int, estimate: float, time: float) -> Trial:
+    scores = {"latency": time, "estimate": estimate, "time": time, "time_high": 1.02 * time}
+    return Trial(number, 1, f"{number:016x}", TrialState.COMPLETE, scores=scores)
+
+
+ORIGINAL = Trial(0, 0, "0" * 16, TrialState.COMPLETE, scores={"latency": 1.0, "estimate": 1.0})
+
+
+def test_without_measurements_nothing_is_corrected() -> None:
+    for share in (0.3, 1.0, 2.0):
+        assert Correction.learned([ORIGINAL])(share)[0] == pytest.approx(share)
+
+
+def test_many_measurements_decide_alone_and_narrow_the_margin() -> None:
+    shares = np.linspace(0.3, 1.2, 60)
+    trials = [ORIGINAL, *(measured(n, e, 1.3 * e**0.5) for n, e in enumerate(shares.tolist(), 1))]
+    time, deviation = Correction.learned(trials)(0.5)
+    assert time == pytest.approx(1.3 * 0.5**0.5, rel=0.05)
+    assert deviation < 0.5 * Correction.learned([ORIGINAL])(0.5)[1]
+
+
+@given(st.lists(st.tuples(st.floats(0.05, 5), st.floats(0.02, 20)), max_size=12), st.floats(0.05, 5))
+def test_a_correction_is_a_positive_time_and_never_certain(known: list[tuple[float, float]], share: float) -> None:
+    time, deviation = Correction(tuple(e for e, _ in known), tuple(t for _, t in known))(share)
+    assert time > 0 and np.isfinite(time) and deviation > 0
+
+
+def test_an_estimate_that_is_wrong_asks_for_a_wider_margin() -> None:
+    right = [ORIGINAL, *(measured(n, 0.5, 0.5) for n in range(1, 9))]
+    wrong = [ORIGINAL, *(measured(n, 0.5, 0.5 * 2 ** (n % 2)) for n in range(1, 9))]
+    assert Correction.learned(wrong)(0.5)[1] > 2 * Correction.learned(right)(0.5)[1]
+
+
+def test_what_is_screened_keeps_a_limit_with_a_margin() -> None:
+    graph = resnet()
+    screen = Screen(recipe.counted, Correction(), recipe.counted(graph)["latency"])
+    assert screen(graph)["latency"] == pytest.approx(recipe.counted(graph)["latency"] * np.exp(np.sqrt(2 * 0.15**2)))
+    assert {k: v for k, v in screen(graph).items() if k != "latency"} == {
+        k: v for k, v in recipe.counted(graph).items() if k != "latency"
+    }
+    bound = Limit("latency", recipe.counted(graph)["latency"], True, "latency<=1x")
+    assert Space(model_of(graph), recipe.default_mutations(), screen, [bound]).violation(graph) > 0
+
+
+def test_engines_of_limits() -> None:
+    limits = [parse_limit(text, COUNTS) for text in ("latency<=5ms@onnxruntime", "latency<=0.5x", "flops<=1x")]
+    assert [limit.engine for limit in limits] == ["onnxruntime", "", ""]
+    assert [limit.is_relative for limit in limits] == [False, True, True]
+    assert parse_limit("latency<=0.6x@onnxruntime", COUNTS).is_relative
+    assert engine_of(limits) == "onnxruntime"
+    with pytest.raises(OptionError, match=r"no engine 'abacus'.*onnxruntime"):
+        engine_of([parse_limit("latency<=5ms@abacus", COUNTS)])
+    with pytest.raises(OptionError, match="one engine; the limits name onnxruntime and other"):
+        engine_of([replace(limits[0], engine="other"), limits[0]])
+
+
+@pytest.mark.parametrize("text", ["flops<=0.9x@onnxruntime", "latency<=5ms@"])
+def test_only_latency_is_measured_in_an_engine(text: str) -> None:
+    with pytest.raises(OptionError, match="only latency is"):
+        parse_limit(text, COUNTS)
+
+
+# --- runs ---
+
+
+def ratio(share: float) -> Ratio:
+    return Ratio(share, 0.99 * share, 1.01 * share, 8 * share, 8.0, 10, 1.0, 0.99, 1.01, False)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    path = tmp_path / "nets.py"
+    path.write_text(NETWORK)
+    return f"{path}:net"
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
+    """A machine on which time follows parameters, whatever the estimate says; it lists what it measured."""
+    asked: list[Model] = []
+
+    def size(model: Model) -> float:
+        return float(sum(weight.size for weight in model.weights.values())) ** 0.5
+
+    def compare(models: Sequence[Model], baseline: Model, *, seconds: float) -> list[Ratio]:
+        asked.extend(models)
+        return [ratio(size(model) / size(baseline)) for model in models]
+
+    for module in (clock, finals):
+        monkeypatch.setattr(module, "to_onnx", lambda model: model)
+        monkeypatch.setattr(module, "compare", compare)
+    return asked
+
+
+SEARCH = replace(PLAN, measure="search", pretrain_epochs=1, tune_epochs=0.25, final_epochs=0.25)
+
+
+def test_limits_hold_for_what_was_measured_and_the_same_measurements_give_the_same_trials(
+    source: str, tmp_path: Path, machine: list[Model]
+) -> None:
+    options: dict[str, Any] = {"limits": ("latency<=0.8x",), "plan": SEARCH, "budget": "3 trials"}
+    front = optimize(source, tmp_path / "first", **options)
+    complete = [t for t in front.study.trials.values() if t.state is TrialState.COMPLETE and t.number]
+    assert len(complete) == 3
+    whole = front.study.trials[0].scores["estimate"]
+    for trial in complete:
+        assert trial.scores["time"] <= 0.8
+        assert trial.scores["latency"] == pytest.approx(trial.scores["time"] * whole)
+    for trial in front.study.trials.values():
+        if "time" in trial.scores and trial.scores["time"] > 0.8:
+            assert trial.state is TrialState.INFEASIBLE and "breaks latency<=0.8x" in trial.reason
+            assert "quality" not in trial.scores, "it was trained for nothing"
+    assert all(row.time <= 0.8 and not row.breaks for row in front.summary.rows if not row.is_original)
+
+    again = optimize(source, tmp_path / "again", **options)
+    assert trials(again.study) == trials(front.study)
+    before = len(machine)
+    optimize(source, tmp_path / "again", resume=True, **options)
+    assert len(machine) == before, "a finished run measures nothing"
+
+
+def test_nothing_is_measured_during_a_search_that_does_not_ask_for_time(
+    source: str, tmp_path: Path, machine: list[Model]
+) -> None:
+    front = optimize(source, tmp_path / "run", goals=("quality", "flops"), plan=SEARCH, budget="1 trials")
+    assert len(machine) == len(front.study.finalists)
+    assert not any("time" in trial.scores for trial in front.study.trials.values())
+
+
+def test_finalists_that_break_a_limit_are_no_picks(tmp_path: Path) -> None:
+    with finished(tmp_path / "run", numbers=(0, 2)) as study:
+        study.add_finalists([replace(study.finalists[2], breaks="latency<=0.5x")])
+        assert not summarize(study).picks
+        headline = "No finalist keeps the limits when it is measured: the fastest, #2, takes 0.49 ms, 0.62x"
+        assert summarize(study).headline.startswith(headline)
+        assert "So there is no pick" in " ".join(render(study).split())
+    front = ng.Front(Study.read(tmp_path / "run"))
+    with pytest.raises(EmptyFrontError, match=r"breaks latency<=0\.5x; pick a digest"):
+        front.knee()
+    assert front[study.finalists[2].digest].figures.number == 2
+    with finished(tmp_path / "other") as study:
+        study.add_finalists([replace(study.finalists[n], breaks="latency<=0.5x") for n in (1, 2)])
+        assert set(summarize(study).picks.values()) == {3}
+        assert TIMES[3][0] < TIMES[2][0]
+
+
+def test_the_clock_measures_against_the_original(machine: list[Model]) -> None:
+    model = model_of(resnet())
+    smaller = model_of(resnet(blocks=1))
+    scores = Clock(model, 4.0).scores(smaller)
+    assert 0 < scores["time"] < 1 and scores["time_high"] == pytest.approx(1.01 * scores["time"])
+    assert scores["latency"] == pytest.approx(4.0 * scores["time"])
