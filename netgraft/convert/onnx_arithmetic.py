@@ -92,6 +92,8 @@ def _reciprocal(number: float) -> float:
 
 
 def _pow(call: Call) -> Value:
+    if not _floats(call, call.value(0)) or not _floats(call, call.value(1)):
+        raise Untranslatable("a power of whole numbers")
     if (number := _scalar(call, 1, 0)) is None:
         return call.torch("aten.pow.Tensor_Tensor", ("input", 0), ("input", 1), inputs=[call.value(0), call.value(1)])
     return call.emit("pow", call.value(0), exponent=int(number) if number == int(number) else number)
@@ -386,6 +388,8 @@ def _gather(call: Call) -> Value:
 
 
 def _gather_elements(call: Call) -> Value:
+    if not call.is_known(1) or (call.constant(1) < 0).any():
+        raise Untranslatable("indices that may count from the end")
     values = [call.value(0), call.value(1)]
     return call.torch("aten.gather.default", ("input", 0), call.attrs.get("axis", 0), ("input", 1), inputs=values)
 
@@ -419,6 +423,8 @@ def _attention(call: Call) -> Value:
     if any(call.type(value).rank != 4 for value in values[:3]):
         raise Untranslatable("an attention that splits heads itself")
     scale, causal = call.attrs.get("scale"), bool(call.attrs.get("is_causal", 0))
+    if causal and len(values) == 4:
+        raise Untranslatable("a causal attention with a mask")
     return call.emit("attention", *values, scale=scale and _short(float(scale)), causal=causal)
 
 

@@ -327,7 +327,7 @@ class _Run(torch.autograd.Function):
             for given, x in zip(session.get_inputs(), inputs, strict=True)
         }
         device = inputs[0].device if inputs else torch.device("cpu")
-        return tuple(torch.from_numpy(np.ascontiguousarray(y)).to(device) for y in session.run(None, feeds))
+        return tuple(torch.from_numpy(np.array(y)).to(device) for y in session.run(None, feeds))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

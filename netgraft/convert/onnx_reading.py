@@ -151,6 +151,7 @@ class Reader:
         self._claimed: set[str] = set()
         self._makers: dict[str, onnx.NodeProto] = {}
         self._initial: set[str] = set()
+        self._reads: set[str] = set()
         self._shown: dict[str, TensorType] = {}
 
     def read(self) -> Graph:
@@ -161,6 +162,7 @@ class Reader:
                 raise SourceError(f"two tensors are called {tensor.name!r}")
             self.known[tensor.name] = array(tensor)
         self._initial = set(self.known)
+        self._reads = _all_reads(graph)
         given = [value for value in graph.input if value.name not in self.known]
         if self._shapes is not None and len(self._shapes) != len(given):
             raise SourceError(f"it has {len(given)} inputs, of which example inputs give {len(self._shapes)}")
@@ -209,7 +211,7 @@ class Reader:
             try:
                 found = rule(call)
                 values = [found] if isinstance(found, Value) else list(found)
-                if any(node.output[len(values) :]):
+                if any(name in self._reads for name in node.output[len(values) :]):
                     raise Untranslatable("more outputs than one are used")
                 self._values.update({name: value for name, value in zip(node.output, values, strict=False) if name})
                 self.translated += 1
@@ -218,6 +220,8 @@ class Reader:
                 reason = str(error)
             except GraphError as error:
                 reason = f"{_UNFIT}: {error}"
+            except (ValueError, TypeError, LookupError, AssertionError, ArithmeticError) as error:
+                reason = f"its form is not foreseen ({type(error).__name__}: {error})"
         self._freeze(node, reason)
 
     def _fold(self, call: Call) -> bool:
@@ -452,13 +456,13 @@ def _input_type(value: onnx.ValueInfoProto, shape: Shape | None) -> TensorType:
     batch = axes[0].dim_param if axes and not axes[0].HasField("dim_value") else None
     found: list[Dim] = []
     for i, axis in enumerate(axes):
-        if axis.HasField("dim_value") and axis.dim_value > 0:
+        if axis.HasField("dim_value"):
+            if axis.dim_value < 0:
+                raise SourceError(f"the input {value.name!r} is {axis.dim_value} wide along {i}")
             if shape is not None and i and shape[i] != axis.dim_value:
                 have = f"the input {value.name!r} is {axis.dim_value} wide along {i}"
                 raise SourceError(f"{have}, the example {shape[i]}")
             found.append(axis.dim_value)
-        elif axis.HasField("dim_value") and axis.dim_value == 0:
-            raise SourceError(f"the input {value.name!r} is empty")
         elif i == 0 or (batch and axis.dim_param == batch):
             found.append(Batch())
         elif batch and (times := re.fullmatch(rf"(\d+)\*{re.escape(batch)}", axis.dim_param)):
@@ -509,6 +513,17 @@ def _ordered(nodes: Sequence[onnx.NodeProto], ready: set[str]) -> list[onnx.Node
         return [nodes[i] for i in TopologicalSorter(reads).static_order()]
     except CycleError as error:
         raise SourceError(f"the node {_called(nodes[error.args[1][0]])} reads what is computed from itself") from None
+
+
+def _all_reads(graph: onnx.GraphProto) -> set[str]:
+    """The names that any node of a graph or its subgraphs reads, or that are outputs."""
+    found = {output.name for output in graph.output}
+    for node in graph.node:
+        found.update(node.input)
+        for attribute in node.attribute:
+            for inner in subgraphs(attribute):
+                found |= _all_reads(inner)
+    return found
 
 
 def _called(node: onnx.NodeProto) -> str:
