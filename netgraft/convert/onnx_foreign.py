@@ -301,6 +301,8 @@ _VALUES_DECIDE: Final = frozenset(["NonZero", "NonMaxSuppression", "Unique", "Co
 
 def run(node: Frozen, types: Sequence[TensorType], id: str, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
     """Computes the node in onnxruntime; one output comes bare. ConversionError where a gradient is asked through it."""
+    # Under autocast values come in bfloat16, which neither numpy nor onnxruntime's kernels have.
+    inputs = tuple(x.float() if x.dtype is torch.bfloat16 else x for x in inputs)
     returned: tuple[Tensor, ...] = _Run.apply(node, tuple(t.dtype for t in types), id, *inputs)  # type: ignore[no-untyped-call]
     return returned[0] if len(types) == 1 else returned
 
