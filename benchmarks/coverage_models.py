@@ -38,7 +38,7 @@ def _zoo(name: str) -> Callable[[], Built]:
         from netgraft import zoo
 
         channels, size, _ = zoo.entry(name).input_shape
-        return zoo.build(name), images(channels, _SIZES.get(name, min(size, 64)))
+        return zoo.build(name, width=0.25), images(channels, _SIZES.get(name, min(size, 64)))
 
     return build
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -36,6 +36,7 @@ from netgraft.ir import Model
 from netgraft.ir.text import render_node
 from netgraft.metrics import UNITS, parse_goals
 from netgraft.mutations import Mutation
+from netgraft.mutations.fixed import fixed_by, untouchable
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
 from netgraft.recipes.optimize import default_mutations, parse_budget
@@ -157,6 +158,12 @@ def optimize(
     ops: Annotated[
         str | None, typer.Option(help="bring in no operations but these, such as conv2d,batch_norm,relu,add")
     ] = None,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="leave alone what this pattern of module paths matches, such as 'head.*'")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="change nothing but what this pattern matches, such as 'stages.2.*'")
+    ] = None,
     engine: Annotated[str, typer.Option(help="inline, or processes:N to evaluate N networks at a time")] = "inline",
 ) -> None:
     """Evolve a network: better, faster, smaller, within your limits."""
@@ -170,6 +177,7 @@ def optimize(
         stock.check()  # better now than in the middle of a search
     mutation = default_mutations(stock, allowed)
     model = load(source, input_shape)
+    fixed_by(model.graph, freeze or [], only or [])  # a wrong pattern is better heard of before data is read
     task = load_data(data, model, subset=subset, normalize=normalize)
     if pretrain is None:
         pretrain = _pretrain_epochs(len(task.train)) if source.startswith("zoo:") else 0.0
@@ -186,7 +194,10 @@ def optimize(
     )
     with engine_from(engine) as workers:
         command = shlex.join(["netgraft", *sys.argv[1:]])
-        run(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers, command, mutation)
+        run(
+            *(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers, command, mutation),
+            *(freeze or [], only or []),
+        )
 
 
 @app.command(epilog=SOURCES_HELP)
@@ -194,8 +205,10 @@ def inspect(
     source: Source,
     input_shape: InputShape = None,
     nodes: Annotated[bool, typer.Option("--nodes", help="print the whole graph, node by node")] = False,
+    freeze: Annotated[list[str] | None, typer.Option(help="try a pattern of 'optimize --freeze'")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="try a pattern of 'optimize --only'")] = None,
 ) -> None:
-    """Show what a network is made of, what it costs, and what is frozen and why."""
+    """Show what a network is made of, what it costs, what is frozen and why, and what no mutation changes."""
     model = load(source, input_shape)
     graph = model.graph
     signature = graph.signature
@@ -235,6 +248,17 @@ def inspect(
     if frozen:
         reasons = [(node.id, node.attrs["target"], node.attrs["reason"]) for node in frozen]
         console.print(screen.columns("frozen: kept as they are", ("node", "operation", "why"), reasons))
+    left_alone: dict[str, list[str]] = {}
+    asked = dict.fromkeys(fixed_by(graph, freeze or [], only or []), "--freeze or --only says so")
+    reasons_by_node = asked | untouchable(graph)
+    for node in graph:
+        if node.id in reasons_by_node and node.op != "frozen":
+            left_alone.setdefault(reasons_by_node[node.id], []).append(node.id)
+    if left_alone:
+        console.print("[bold]left alone[/]: no mutation changes them")
+    for why, ids in left_alone.items():
+        shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+        console.print(f"  {why}: {shown}", markup=False, soft_wrap=True)
 
 
 @app.command(epilog=SOURCES_HELP)
@@ -382,6 +406,8 @@ def run(
     engine: Engine,
     command: str,
     mutation: Mutation,
+    freeze: Sequence[str] = (),
+    only: Sequence[str] = (),
 ) -> None:
     """Optimizes with progress on the terminal, and ends with the table and the report; exit code 130 after Ctrl-C."""
     for note in task.notes:
@@ -399,6 +425,8 @@ def run(
             resume=resume,
             plan=plan,
             mutation=mutation,
+            freeze=freeze,
+            only=only,
             engine=engine,
             settings={"source": source, "data": data, "command": command},
             on_event=watcher,

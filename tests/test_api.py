@@ -40,6 +40,8 @@ def test_signatures() -> None:
         "resume",
         "plan",
         "mutation",
+        "freeze",
+        "only",
         "engine",
         "settings",
         "on_event",

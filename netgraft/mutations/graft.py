@@ -21,6 +21,7 @@ from netgraft.fit import NoFit, fit
 from netgraft.ir import OPS, Edit, Graph, Region, Signature, Weights, apply
 from netgraft.segments import Bank, Segment, default, head
 
+from .fixed import untouchable
 from .transplant import transplant
 from .wiring import Wiring, alike, shuffled, wirings
 
@@ -60,7 +61,8 @@ class Graft:
     ``sparsity`` is the share of the vocabulary left out at each cut, ``exact`` the share of draws for which a segment
     that has the region's types already is taken where there is one; all others are fitted, with widths in multiples of
     ``multiple``. Segments have only operations in ``allowed``; if that is None they may have all, but normalisations
-    only where the graph has one. Raises OptionError where ``allowed`` leaves no segment.
+    only where the graph has one. Regions with a node of ``fixed`` are left alone, beside those that always are
+    (:func:`~netgraft.mutations.fixed.untouchable`). Raises OptionError where ``allowed`` leaves no segment.
     """
 
     bank: Bank = field(default_factory=default)
@@ -68,6 +70,7 @@ class Graft:
     exact: float = 0.5
     multiple: int = 1
     allowed: frozenset[str] | None = None
+    fixed: frozenset[str] = frozenset()
     name: str = "graft"
 
     def __post_init__(self) -> None:
@@ -84,7 +87,8 @@ class Graft:
 
         What is kept meanwhile is a number for each child (they must not come twice), and which segments fit where.
         """
-        apart = head(graph) | {node.id for node in graph if node.op in ("frozen", "constant")}
+        apart = self.fixed | untouchable(graph).keys() | head(graph)
+        apart |= {node.id for node in graph if node.op == "constant"}
         whole = delicate(graph)
         bank = self._bank_for(graph)
         encoded = self.bank.vocabulary.encode(graph)

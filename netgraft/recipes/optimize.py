@@ -35,8 +35,10 @@ from netgraft.front import Front
 from netgraft.ir import Model, render
 from netgraft.metrics import Goal, Limit, parse_goals, parse_limit
 from netgraft.mutations import Mix, Mutation
+from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.graft import Graft
 from netgraft.mutations.narrow import Narrow
+from netgraft.mutations.sparing import sparing
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.within import Within
 from netgraft.search import Budget, Population, Rung, Strategy, search
@@ -123,6 +125,8 @@ def optimize(
     resume: bool = False,
     plan: Plan | None = None,
     mutation: Mutation | None = None,
+    freeze: Sequence[str] = (),
+    only: Sequence[str] = (),
     engine: Engine | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
@@ -132,6 +136,8 @@ def optimize(
     ``goals`` and ``limits`` are written as in :mod:`netgraft.metrics`; ``budget`` is a time (``10m``, ``1h30m``) or
     a number of fine-tuned networks (``40 trials``). With ``resume`` a run in ``out`` is continued: the same seed gives
     the same trials, resumed or not. ``settings`` is kept in run.json and shown in the report (how the run was called).
+    The parts of the network that the patterns ``freeze`` match are left as they are, and all but those that ``only``
+    matches: patterns of module paths such as ``head.*``, as :func:`netgraft.mutations.fixed.fixed_by` reads them.
     ``on_event`` hears what happens, as :mod:`netgraft.events`.
 
     A limit on latency in a unit of time is turned into a share of the original's, which is measured once, when the run
@@ -145,16 +151,17 @@ def optimize(
     quality = Goal("quality", higher)
     search_budget, seconds = parse_budget(budget)
     chosen = (plan or Plan()).for_examples(len(task.train))
-    mutation = mutation or default_mutations()
+    fixed = fixed_by(model.graph, freeze, only)
+    mutation = sparing(mutation or default_mutations(), fixed)
     wanted = [parse_limit(text, counted(model.graph) | {"quality": 1.0}) for text in limits]  # before any work is done
     engine_of(wanted)
     timed = "latency" in {goal.metric for goal in parsed} | {limit.metric for limit in wanted}
     if next(mutation.edits(model.graph, model.weights, np.random.default_rng(seed)), None) is None:
         raise SourceError(
             f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
-            "outputs ('netgraft inspect' shows why)"
+            "inputs or outputs ('netgraft inspect' shows why)"
         )
-    asked = _settings(model, task, goals, limits, budget, seed, chosen, mutation, settings or {})
+    asked = _settings(model, task, goals, limits, budget, seed, chosen, mutation, fixed, settings or {})
     with _opened(Path(out), asked, resume) as study:
         try:
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
@@ -216,6 +223,7 @@ def _settings(
     seed: int,
     plan: Plan,
     mutation: Mutation,
+    fixed: frozenset[str],
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
     grafts = [part for part in _parts(mutation) if isinstance(part, Graft)]
@@ -234,6 +242,7 @@ def _settings(
             )
         ),
         "mutation": _name(mutation),
+        "fixed": sorted(fixed),
         "banks": [fingerprint(*graft.bank.columns.digests) for graft in grafts],
         "ops": [sorted(graft.allowed) if graft.allowed else "any" for graft in grafts],
         "threads": torch.get_num_threads(),
@@ -290,6 +299,7 @@ _FIXED = {
     "mutation": "other mutations",
     "banks": "another bank of segments",
     "ops": "other operations allowed",
+    "fixed": "other parts left alone",
     "goals": "other goals",
     "limits": "other limits",
     "seed": "another seed",

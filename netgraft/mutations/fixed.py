@@ -1,0 +1,84 @@
+"""What no mutation may change: by its place in the network, and by the user's word.
+
+:func:`untouchable` says what is left alone in any network, :func:`fixed_by` reads the patterns of ``--freeze`` and
+``--only``; :func:`netgraft.mutations.sparing.sparing` keeps mutations away from both.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Final
+
+from netgraft.errors import OptionError
+from netgraft.ir import Graph
+from netgraft.segments import head
+
+_LAYERS: Final = frozenset({"conv2d", "conv_transpose2d", "linear"})
+_PREPARING: Final = frozenset(
+    {
+        *("add_scalar", "mul_scalar", "add", "sub", "mul", "div", "pow", "sqrt", "clamp", "interpolate", "pad"),
+        *("slice", "split", "concat", "reshape", "flatten", "permute", "expand", "identity", "constant"),
+    }
+)
+"""What is done to inputs before a network begins: normalising, resizing, cutting and rearranging."""
+
+
+def untouchable(graph: Graph) -> dict[str, str]:
+    """The nodes, by id, that no mutation changes, and why: frozen operations, what prepares the inputs (normalises or
+    resizes them before the first layer) and what comes after the last layers (a softmax, the decoding of boxes).
+    """
+    found: dict[str, str] = {}
+    prepared = {given.id for given in graph.inputs}
+    for node in graph:
+        if node.op == "frozen":
+            found[node.id] = f"frozen: {node.attrs['target']}"
+        if node.op in _PREPARING and all(value.node in prepared for value in node.inputs):
+            prepared.add(node.id)
+            if node.op != "constant":
+                found.setdefault(node.id, "prepares the inputs")
+    for id in head(graph):
+        if graph[id].op not in _LAYERS:
+            found.setdefault(id, "comes after the last layer")
+    return found
+
+
+def fixed_by(graph: Graph, freeze: Sequence[str] = (), only: Sequence[str] = ()) -> frozenset[str]:
+    """The nodes that the patterns ``freeze`` match, and those that no pattern of ``only`` matches if there is one.
+
+    A pattern is a node's id or the path of a module, which stands for all inside of it; ``*``, ``?`` and ``[]`` mean
+    what they mean in the names of files, and ``*`` reaches across dots. OptionError, with near names, where a pattern
+    matches nothing, and where ``only`` leaves nothing to change.
+    """
+    fixed: set[str] = set()
+    for pattern in freeze:
+        fixed |= _matching(graph, pattern, "--freeze")
+    if only:
+        wanted = set().union(*(_matching(graph, pattern, "--only") for pattern in only))
+        fixed |= {node.id for node in graph} - wanted
+    if fixed and all(node.id in fixed for node in graph):
+        given = [f"--freeze {pattern}" for pattern in freeze] + [f"--only {pattern}" for pattern in only]
+        raise OptionError(f"{' and '.join(given)}: that leaves no operation to change")
+    return frozenset(fixed)
+
+
+def _matching(graph: Graph, pattern: str, option: str) -> set[str]:
+    paths = {node.id: _paths(node.id) for node in graph}
+    found = {id for id, names in paths.items() if any(fnmatchcase(name, pattern) for name in names)}
+    if not found:
+        known = list(dict.fromkeys(name for names in paths.values() for name in names))
+        near = difflib.get_close_matches(pattern.rstrip(".*"), known, n=4, cutoff=0.5)
+        outermost = list(dict.fromkeys(names[0] for names in paths.values()))
+        raise OptionError(
+            f"{option} {pattern!r} matches no operation of the network; "
+            + (f"near are {', '.join(near)}" if near else f"it has {', '.join(outermost[:8])}")
+            + " ('netgraft inspect --nodes' lists them)"
+        )
+    return found
+
+
+def _paths(id: str) -> list[str]:
+    """The node's id and the modules around it: ``a``, ``a.b``, ``a.b.conv``."""
+    parts = id.split(".")
+    return [".".join(parts[: n + 1]) for n in range(len(parts))]

@@ -1,0 +1,60 @@
+"""A mutation kept away from what it may not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from netgraft.ir import Edit, Graph, Keep, Weights
+
+from .fixed import untouchable
+from .graft import Graft
+from .mutation import Mix, Mutation
+
+
+def sparing(mutation: Mutation, fixed: frozenset[str] = frozenset()) -> Mutation:
+    """``mutation``, kept away from the nodes ``fixed`` and from what is
+    :func:`~netgraft.mutations.fixed.untouchable` in any network.
+
+    ``fixed`` are ids of the network that a search begins with: no edit changes these nodes, so that they have the same
+    ids in all of its children; what edits add is not among them.
+    """
+    if isinstance(mutation, Mix):
+        return replace(mutation, mutations=tuple(sparing(part, fixed) for part in mutation.mutations))
+    return replace(mutation, fixed=fixed) if isinstance(mutation, Graft) else Sparing(mutation, fixed)
+
+
+@dataclass(frozen=True)
+class Sparing:
+    """Those edits of ``mutation`` that leave the nodes ``fixed``, and what is :func:`untouchable`, as they are."""
+
+    mutation: Mutation
+    fixed: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """That of the mutation."""
+        return self.mutation.name
+
+    def edits(self, graph: Graph, weights: Weights, rng: np.random.Generator) -> Iterator[Edit]:
+        """See :class:`~netgraft.mutations.Mutation`."""
+        fixed = self.fixed | untouchable(graph).keys()
+        for edit in self.mutation.edits(graph, weights, rng):
+            if fixed.isdisjoint(changed(graph, edit)):
+                yield edit
+
+
+def changed(graph: Graph, edit: Edit) -> frozenset[str]:
+    """The nodes that an edit takes out or alters; those of its region that the replacement has as they were are not."""
+
+    def kept(id: str) -> bool:
+        if id not in edit.replacement:
+            return False
+        old, new = graph[id], edit.replacement[id]
+        same = (old.op, old.attrs, old.weights) == (new.op, new.attrs, new.weights)
+        whole = all(edit.carry.get(key) == Keep(key) for key in new.weights.values())
+        return same and whole and len(old.inputs) == len(new.inputs)
+
+    return frozenset(id for id in edit.region.nodes if not kept(id))
