@@ -15,7 +15,7 @@ class Candidate:
 
     ``number`` is its place in the sequence of proposals; 0 is the network the search began with. ``parent`` is the
     number it came from by ``edits``, applied in order. ``epochs`` counts the training that it and its ancestors
-    received since the search began.
+    received since the search began. ``scores`` holds what was known when it was proposed.
     """
 
     number: int
@@ -24,6 +24,7 @@ class Candidate:
     edits: tuple[Edit, ...] = ()
     inheritance: Inheritance = field(default_factory=lambda: Inheritance(0, 0))
     epochs: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 class TrialState(StrEnum):

@@ -104,7 +104,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "spaces.families.*": ("ir.*", "numpy"),
     "spaces.*": ("ir.* candidate metrics mutations.*", "numpy"),
     "study": ("ir.* candidate", "numpy safetensors"),
-    "search.*": ("ir.* candidate metrics events engine spaces.* study", "numpy"),
+    "search.*": ("ir.* candidate metrics events engine mutations.* spaces.* study", "numpy"),
     # sources of networks: plain torch modules, and the strings that name one
     "zoo.*": ("", "torch"),
     "sources": ("ir.* convert.* spaces.families.* zoo.*", "torch"),

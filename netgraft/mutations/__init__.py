@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .mutation import Mix, Mutation
+from .mutation import Draft, Mix, Mutation, drafts
 
-__all__ = ["Mix", "Mutation"]
+__all__ = ["Draft", "Mix", "Mutation", "drafts"]

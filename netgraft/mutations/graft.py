@@ -22,6 +22,7 @@ from netgraft.ir import OPS, Edit, Graph, Region, Signature, Weights, apply
 from netgraft.segments import Bank, Segment, default, head
 
 from .fixed import untouchable
+from .mutation import Draft
 from .transplant import transplant
 from .wiring import Wiring, alike, shuffled, wirings
 
@@ -81,6 +82,11 @@ class Graft:
         """See :class:`~netgraft.mutations.Mutation`: :meth:`proposals`, with weights."""
         for proposal in self.proposals(graph, rng):
             yield with_weights(graph, proposal.edit, weights)
+
+    def drafts(self, graph: Graph, weights: Weights, rng: np.random.Generator) -> Iterator[Draft]:
+        """See :class:`~netgraft.mutations.mutation.Drafting`: :meth:`proposals`, with weights where they are wanted."""
+        for proposal in self.proposals(graph, rng):
+            yield Draft(proposal.edit, proposal.child, lambda edit: with_weights(graph, edit, weights))
 
     def proposals(self, graph: Graph, rng: np.random.Generator) -> Iterator[Proposal]:
         """Children of ``graph`` in a random order drawn from ``rng``, lazily, each once, and never ``graph`` itself.

@@ -6,13 +6,13 @@ file that runs ``check_mutation`` of ``tests/contracts.py`` over it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from netgraft.ir import Edit, Graph, Weights
+from netgraft.ir import Edit, Graph, Weights, apply
 
 
 class Mutation(Protocol):
@@ -32,6 +32,35 @@ class Mutation(Protocol):
 
 
 @dataclass(frozen=True)
+class Draft:
+    """A child as a structure: what to look at before weights are given to the one that is chosen.
+
+    ``edit`` may lack its carry; ``finish`` adds it.
+    """
+
+    edit: Edit
+    child: Graph
+    finish: Callable[[Edit], Edit]
+
+
+@runtime_checkable
+class Drafting(Protocol):
+    """A mutation that finds structures more cheaply than where their weights come from."""
+
+    def drafts(self, graph: Graph, weights: Weights, rng: np.random.Generator) -> Iterator[Draft]:
+        """As :meth:`Mutation.edits`, with what is dear left to :attr:`Draft.finish`."""
+
+
+def drafts(mutation: Mutation, graph: Graph, weights: Weights, rng: np.random.Generator) -> Iterator[Draft]:
+    """What ``mutation`` proposes for ``graph``, as drafts; where it drafts nothing, they are finished already."""
+    if isinstance(mutation, Drafting):
+        yield from mutation.drafts(graph, weights, rng)
+    else:
+        for edit in mutation.edits(graph, weights, rng):
+            yield Draft(edit, apply(graph, edit), lambda edit: edit)
+
+
+@dataclass(frozen=True)
 class Mix:
     """Several mutations, drawn from with probability proportional to ``shares`` (all alike if left out)."""
 
@@ -41,12 +70,17 @@ class Mix:
 
     def edits(self, graph: Graph, weights: Weights, rng: np.random.Generator) -> Iterator[Edit]:
         """Edits of all the mutations, interleaved at random, until every one is exhausted."""
-        sources = [mutation.edits(graph, weights, rng) for mutation in self.mutations]
+        for draft in self.drafts(graph, weights, rng):
+            yield draft.finish(draft.edit)
+
+    def drafts(self, graph: Graph, weights: Weights, rng: np.random.Generator) -> Iterator[Draft]:
+        """See :class:`Drafting`."""
+        sources = [drafts(mutation, graph, weights, rng) for mutation in self.mutations]
         shares = list(self.shares) if self.shares is not None else [1.0] * len(sources)
         while sources:
             i = int(rng.choice(len(sources), p=np.array(shares) / sum(shares)))
-            edit = next(sources[i], None)
-            if edit is None:
+            draft = next(sources[i], None)
+            if draft is None:
                 del sources[i], shares[i]
             else:
-                yield edit
+                yield draft

@@ -41,7 +41,9 @@ from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.sparing import sparing
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.within import Within
-from netgraft.search import Budget, Population, Rung, Strategy, search
+from netgraft.search import Budget, Guided, Population, Predictor, Rung, Strategy, search
+from netgraft.search.guided import promise
+from netgraft.search.strategy import Ranking
 from netgraft.segments import Bank, default
 from netgraft.spaces import Space
 from netgraft.study import Study
@@ -128,6 +130,7 @@ def optimize(
     freeze: Sequence[str] = (),
     only: Sequence[str] = (),
     engine: Engine | None = None,
+    predictor: Predictor | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
 ) -> Front:
@@ -138,7 +141,8 @@ def optimize(
     the same trials, resumed or not. ``settings`` is kept in run.json and shown in the report (how the run was called).
     The parts of the network that the patterns ``freeze`` match are left as they are, and all but those that ``only``
     matches: patterns of module paths such as ``head.*``, as :func:`netgraft.mutations.fixed.fixed_by` reads them.
-    ``on_event`` hears what happens, as :mod:`netgraft.events`.
+    ``on_event`` hears what happens, as :mod:`netgraft.events`. A ``predictor`` chooses among many more proposals, as
+    far as it turns out to be right in this run: see :mod:`netgraft.search.guided`.
 
     A limit on latency in a unit of time is turned into a share of the original's, which is measured once, when the run
     begins; the journal keeps it. With such a limit the same seed gives the same trials only in a run that is resumed.
@@ -161,7 +165,9 @@ def optimize(
             f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
             "inputs or outputs ('netgraft inspect' shows why)"
         )
-    asked = _settings(model, task, goals, limits, budget, seed, chosen, mutation, fixed, settings or {})
+    asked = _settings(
+        model, task, goals, limits, budget, seed, chosen, mutation, fixed, predictor, settings or {}
+    )
     with _opened(Path(out), asked, resume) as study:
         try:
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
@@ -174,6 +180,9 @@ def optimize(
                 if seconds is not None:
                     search_budget = replace(search_budget, seconds=chosen.search_share * seconds)
                 strategy: Strategy = Population(parsed, quality, tolerance_of(study.trials[0]))
+                if predictor is not None:
+                    others = [goal.metric for goal in parsed if goal.metric != "quality"]
+                    strategy = Guided(strategy, predictor, quality, others)
                 clock = None
                 if timed and chosen.measure == "search":
                     clock = Clock(original, study.trials[0].scores["latency"])
@@ -181,7 +190,7 @@ def optimize(
                 search(
                     Space(original, mutation, counted, by_graph),
                     strategy,
-                    _rungs(trainer, chosen, parsed, bounds, clock),
+                    _rungs(trainer, chosen, parsed, bounds, clock, promise if predictor is not None else None),
                     budget=search_budget,
                     study=study,
                     engine=engine or Inline(),
@@ -224,6 +233,7 @@ def _settings(
     plan: Plan,
     mutation: Mutation,
     fixed: frozenset[str],
+    predictor: Predictor | None,
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
     grafts = [part for part in _parts(mutation) if isinstance(part, Graft)]
@@ -245,6 +255,7 @@ def _settings(
         "fixed": sorted(fixed),
         "banks": [fingerprint(*graft.bank.columns.digests) for graft in grafts],
         "ops": [sorted(graft.allowed) if graft.allowed else "any" for graft in grafts],
+        "predictor": "none" if predictor is None else predictor.digest,
         "threads": torch.get_num_threads(),
         "goals": list(goals),
         "limits": list(limits),
@@ -300,6 +311,7 @@ _FIXED = {
     "banks": "another bank of segments",
     "ops": "other operations allowed",
     "fixed": "other parts left alone",
+    "predictor": "another predictor, or none",
     "goals": "other goals",
     "limits": "other limits",
     "seed": "another seed",
@@ -372,7 +384,12 @@ def _judge(model: Model, task: Task) -> Score:
 
 
 def _rungs(
-    trainer: Trainer, plan: Plan, goals: Sequence[Goal], limits: Sequence[Limit], clock: Clock | None
+    trainer: Trainer,
+    plan: Plan,
+    goals: Sequence[Goal],
+    limits: Sequence[Limit],
+    clock: Clock | None,
+    ranking: Ranking | None,
 ) -> list[Rung]:
     assert plan.tune_epochs is not None
     others = [goal for goal in goals if goal.metric != "quality"]
@@ -381,7 +398,7 @@ def _rungs(
     by_time = [limit for limit in limits if limit.metric == "latency" and clock]
     return [
         Rung("count", Count(), limits=by_graph),
-        Rung("check", Check(trainer), goals=[Goal("agreement"), *others], keep=plan.keep),
+        Rung("check", Check(trainer), goals=[Goal("agreement"), *others], keep=plan.keep, promise=ranking),
         Rung("tune", Tune(trainer, plan.tune_epochs, clock, by_time), limits=[*by_time, *by_quality]),
     ]
 

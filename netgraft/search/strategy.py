@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -52,13 +52,18 @@ class Result:
     seconds: float = 0.0
 
 
+Ranking = Callable[[Sequence[Mapping[str, float]]], Sequence[float]]
+"""A cost for each of several candidates, from the scores of all of them."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """One step of the evaluation.
 
     ``evaluate`` takes a candidate to its scores and may hand it back changed (trained). A candidate whose scores break
     one of ``limits`` is infeasible; what it has no score for, it does not break. Of the rest, at most ``keep`` go on
-    (all where None): those that :func:`pareto.spread` picks over ``goals``, spread over the last of them.
+    (all where None): those that :func:`pareto.spread` picks over ``goals``, spread over the last of them. ``promise``
+    sees the scores of all that stand and gives a cost for each, in place of the first goal's.
     """
 
     name: str
@@ -66,6 +71,14 @@ class Rung:
     goals: Sequence[Goal] = ()
     limits: Sequence[Limit] = ()
     keep: int | None = None
+    promise: Ranking | None = None
+
+    def costs(self, scores: Sequence[Mapping[str, float]]) -> list[list[float]]:
+        """What :func:`pareto.spread` picks over: a row for each candidate."""
+        rows = [[goal.cost(s) for goal in self.goals] for s in scores]
+        if self.promise is None:
+            return rows
+        return [[first, *row[1:]] for first, row in zip(self.promise(scores), rows, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -142,7 +155,7 @@ def _climb(
     on_event: Listener,
 ) -> bool:
     """Takes one generation up the rungs, recording each trial once decided; False if the budget ended it."""
-    standing = {c.number: Result(c) for c in candidates}
+    standing = {c.number: Result(c, dict(c.scores)) for c in candidates}
     for depth, rung in enumerate(rungs):
         last = depth == len(rungs) - 1
         on_event(RungBegun(rung.name, len(standing)))
@@ -168,7 +181,7 @@ def _climb(
                 return False
         if not last and rung.keep is not None and len(standing) > rung.keep:
             results = list(standing.values())
-            kept = set(spread([[g.cost(r.scores) for g in rung.goals] for r in results], rung.keep))
+            kept = set(spread(rung.costs([r.scores for r in results]), rung.keep))
             for i, result in enumerate(results):
                 if i not in kept:
                     del standing[result.candidate.number]

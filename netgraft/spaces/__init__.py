@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .space import Space
+from .space import GraphScores, Guide, Space
 
-__all__ = ["Space"]
+__all__ = ["GraphScores", "Guide", "Space"]

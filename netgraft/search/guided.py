@@ -1,0 +1,192 @@
+"""A predictor within the search: it chooses among many proposals, as far as it was right in this run.
+
+What it says of a network is the *gain* of its edits: the difference of two scores of one cut (Salameh et al., AutoGO,
+NeurIPS 2023, section 4), in standard deviations of the labels that it was trained on. Deviations from AutoGO, whose
+predictor ranks alone: its say is the rank correlation of the gains with the changes of quality that fine-tuning found
+in this run, and falls where its own deviation is wide beside the differences that it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import hypot, isfinite, sqrt
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from netgraft.candidate import Candidate, Trial, TrialState
+from netgraft.errors import NetgraftError
+from netgraft.ir import Edit, Graph, Region
+from netgraft.metrics import Goal
+from netgraft.mutations import Draft
+from netgraft.spaces import GraphScores, Space
+
+from .pareto import front
+from .strategy import Strategy
+
+Floats = npt.NDArray[np.float64]
+
+PRIOR = {"gain": 0.2, "agreement": 0.5}
+"""The rank correlations with the change of quality that are expected before anything is known of a run."""
+WORTH = 8.0
+"""How many trials the prior is worth."""
+
+
+class Estimates(Protocol):
+    """One entry a network: in standard deviations of the training labels, higher is better."""
+
+    @property
+    def mean(self) -> Floats: ...
+    @property
+    def deviation(self) -> Floats: ...
+
+
+class Cut(Protocol):
+    """A graph cut at one region."""
+
+    def unchanged(self) -> Estimates:
+        """The region's own segment: one entry."""
+
+    def replacements(self, segments: Sequence[Graph]) -> Estimates:
+        """One entry for each segment in its place."""
+
+
+class Predictor(Protocol):
+    """What scores replacements of a region."""
+
+    @property
+    def digest(self) -> str:
+        """Names it by content: a run is resumed with the predictor that it began with."""
+
+    def region(self, graph: Graph, region: Region) -> Cut:
+        """The graph, cut at the region."""
+
+
+def outcomes(trials: Sequence[Trial], quality: Goal, score: str) -> list[tuple[float, float]]:
+    """Of every child that was fine-tuned and has the ``score``: that, and by how much it became better than its parent
+    (in the quality's unit).
+    """
+    scores = {trial.number: trial.scores for trial in trials if trial.state is TrialState.COMPLETE}
+    return [
+        (trial.scores[score], quality.cost(scores[trial.parent]) - quality.cost(trial.scores))
+        for trial in trials
+        if trial.state is TrialState.COMPLETE and trial.parent in scores and score in trial.scores
+    ]
+
+
+def trust(trials: Sequence[Trial], quality: Goal, score: str) -> float:
+    """How right a score was in this run, from 0 to 1: its rank correlation with the changes of quality, shrunk towards
+    :data:`PRIOR`. A score that was wrong is not trusted. ``agreement`` is better when low.
+    """
+    pairs = np.array(outcomes(trials, quality, score), np.float64).reshape(-1, 2)
+    sign = -1.0 if score == "agreement" else 1.0
+    found = sign * _correlation(_ranks(pairs[:, 0]), _ranks(pairs[:, 1]))
+    return max(0.0, (WORTH * PRIOR[score] + len(pairs) * found) / (WORTH + len(pairs)))
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 0 to 1, equal values sharing theirs."""
+    below = (values[None, :] < values[:, None]).sum(1) + 0.5 * ((values[None, :] == values[:, None]).sum(1) - 1)
+    ranks: Floats = below / max(1, len(values) - 1)
+    return ranks
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Chooses edits by their gains: see :class:`netgraft.spaces.Guide`.
+
+    ``others`` are the metrics of the other goals. What goes wrong within the predictor is no answer, never an error.
+    """
+
+    predictor: Predictor
+    trust: float
+    agreement_trust: float
+    others: Sequence[str] = ()
+    looks: int = 24
+
+    def gains(self, graph: Graph, edits: Sequence[Edit]) -> tuple[Floats, Floats]:
+        """Gain and its deviation for each edit of ``graph``; 0 and infinite where nothing is known.
+
+        The deviations of the two scores are taken to be independent, which is too wide rather than too narrow.
+        """
+        gain, deviation = np.zeros(len(edits)), np.full(len(edits), np.inf)
+        places: dict[Region, list[int]] = {}
+        for i, edit in enumerate(edits):
+            places.setdefault(edit.region, []).append(i)
+        for region, at in places.items():
+            try:
+                cut = self.predictor.region(graph, region)
+                before, after = cut.unchanged(), cut.replacements([edits[i].replacement for i in at])
+                means, errors = after.mean - before.mean[0], np.hypot(after.deviation, before.deviation[0])
+            except (NetgraftError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+                continue
+            known = np.isfinite(means) & np.isfinite(errors)
+            gain[at], deviation[at] = np.where(known, means, 0.0), np.where(known, errors, np.inf)
+        return gain, deviation
+
+    def choose(self, graph: Graph, drafts: Sequence[Draft], score: GraphScores, rng: np.random.Generator) -> int:
+        """One of those that no other beats in gain and the other goals, at random; the first one where the deviations
+        drown the differences: in a share of cases that is the expected correlation of the gains with the truth.
+        """
+        gain, deviation = self.gains(graph, [draft.edit for draft in drafts])
+        known = np.flatnonzero(np.isfinite(deviation)).tolist()
+        spread = float(np.var(gain[known])) if len(known) > 1 else 0.0
+        noise = float(np.mean(deviation[known] ** 2)) if len(known) else 0.0
+        if not spread or rng.random() >= sqrt(spread / (spread + noise)):
+            return 0
+        found = [score(drafts[i].child) for i in known]
+        best = front([[-gain[i], *(s[name] for name in self.others)] for i, s in zip(known, found, strict=True)])
+        return int(known[int(rng.choice(best))])
+
+    def scores(self, steps: Sequence[tuple[Graph, Edit]]) -> dict[str, float]:
+        """``gain`` and ``gain_deviation`` of all steps together, where all are known, and the trust in the scores."""
+        gain, deviation = 0.0, 0.0
+        for graph, edit in steps:
+            means, errors = self.gains(graph, [edit])
+            gain, deviation = gain + float(means[0]), hypot(deviation, float(errors[0]))
+        trusts = {"gain_trust": self.trust, "agreement_trust": self.agreement_trust}
+        return {"gain": gain, "gain_deviation": deviation, **trusts} if isfinite(deviation) else trusts
+
+
+@dataclass(frozen=True)
+class Guided:
+    """``strategy`` in a space where ``predictor`` chooses some of the edits."""
+
+    strategy: Strategy
+    predictor: Predictor
+    quality: Goal
+    others: Sequence[str] = ()
+
+    def propose(
+        self,
+        space: Space,
+        trials: Sequence[Trial],
+        candidate_of: Callable[[Trial], Candidate],
+        first: int,
+        n: int,
+        rng: np.random.Generator,
+    ) -> list[Candidate]:
+        """See :class:`netgraft.search.Strategy`: what is trusted follows from the trials alone."""
+        gain, agreement = (trust(trials, self.quality, score) for score in ("gain", "agreement"))
+        guided = replace(space, guide=Guide(self.predictor, gain, agreement, self.others))
+        return self.strategy.propose(guided, trials, candidate_of, first, n, rng)
+
+
+def promise(scores: Sequence[Mapping[str, float]]) -> list[float]:
+    """A cost for each of several candidates: the mean of their ranks by ``agreement`` and by ``gain``, weighted by the
+    trust in either. What has no gain stands in the middle.
+    """
+    agreement = _ranks(np.array([s["agreement"] for s in scores], np.float64))
+    gains = np.array([s["gain"] for s in scores if "gain" in s], np.float64)
+    middle = float(np.median(gains)) if len(gains) else 0.0
+    gain = _ranks(-np.array([s.get("gain", middle) for s in scores], np.float64))
+    weight = [(s.get("agreement_trust", 1.0), s.get("gain_trust", 0.0)) for s in scores]
+    return [float(a * x + g * y) / ((a + g) or 1.0) for (a, g), x, y in zip(weight, agreement, gain, strict=True)]

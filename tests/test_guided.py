@@ -1,0 +1,257 @@
+"""A predictor within the search: what it may decide, what is kept of it, and that it never breaks a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from studies import model_of, resnet
+from test_search import GOALS, count, counted, judge, network
+
+from netgraft.candidate import Candidate, Trial, TrialState
+from netgraft.costs.analytic import parameters
+from netgraft.engine import Inline
+from netgraft.events import Event, TrialRecorded, nobody
+from netgraft.ir import Edit, Graph, Region, apply
+from netgraft.metrics import Goal
+from netgraft.mutations import Mix, drafts
+from netgraft.mutations.graft import Graft
+from netgraft.mutations.narrow import Narrow
+from netgraft.mutations.swap import Swap
+from netgraft.search import Budget, Guided, Population, Predictor, Rung, search
+from netgraft.search.guided import PRIOR, Guide, outcomes, promise, trust
+from netgraft.spaces import Space
+from netgraft.study import Study
+
+QUALITY = Goal("quality", True)
+
+
+@dataclass(frozen=True)
+class Said:
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Predicts that what has more parameters is better: right in `test_search`, where quality follows them."""
+
+    sign: float = 1.0
+    deviation: float = 0.01
+    digest: str = "sizes"
+
+    def region(self, graph: Graph, region: Region) -> SizesCut:
+        return SizesCut(self, region.extract(graph))
+
+
+@dataclass(frozen=True)
+class SizesCut:
+    predictor: Sizes
+    segment: Graph
+
+    def unchanged(self) -> Said:
+        return self.replacements([self.segment])
+
+    def replacements(self, segments: Sequence[Graph]) -> Said:
+        mean = self.predictor.sign * np.log1p([float(parameters(segment)) for segment in segments])
+        return Said(mean, np.full(len(segments), self.predictor.deviation))
+
+
+@dataclass(frozen=True)
+class Broken:
+    digest: str = "broken"
+
+    def region(self, graph: Graph, region: Region) -> SizesCut:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Answers, but with no numbers."""
+
+    digest: str = "lost"
+
+    def region(self, graph: Graph, region: Region) -> SizesCut:
+        return SizesCut(Sizes(sign=np.nan), region.extract(graph))
+
+
+# --- trust ---
+
+
+def tuned(pairs: Sequence[tuple[float, float]], score: str = "gain") -> list[Trial]:
+    scores = {"quality": 50.0}
+    trials = [Trial(0, 0, "0", TrialState.COMPLETE, scores=scores)]
+    for n, (said, change) in enumerate(pairs, 1):
+        trials.append(Trial(n, 1, str(n), TrialState.COMPLETE, 0, scores={"quality": 50.0 + change, score: said}))
+    return trials
+
+
+def test_nothing_finished_leaves_the_prior() -> None:
+    assert trust(tuned([]), QUALITY, "gain") == pytest.approx(PRIOR["gain"])
+
+
+def test_being_right_earns_trust_and_being_wrong_loses_it_all() -> None:
+    right = [(float(n), n / 3) for n in range(30)]
+    assert trust(tuned(right), QUALITY, "gain") > 0.8
+    assert trust(tuned([(-said, change) for said, change in right]), QUALITY, "gain") == 0
+    assert trust(tuned([(-said, change) for said, change in right], "agreement"), QUALITY, "agreement") > 0.8
+
+
+def test_a_quality_that_is_a_loss_turns_the_changes_round() -> None:
+    trials = tuned([(1.0, -2.0), (2.0, -4.0)])
+    assert outcomes(trials, Goal("quality"), "gain") == [(1.0, 2.0), (2.0, 4.0)]
+    assert outcomes(trials, QUALITY, "gain") == [(1.0, -2.0), (2.0, -4.0)]
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=20))
+def test_trust_is_a_share_and_depends_on_no_order(pairs: list[tuple[float, float]]) -> None:
+    found = trust(tuned(pairs), QUALITY, "gain")
+    assert 0 <= found <= 1
+    assert trust(tuned(pairs[::-1]), QUALITY, "gain") == pytest.approx(found)
+
+
+def test_ranks_are_mixed_by_trust() -> None:
+    scores = [{"agreement": 0.1, "gain": -1.0}, {"agreement": 0.9, "gain": 1.0}, {"agreement": 0.5}]
+
+    def order(agreement: float, gain: float) -> list[int]:
+        trusts = {"agreement_trust": agreement, "gain_trust": gain}
+        return np.argsort(promise([s | trusts for s in scores]), kind="stable").tolist()
+
+    assert order(0.5, 0.0) == [0, 2, 1]
+    assert order(0.1, 0.9) == [1, 2, 0]
+    assert np.argsort(promise(scores)).tolist() == [0, 2, 1], "without a predictor agreement decides alone"
+
+
+# --- choosing ---
+
+
+def test_gains_belong_to_their_own_edits() -> None:
+    graph = resnet()
+    weights = model_of(graph).weights
+    mixed = Mix((Graft(), Swap(), Narrow())).edits(graph, weights, np.random.default_rng(0))
+    edits = [edit for edit, _ in zip(mixed, range(30), strict=False)]
+    guide = Guide(Sizes(), 1.0, 0.0)
+    gains, deviations = guide.gains(graph, edits)
+    assert len({edit.region for edit in edits}) > 3 and np.ptp(gains) > 0
+    order = np.random.default_rng(1).permutation(len(edits))
+    assert np.array_equal(guide.gains(graph, [edits[i] for i in order])[0], gains[order])
+    for edit, gain, deviation in zip(edits, gains, deviations, strict=True):
+        wanted = np.log1p(parameters(edit.replacement)) - np.log1p(parameters(edit.region.extract(graph)))
+        assert gain == pytest.approx(wanted)
+        assert deviation == pytest.approx(0.01 * 2**0.5)
+
+
+def test_the_best_of_many_is_chosen_unless_the_deviation_drowns_it() -> None:
+    graph = resnet()
+    rng = np.random.default_rng(0)
+    found = [d for d, _ in zip(drafts(Swap(), graph, model_of(graph).weights, rng), range(12), strict=False)]
+
+    def chosen(predictor: Predictor) -> list[int]:
+        guide = Guide(predictor, 1.0, 0.0)
+        return [guide.choose(graph, found, counted, np.random.default_rng(n)) for n in range(20)]
+
+    gains, _ = Guide(Sizes(), 1.0, 0.0).gains(graph, [draft.edit for draft in found])
+    assert set(gains[chosen(Sizes(deviation=1e-6))]) == {gains.max()}
+    assert set(chosen(Sizes(deviation=1e6))) == {0}
+    assert set(chosen(Broken())) == set(chosen(Lost())) == {0}
+
+
+def test_a_draft_and_the_edit_it_becomes_give_the_same_child() -> None:
+    graph, rng = resnet(), np.random.default_rng(0)
+    weights = model_of(graph).weights
+    for draft, _ in zip(drafts(Mix((Graft(), Swap(), Narrow())), graph, weights, rng), range(20), strict=False):
+        assert apply(graph, draft.finish(draft.edit)).digest == draft.child.digest
+
+
+# --- runs ---
+
+
+def run(path: Path, predictor: Predictor | None, trials: int = 10, *, resume: bool = False, on_event=nobody) -> Study:  # type: ignore[no-untyped-def]  # a test's helper
+    model = network()
+    strategy = Population(GOALS, GOALS[0], 1.0)
+    rungs = [
+        Rung("count", count, [Goal("agreement"), GOALS[1]], keep=4, promise=promise if predictor else None),
+        Rung("judge", judge),
+    ]
+    rungs[0] = replace(rungs[0], evaluate=checked)
+    study = Study.open(path) if resume else Study.create(path, {"seed": 0})
+    with study:
+        if not resume:
+            scores = judge(Candidate(0, model)).scores | counted(model.graph)
+            study.add_trial(
+                Trial(0, 0, model.graph.digest, TrialState.COMPLETE, scores=scores, model=study.save_model(model))
+            )
+        search(
+            Space(model, Mix((Narrow(), Swap())), counted),
+            Guided(strategy, predictor, GOALS[0], ("flops",)) if predictor else strategy,
+            rungs,
+            budget=Budget(trials=trials),
+            study=study,
+            engine=Inline(),
+            seed=0,
+            population=8,
+            on_event=on_event,
+        )
+    return Study.read(path)
+
+
+def checked(candidate: Candidate):  # type: ignore[no-untyped-def]  # a test's helper
+    result = count(candidate)
+    return replace(result, scores=result.scores | {"agreement": 1.0 + candidate.number % 3})
+
+
+def story(study: Study) -> list[tuple[object, ...]]:
+    return sorted((t.number, t.digest, t.state, t.model, sorted(t.scores.items())) for t in study.trials.values())
+
+
+def test_the_journal_keeps_what_was_predicted_and_the_trust_in_it(tmp_path: Path) -> None:
+    study = run(tmp_path / "run", Sizes())
+    children = [t for t in study.trials.values() if t.number]
+    assert all({"gain", "gain_deviation", "gain_trust", "agreement_trust"} <= t.scores.keys() for t in children)
+    for trial in children:
+        earlier = [t for t in study.trials.values() if t.generation < trial.generation]
+        assert trial.scores["gain_trust"] == trust(earlier, GOALS[0], "gain")
+    last = max(children, key=lambda t: t.generation).scores
+    assert last["gain_trust"] > PRIOR["gain"], "it was right"
+    wrong = run(tmp_path / "wrong", Sizes(sign=-1.0))
+    assert max(wrong.trials.values(), key=lambda t: t.generation).scores["gain_trust"] < PRIOR["gain"]
+
+
+@pytest.mark.parametrize("after", [3, 9])
+def test_a_guided_run_resumes_to_the_same_trials(tmp_path: Path, after: int) -> None:
+    whole = run(tmp_path / "whole", Sizes())
+    heard = 0
+
+    def cut(event: Event) -> None:
+        nonlocal heard
+        heard += isinstance(event, TrialRecorded)
+        if heard == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", Sizes(), on_event=cut)
+    assert story(run(tmp_path / "cut", Sizes(), resume=True)) == story(whole)
+
+
+@pytest.mark.parametrize("predictor", [Broken(), Lost()])
+def test_a_predictor_that_knows_nothing_breaks_no_run(tmp_path: Path, predictor: Predictor) -> None:
+    study = run(tmp_path / "run", predictor, trials=4)
+    assert sum(t.state is TrialState.COMPLETE for t in study.trials.values()) == 5
+    assert not any("gain" in t.scores for t in study.trials.values())
+
+
+def test_edits_are_edits(tmp_path: Path) -> None:
+    """What a guided search records leads from parent to child, weights and all."""
+    study = run(tmp_path / "run", Sizes(), trials=4)
+    for trial in study.trials.values():
+        if trial.state is TrialState.COMPLETE and trial.parent is not None:
+            graph = study.load_model(study.trials[trial.parent].model or "").graph
+            for edit in trial.edits:
+                assert isinstance(edit, Edit)
+                graph = apply(graph, edit)
+            assert graph.digest == trial.digest
