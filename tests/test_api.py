@@ -43,6 +43,7 @@ def test_signatures() -> None:
         "freeze",
         "only",
         "engine",
+        "predictor",
         "settings",
         "on_event",
     ]
