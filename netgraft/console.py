@@ -141,7 +141,9 @@ def _short(text: str, width: int = 60) -> str:
 
 def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table whose first column is text and whose others are figures."""
-    grid = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE)
+    grid = Table(
+        title=title, title_justify="left", header_style="bold", box=box.SIMPLE, collapse_padding=True, pad_edge=False
+    )
     for i, name in enumerate(header):
         grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
@@ -150,13 +152,13 @@ def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 
 def finalists(summary: Summary) -> Table:
-    """The finalists of a run."""
+    """The finalists of a run; it fits a terminal of 80 columns, where rich would cut off what does not."""
     return columns(
         f"{summary.task}: finalists, trained equally long, as multiples of the original",
-        ("network", f"test {summary.quality.unit}", "time [99 %]", "estimated", "speed-up", "FLOPs", "params"),
+        ("network", f"test {summary.quality.unit}", "time [99 %]", "est.", "speed-up", "FLOPs", "params"),
         (
             (
-                row.label if row.is_original else f"{row.label} {row.digest[:8]}",
+                row.label if row.is_original else f"{row.label} {row.digest[:6]}",
                 f"{row.test:.2f}±{row.test_error:.2f}",
                 f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]",
                 words.ratio(row.estimate),

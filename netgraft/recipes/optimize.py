@@ -165,9 +165,7 @@ def optimize(
             f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
             "inputs or outputs ('netgraft inspect' shows why)"
         )
-    asked = _settings(
-        model, task, goals, limits, budget, seed, chosen, mutation, fixed, predictor, settings or {}
-    )
+    asked = _settings(model, task, goals, limits, budget, seed, chosen, mutation, fixed, predictor, settings or {})
     with _opened(Path(out), asked, resume) as study:
         try:
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
