@@ -21,10 +21,9 @@ from rich.markup import escape
 from netgraft import bank_commands, segments, sources, tasks, zoo
 from netgraft import console as screen
 from netgraft import report as report_page
-from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.frozen import frozen_flops
-from netgraft.costs.measured import Onnx, compare
+from netgraft.costs.measured import ENGINES, Network, compare, footprint
 from netgraft.costs.measured import measure as measure_one
 from netgraft.data import task as load_data
 from netgraft.engine import Engine, Inline, engine_from
@@ -90,7 +89,7 @@ METRICS_HELP = (
     "METRIC<=NUMBER or METRIC>=NUMBER with x for times the original's, or with a unit: 'flops<=0.9x', "
     "'latency<=0.66x', 'parameters<=200k', 'memory<=2MB', 'quality>=90%'. A limit like 'latency<=5ms' is scaled by one "
     "measurement of the original when the run begins. A limit on latency may name its engine, as in "
-    "'latency<=5ms@onnxruntime', and holds for what is measured: a finalist that breaks it is not picked."
+    "'latency<=5ms@openvino', and holds for what is measured: a finalist that breaks it is not picked."
 )
 EXAMPLES_HELP = (
     "[bold]Examples[/]\n\nnetgraft optimize zoo:resnet20 --data cifar10/ --budget 30m --out runs/first\n\n"
@@ -268,23 +267,30 @@ def measure(
     ],
     second: Annotated[str | None, typer.Argument(help="a second one, measured interleaved")] = None,
     input_shape: InputShape = None,
+    engine: Annotated[str, typer.Option(help=f"what runs them: {', '.join(ENGINES)}")] = "onnxruntime",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16 (where the processor has it) or int8 (quantised first, on random inputs)")
+    ] = "fp32",
     batch: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="about how long to measure at most", min=1)] = 30.0,
+    memory: Annotated[bool, typer.Option("--memory", help="say peak memory (Linux) and the file's size, too")] = False,
 ) -> None:
-    """Measure latency in onnxruntime with a 99 % interval; of two networks, the ratio of the second to the first."""
-    first = _onnx(source, input_shape)
-    where = f"onnxruntime, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+    """Measure latency with a 99 % interval; of two networks, the ratio of the second to the first."""
+    first = _network(source, input_shape)
+    where = f"{engine}, {precision}, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
     if second is None:
-        found = measure_one(first, batch=batch, threads=threads, seconds=seconds)
+        found = measure_one(first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds)
         interval = f"[{found.low_ms:.4g}, {found.high_ms:.4g}]"
         console.print(
             f"{found.median_ms:.4g} ms, 99 % interval {interval} ({where}, {found.sessions} sessions)", soft_wrap=True
         )
         noisy = found.noisy
     else:
-        other = _onnx(second, input_shape)
-        (ratio,) = compare([other], first, batch=batch, threads=threads, seconds=seconds)
+        other = _network(second, input_shape)
+        (ratio,) = compare(
+            [other], first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds
+        )
         console.print(f"{source}: {ratio.baseline_ms:.4g} ms; {second}: {ratio.model_ms:.4g} ms ({where})")
         console.print(
             f"time of the second: {ratio.ratio:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}] of the first (99 % interval), "
@@ -294,6 +300,14 @@ def measure(
             soft_wrap=True,
         )
         noisy = ratio.noisy
+    for name, network in [(source, first)] if second is None else [(source, first), (second, other)]:
+        if memory:
+            taken = footprint(network, engine=engine, precision=precision, batch=batch, threads=threads)
+            console.print(
+                f"{name}: {taken.memory / 1e6:,.1f} MB of memory at its peak, a file of {taken.file / 1e6:,.2f} MB",
+                markup=False,
+                soft_wrap=True,
+            )
     if noisy:
         errors.print("[yellow]this machine is too busy for a sharp answer; measure again when it is quiet[/]")
 
@@ -350,13 +364,13 @@ def demo(
     run(model, task, source, data, goals, [], budget, out, seed, resume, plan, Inline(), command, default_mutations())
 
 
-def _onnx(source: str, input_shape: str | None) -> Onnx:
-    """What is to be measured: an ONNX file as it is, or a network written as one."""
+def _network(source: str, input_shape: str | None) -> Network:
+    """What is to be measured: a file that engines read as it is, or else a network."""
     if Path(source).is_dir():
         source = str(Path(source) / "model.onnx")
         if not Path(source).is_file():
             raise SourceError(f"{source} does not exist; name a folder that netgraft export wrote, or a file")
-    return Path(source) if source.endswith(".onnx") else to_onnx(load(source, input_shape))
+    return Path(source) if source.endswith((".onnx", ".tflite")) else load(source, input_shape)
 
 
 def load(source: str, input_shape: str | None) -> Model:

@@ -88,9 +88,9 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert": ("", ""),
     "costs.analytic": ("ir.* candidate metrics", "numpy"),
     "costs.autogo": ("ir.*", ""),
-    "costs.measured": ("ir.* candidate metrics convert.* engine", "numpy onnxruntime scipy torch"),
+    "costs.measured.*": ("ir.* convert.*", "numpy onnxruntime openvino ai_edge_litert torch"),
     "costs.frozen": ("ir.* convert.* costs.analytic", "torch"),
-    "costs": ("costs.analytic costs.autogo costs.frozen costs.measured", ""),
+    "costs": ("costs.analytic costs.autogo costs.frozen costs.measured.*", ""),
     # where new networks come from
     "segments.bpe": ("ir.*", "numpy"),
     "segments.bank": ("ir.* costs.analytic segments.bpe", "numpy"),

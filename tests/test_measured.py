@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from netgraft.costs import measured
-from netgraft.costs.measured import CONFIDENCE, MIN_PAIRS, RESOLUTION, Ratio, compare, measure
+from netgraft.costs.measured import CONFIDENCE, MIN_PAIRS, RESOLUTION, Ratio, compare, intervals, measure, sampling
 from netgraft.errors import MeasureError, OptionError
 
 
@@ -39,7 +38,9 @@ class Clock:
         self.noise = noise
         self.costs = costs
         self.bias: dict[int, tuple[object, float]] = {}
-        monkeypatch.setattr(measured._Subject, "time", lambda subject, session: self.time(subject.model, session))
+        monkeypatch.setattr(
+            sampling.Subject, "time", lambda subject, session: self.time(subject.variant.model, session)
+        )
 
     def time(self, model: bytes, session: object) -> float:
         """The model's cost, times a bias of the session, times what somebody else at work adds."""
@@ -86,7 +87,7 @@ def test_measuring_goes_on_until_the_interval_is_narrow(monkeypatch: pytest.Monk
     (ratio,) = compare([model], baseline, seconds=3600, progress=lambda pairs, width: seen.append((pairs, width)))
     assert ratio.pairs > MIN_PAIRS
     assert [pairs for pairs, _ in seen] == list(range(1, ratio.pairs + 1))
-    assert seen[-1][1] <= measured.PRECISE < seen[-2][1]
+    assert seen[-1][1] <= sampling.PRECISE < seen[-2][1]
     assert not ratio.noisy
 
 
@@ -101,10 +102,10 @@ def test_what_the_null_shows_is_added_to_the_interval(monkeypatch: pytest.Monkey
     """A machine on which the second model opened is 5 % slower: the baseline's twin shows it."""
     model, baseline = tiny("Relu"), tiny("Sigmoid")
 
-    def time(subject: measured._Subject, _: object) -> float:
+    def time(subject: sampling.Subject, _: object) -> float:
         return 2.1e-3 if subject.label == "the baseline's twin" else 2e-3
 
-    monkeypatch.setattr(measured._Subject, "time", time)
+    monkeypatch.setattr(sampling.Subject, "time", time)
     (ratio,) = compare([model], baseline, seconds=0)
     assert ratio.null == pytest.approx(1.05)
     assert ratio.low < 0.96
@@ -125,13 +126,13 @@ def test_measure_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_inputs_follow_the_signature_and_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[Any] = []
-    warm_up = measured._Subject.warm_up
+    warm_up = sampling.Subject.warm_up
 
-    def spy(subject: measured._Subject, session: Any) -> None:
+    def spy(subject: sampling.Subject, session: Any) -> None:
         fed.append(subject.feed)
         warm_up(subject, session)
 
-    monkeypatch.setattr(measured._Subject, "warm_up", spy)
+    monkeypatch.setattr(sampling.Subject, "warm_up", spy)
     measure(tiny(shape=("n", 3, 8)), batch=5, seconds=0)
     measure(tiny("Not", ("n", 2), TensorProto.BOOL), batch=3, threads=2, seconds=0)
     measure(tiny("Abs", ("n", 2), TensorProto.INT64), seconds=0)
@@ -193,7 +194,7 @@ def test_a_batch_or_threads_below_one_are_refused(option: dict[str, int]) -> Non
 @pytest.mark.parametrize("count", [MIN_PAIRS, 11, 15, 25, 60])
 def test_the_order_statistics_hold_the_median_often_enough_and_no_more_of_them_are_needed(count: int) -> None:
     """With values 0 to n-1 the rank of each end can be read off; the binomial says how often they miss."""
-    interval = measured._median_interval(np.arange(count, dtype=np.float64))
+    interval = intervals.median_interval(np.arange(count, dtype=np.float64))
     rank = int(interval.low)
     assert interval.high == count - 1 - rank, "as many cut above as below"
 
@@ -206,7 +207,7 @@ def test_the_order_statistics_hold_the_median_often_enough_and_no_more_of_them_a
 @given(st.lists(st.floats(-1, 1), min_size=MIN_PAIRS, max_size=40), st.floats(-1, 1))
 def test_the_interval_moves_with_the_values_and_mirrors_them(values: list[float], shift: float) -> None:
     plain, moved, mirrored = (
-        measured._median_interval(np.array(v)) for v in (values, [x + shift for x in values], [-x for x in values])
+        intervals.median_interval(np.array(v)) for v in (values, [x + shift for x in values], [-x for x in values])
     )
     assert plain.low <= plain.median - RESOLUTION < plain.median + RESOLUTION <= plain.high
     assert moved.low == pytest.approx(plain.low + shift)
@@ -217,7 +218,7 @@ def test_one_wild_value_in_each_direction_does_not_move_a_large_interval() -> No
     calm = np.random.default_rng(0).normal(0, 0.01, 30)
     wild = calm.copy()
     wild[[calm.argmin(), calm.argmax()]] = -5, 5
-    assert measured._median_interval(wild) == measured._median_interval(calm)
+    assert intervals.median_interval(wild) == intervals.median_interval(calm)
 
 
 @pytest.mark.parametrize(
@@ -240,11 +241,11 @@ def test_the_same_seed_takes_turns_in_the_same_order(monkeypatch: pytest.MonkeyP
     def turns(seed: int) -> list[str]:
         taken: list[str] = []
 
-        def time(subject: measured._Subject, _: object) -> float:
+        def time(subject: sampling.Subject, _: object) -> float:
             taken.append(subject.label)
             return 1e-3
 
-        monkeypatch.setattr(measured._Subject, "time", time)
+        monkeypatch.setattr(sampling.Subject, "time", time)
         compare([tiny()], tiny(), seconds=0, seed=seed)
         return taken
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from netgraft.candidate import Candidate, Trial
-from netgraft.convert.onnx import to_onnx
 from netgraft.costs.measured import compare
+from netgraft.costs.measured.engines import engine as engine_named
 from netgraft.errors import OptionError
 from netgraft.ir import Graph, Model
 from netgraft.metrics import Limit
@@ -27,20 +27,19 @@ from netgraft.spaces import Space
 
 SHORTLY = 2.0
 """Seconds, about, for which a trial is measured against the original (ten fresh sessions of both at least)."""
-ENGINES = ("onnxruntime",)
 
 
 def engine_of(limits: Sequence[Limit]) -> str:
     """The engine that a run measures in: the one that its limits name, onnxruntime where they name none.
 
-    OptionError for one that is not known, and where limits name different ones.
+    OptionError for one that is not known, and where limits name different ones; MeasureError for one that is not
+    installed.
     """
     named = sorted({limit.engine for limit in limits if limit.engine})
     if len(named) > 1:
         raise OptionError(f"a run measures in one engine; the limits name {' and '.join(named)}")
-    engine = named[0] if named else ENGINES[0]
-    if engine not in ENGINES:
-        raise OptionError(f"there is no engine {engine!r} to measure latency in; there is {', '.join(ENGINES)}")
+    engine = named[0] if named else "onnxruntime"
+    engine_named(engine)
     return engine
 
 
@@ -50,15 +49,12 @@ class Clock:
 
     original: Model
     latency: float
+    engine: str = "onnxruntime"
     seconds: float = SHORTLY
-
-    @cached_property
-    def _written(self) -> bytes:
-        return to_onnx(self.original)
 
     def scores(self, model: Model) -> dict[str, float]:
         """``time``, ``time_high`` and ``latency``; MeasureError for a network that cannot be measured."""
-        (ratio,) = compare([to_onnx(model)], self._written, seconds=self.seconds)
+        (ratio,) = compare([model], self.original, engine=self.engine, seconds=self.seconds)
         return {"time": ratio.ratio, "time_high": ratio.high, "latency": ratio.ratio * self.latency}
 
 

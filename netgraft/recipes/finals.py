@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from netgraft.candidate import Trial, TrialState
-from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.measured import compare
 from netgraft.errors import OptionError
@@ -55,6 +54,7 @@ def run_finals(
     numbers: Sequence[int],
     final_epochs: float,
     limits: Sequence[str],
+    engine: str,
     measure_seconds: float,
     on_event: Listener,
 ) -> None:
@@ -73,7 +73,7 @@ def run_finals(
             trained.append((trial, model))
         elif trial.number == 0:
             raise OptionError("training the original longer diverged; start again with a lower --learning-rate")
-    study.add_finalists(_judged(study, trainer.task, trained, total, limits, measure_seconds, on_event))
+    study.add_finalists(_judged(study, trainer.task, trained, total, limits, engine, measure_seconds, on_event))
     on_event(RunFinished())
 
 
@@ -97,6 +97,7 @@ def _judged(
     trained: Sequence[tuple[Trial, Model]],
     epochs: float,
     limits: Sequence[str],
+    engine: str,
     seconds: float,
     on_event: Listener,
 ) -> list[Finalist]:
@@ -104,8 +105,8 @@ def _judged(
     hold for what was measured: in milliseconds, or as a ratio, whichever they speak of.
     """
     on_event(MeasuringBegun(len(trained)))
-    written = [to_onnx(model) for _, model in trained]
-    times = compare(written, written[0], seconds=seconds)
+    models = [model for _, model in trained]
+    times = compare(models, models[0], engine=engine, seconds=seconds)
     begun = {**study.trials[0].scores, "latency": times[0].model_ms}
     bounds = [parse_limit(text, begun) for text in limits]
     finalists = []

@@ -158,7 +158,7 @@ def optimize(
     fixed = fixed_by(model.graph, freeze, only)
     mutation = sparing(mutation or default_mutations(), fixed)
     wanted = [parse_limit(text, counted(model.graph) | {"quality": 1.0}) for text in limits]  # before any work is done
-    engine_of(wanted)
+    engine_name = engine_of(wanted)
     timed = "latency" in {goal.metric for goal in parsed} | {limit.metric for limit in wanted}
     if next(mutation.edits(model.graph, model.weights, np.random.default_rng(seed)), None) is None:
         raise SourceError(
@@ -183,7 +183,7 @@ def optimize(
                     strategy = Guided(strategy, predictor, quality, others)
                 clock = None
                 if timed and chosen.measure == "search":
-                    clock = Clock(original, study.trials[0].scores["latency"])
+                    clock = Clock(original, study.trials[0].scores["latency"], engine_name)
                     strategy = Corrected(strategy)
                 search(
                     Space(original, mutation, counted, by_graph),
@@ -203,7 +203,9 @@ def optimize(
             if not study.finalists:
                 numbers = (study.note("finals") or {})["numbers"]
                 assert chosen.final_epochs is not None, "decided by for_examples"
-                run_finals(study, trainer, numbers, chosen.final_epochs, limits, chosen.measure_seconds, on_event)
+                run_finals(
+                    study, trainer, numbers, chosen.final_epochs, limits, engine_name, chosen.measure_seconds, on_event
+                )
         except KeyboardInterrupt:
             on_event(RunInterrupted())
     return Front(Study.read(Path(out)))
@@ -291,7 +293,9 @@ def _bounds(study: Study, original: Model, limits: Sequence[str], on_event: List
     if all(limit.is_relative or limit.metric != "latency" for limit in bounds):
         return bounds
     if study.note("latency") is None:
-        study.add_note("latency", milliseconds=measure(to_onnx(original), seconds=LATENCY_SECONDS).median_ms)
+        study.add_note(
+            "latency", milliseconds=measure(original, engine=engine_of(bounds), seconds=LATENCY_SECONDS).median_ms
+        )
     milliseconds = float((study.note("latency") or {})["milliseconds"])
     scaled = []
     for limit in bounds:
