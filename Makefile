@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types layers check clean
+.PHONY: help demo test lint format types layers check bank clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -46,6 +46,16 @@ layers: $(INSTALLED)  ## who may import whom
 	$(BIN)/python -m pytest -q tests/test_layers.py
 
 check: lint types test  ## everything a change must pass
+
+NETGRAFT := $(BIN)/netgraft
+
+bank: $(INSTALLED)  ## mine the shipped bank anew into build/ and compare: the same bytes come out (5 minutes)
+	mkdir -p build
+	$(NETGRAFT) bank mine 'zoo:*' --out build/zoo.bank
+	$(NETGRAFT) bank mine 'family:nasbench201?count=4096' 'family:nasbench101?count=5000' 'family:hiaml?count=5000' \
+	    'family:two_path?count=5000' 'family:inception?count=1000' --cuts 4 --at-least 8 --out build/families.bank
+	$(NETGRAFT) bank merge build/zoo.bank build/families.bank --out build/default.bank
+	cmp build/default.bank netgraft/segments/default.bank
 
 clean:  ## remove the environment and every cache
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

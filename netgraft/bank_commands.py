@@ -43,6 +43,10 @@ def mine(
         ),
     ],
     out: Out,
+    input_shape: Annotated[
+        str | None,
+        typer.Option("--input", help="shape of one input, such as 3x32x32, for a FILE.py:NAME that names none"),
+    ] = None,
     vocabulary: Annotated[int, typer.Option(help="most merges that byte-pair encoding learns", min=1)] = 2000,
     cuts: Annotated[int, typer.Option(help="random cuts of each network, besides that of the vocabulary", min=0)] = 8,
     at_least: Annotated[int, typer.Option(help="leave out segments found in fewer places", min=1)] = 1,
@@ -51,13 +55,14 @@ def mine(
     """Cut networks into the segments that they have in common, and write these as a bank."""
     if out.is_dir() or not out.parent.is_dir():
         raise OptionError(f"--out {out} is no file that can be written")
+    shape = sources.parse_shape(input_shape) if input_shape else None
     quarry = Quarry()
     with _progress() as progress:
         for source in networks:
             line = progress.add_task(f"reading {_plain(source)}", total=None)
             try:
                 before = len(quarry)
-                for name, graph in _named(source):
+                for name, graph in _named(source, shape):
                     quarry.add(name, graph)
                     progress.advance(line)
                 console.print(f"{_plain(source)}: {len(quarry) - before:,} networks", soft_wrap=True)
@@ -89,10 +94,10 @@ def mine(
         )
 
 
-def _named(source: str) -> Iterator[tuple[str, Graph]]:
+def _named(source: str, shape: sources.Shape | None) -> Iterator[tuple[str, Graph]]:
     """The graphs of a source; the members of a family all go by its name."""
     family = source.removeprefix("family:").partition("?")[0] if source.startswith("family:") else None
-    for name, graph in sources.graphs(source):
+    for name, graph in sources.graphs(source, input_shape=shape):
         yield family or name, graph
 
 

@@ -36,6 +36,7 @@ from netgraft.ir.text import render_node
 from netgraft.metrics import UNITS, parse_goals
 from netgraft.mutations import Mutation
 from netgraft.mutations.fixed import fixed_by, untouchable
+from netgraft.mutations.within import operations
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
 from netgraft.recipes.optimize import default_mutations, parse_budget
@@ -155,7 +156,11 @@ def optimize(
         Path | None, typer.Option(help="segments to graft with, of 'netgraft bank mine' (default: netgraft's own)")
     ] = None,
     ops: Annotated[
-        str | None, typer.Option(help="bring in no operations but these, such as conv2d,batch_norm,relu,add")
+        str | None,
+        typer.Option(
+            help="bring in no operations but these, such as conv2d,batch_norm,relu,add, or what an engine runs: "
+            "onnxruntime or openvino"
+        ),
     ] = None,
     freeze: Annotated[
         list[str] | None, typer.Option(help="leave alone what this pattern of module paths matches, such as 'head.*'")
@@ -169,7 +174,7 @@ def optimize(
     goals, limits = goal or ["quality", "latency"], limit or []
     parse_goals(goals)  # before anything is loaded
     parse_budget(budget)
-    allowed = frozenset(op.strip() for op in ops.split(",")) if ops is not None else None
+    allowed = operations(ops) if ops is not None else None
     stock = None
     if bank:
         stock = segments.load(bank)

@@ -96,30 +96,30 @@ def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: S
     raise SourceError(f"{text!r} names no network; a source is {FORMS}{_hint(text)}")
 
 
-def graphs(source: Source) -> Iterator[tuple[str, Graph]]:
+def graphs(source: Source, *, input_shape: Shape | None = None) -> Iterator[tuple[str, Graph]]:
     """The graphs that ``source`` names, each with its name, made as they are asked for: what segments are mined from.
 
-    Whatever :func:`load` takes gives one. Beyond that, ``family:NAME?count=5000&seed=0`` draws several members and
-    ``family:nasbench201?count=all`` lists a family; ``zoo:*`` is the zoo; a folder, or a pattern such as
-    ``graphs/*.pkl``, stands for its .pkl, .pt2 and .onnx files; and a collection of GENNAPE's (.pkl or .json) for its
-    graphs.
+    Whatever :func:`load` takes gives one, read on inputs of ``input_shape`` where that is given. Beyond that,
+    ``family:NAME?count=5000&seed=0`` draws several members and ``family:nasbench201?count=all`` lists a family;
+    ``zoo:*`` is the zoo; a folder, or a pattern such as ``graphs/*.pkl``, stands for its .pkl, .pt2 and .onnx files;
+    and a collection of GENNAPE's (.pkl or .json) for its graphs.
     """
     text = str(source)
     if not isinstance(source, str | Path):
-        model = load(source)
+        model = load(source, input_shape=input_shape)
         yield model.name, model.graph
     elif text.startswith("family:"):
         yield from _from_family(text.removeprefix("family:"))
     elif text == "zoo:*":
         for name in zoo.names():
-            yield name, load(f"zoo:{name}").graph
+            yield name, load(f"zoo:{name}", input_shape=input_shape).graph
     elif text.endswith((".pkl", ".json")) and Path(text).is_file():
         yield from ((entry.name, entry.graph) for entry in autogo_entries(Path(text)))
     elif (files := _files(text)) is not None:
         for file in files:
-            yield from graphs(file)
+            yield from graphs(file, input_shape=input_shape)
     else:
-        model = load(source)
+        model = load(source, input_shape=input_shape)
         yield model.name, model.graph
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import numpy as np
 
 from netgraft.fit import NoFit, fit
 from netgraft.ir import Edit, Graph, Model, Region
-from netgraft.mutations.graft import Graft, delicate, with_weights
+from netgraft.mutations.fixed import delicate, tears
+from netgraft.mutations.graft import Graft, with_weights
 from netgraft.mutations.mutation import Mutation
 from netgraft.mutations.narrow import Narrow, convex_hull
 from netgraft.mutations.swap import Swap
@@ -21,6 +23,8 @@ LONGEST: Final = 16
 """Most nodes of a random region."""
 _PATIENCE: Final = 20
 """Random regions and segments that are tried for one that can be wired."""
+_WAYS: Final = 24
+"""Wirings of one segment, among which one is drawn."""
 
 WAYS: Final = ("graft", "banked", "foreign", "swap", "narrow")
 """How children come about: :class:`Graft`'s own; a random region replaced by a random segment of the bank, or by a
@@ -58,7 +62,7 @@ def draws(
 def random_region(graph: Graph, rng: np.random.Generator, longest: int = LONGEST) -> Region:
     """A convex, connected region of at most ``longest`` nodes, or a single node where its hull came out longer.
 
-    Like a graft it leaves whole what a root or a division hangs on (:func:`~netgraft.mutations.graft.delicate`): a root
+    Like a graft it leaves whole what a root or a division hangs on (:func:`~netgraft.mutations.fixed.delicate`): a root
     of anything else is no number, which the best checked replacement cannot help.
     """
     chains = delicate(graph)
@@ -72,7 +76,7 @@ def random_region(graph: Graph, rng: np.random.Generator, longest: int = LONGEST
             nodes.add(beside[int(rng.integers(len(beside)))])
         hull = convex_hull(graph, nodes)
         region = hull if len(hull.nodes) <= longest else Region.of([start])
-        if all(chain <= region.nodes or chain.isdisjoint(region.nodes) for chain in chains):
+        if not tears(region, chains):
             return region
 
 
@@ -91,7 +95,7 @@ def _transplanted(parent: Model, others: Sequence[Graph], bank: Bank, way: str, 
         else:
             other = others[int(rng.integers(len(others)))]
             segment = random_region(other, rng).extract(other)
-        ways = wirings(segment.signature, signature, rng) if signature.inputs and segment.inputs else ()
+        ways = tuple(islice(wirings(segment.signature, signature, rng), _WAYS)) if signature.inputs else ()
         if ways:
             break
     else:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from netgraft import sources
 from netgraft.cli import app
-from netgraft.ir import Batch, Builder, TensorType
+from netgraft.ir import Batch, Builder, Graph, TensorType
 from netgraft.segments import Bank, Quarry, Segment, Vocabulary, default, load, save
 
 SMALL = "family:nasbench201?count=1&seed=3"
@@ -96,7 +98,11 @@ def test_a_network_without_a_segment_is_named(tmp_path: Path, monkeypatch: pytes
     b = Builder()
     classifier = b.build(b.add("linear", b.input("x", TensorType((Batch(), 3))), out_features=2))
     graphs = sources.graphs
-    monkeypatch.setattr(sources, "graphs", lambda name: [("tiny", classifier)] if name == "tiny" else graphs(name))
+
+    def with_tiny(name: str, **more: Any) -> Iterable[tuple[str, Graph]]:
+        return [("tiny", classifier)] if name == "tiny" else graphs(name, **more)
+
+    monkeypatch.setattr(sources, "graphs", with_tiny)
     code, output = netgraft("mine", "tiny", "--out", tmp_path / "x")
     assert code == 2
     assert "tiny: there is nothing to mine" in output
@@ -135,3 +141,20 @@ def test_names_in_a_bank_are_neither_markup_nor_control_characters(tmp_path: Pat
     code, output = netgraft("show", tmp_path / "[ab].bank")
     assert code == 0, output
     assert "[ab].bank" in output and "[red]evil[/nope]?[2J" in output and "\x1b[2J" not in output
+
+
+def test_a_file_that_names_no_inputs_is_mined_with_their_shape(tmp_path: Path) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(
+        "from torch import nn\n"
+        "net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8),"
+        " nn.ReLU(), nn.Flatten(), nn.Linear(8 * 12 * 12, 10))\n"
+    )
+    mine = "mine", f"{file}:net", "--out", tmp_path / "own.bank"
+    code, output = netgraft(*mine)
+    assert code == 2 and "give --input 3x32x32" in output
+    code, output = netgraft(*mine, "--input", "3x16x16")
+    assert code == 0, output
+    assert {segment.provenance for segment in load(tmp_path / "own.bank")} == {("net",)}
+    code, output = netgraft(*mine, "--input", "3x")
+    assert code == 2 and "'3x' is no shape" in output

@@ -11,7 +11,8 @@ from contracts import GOLDEN_NAMES, check_mutation, child_of, golden, outputs, r
 
 from netgraft.errors import OptionError
 from netgraft.ir import Batch, Builder, Edit, Fresh, Graph, Keep, Region, TensorType, apply, inherit, parse
-from netgraft.mutations.graft import NORMALISATIONS, Graft, delicate, with_weights
+from netgraft.mutations.fixed import delicate
+from netgraft.mutations.graft import NORMALISATIONS, Graft, with_weights
 from netgraft.mutations.transplant import transplant
 from netgraft.segments import Bank, Line, Segment, Vocabulary, head, mine
 

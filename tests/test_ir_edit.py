@@ -62,7 +62,12 @@ def test_replacing_a_region_by_itself_changes_nothing(data: st.DataObject) -> No
 
 
 def sorted_marks(graph: Graph) -> Marks:
-    return replace(graph.marks, shared={key: sorted(users) for key, users in graph.marks.shared.items()})
+    marks = graph.marks
+    return replace(
+        marks,
+        shared={key: sorted(users) for key, users in marks.shared.items()},
+        readers={id: tuple(sorted(edges)) for id, edges in marks.readers.items()},
+    )
 
 
 @given(st.data())

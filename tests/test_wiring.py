@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
+from itertools import islice, permutations, product
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netgraft.ir import Batch, Signature, TensorType, parse
-from netgraft.mutations.wiring import MOST, Wiring, alike, shuffled, wirings
+from netgraft.mutations.wiring import Wiring, alike, shuffled, wirings
 
 A, B = (TensorType((Batch(), channels, 4, 4)) for channels in (8, 16))
 V = TensorType((Batch(), 8))
@@ -18,7 +18,7 @@ V = TensorType((Batch(), 8))
 
 def ways(segment: tuple[str, str], region: tuple[str, str], seed: int = 0) -> set[Wiring]:
     """The wirings between signatures of A, B and V, written like ``("AA", "B")``."""
-    found = wirings(named(segment), named(region), np.random.default_rng(seed))
+    found = list(wirings(named(segment), named(region), np.random.default_rng(seed)))
     assert len(set(found)) == len(found)
     return set(found)
 
@@ -65,21 +65,25 @@ def test_ways_are_those_that_use_everything(own_in: str, own_out: str, entering:
                 and len(read) == len({i for i, _ in read}) == len(own_out)
             ):
                 expected.add(Wiring(into, out))
-    found = ways((own_in, own_out), (entering, leaving))
-    assert found == expected if len(expected) <= MOST else len(found) == MOST and found < expected
+    assert ways((own_in, own_out), (entering, leaving)) == expected
 
 
 def test_seeds_give_other_orders_of_the_same() -> None:
     orders = {
-        wirings(named(("AAA", "A")), named(("AA", "A")), np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3, 4)
+        tuple(wirings(named(("AAA", "A")), named(("AA", "A")), np.random.default_rng(seed)))
+        for seed in (0, 0, 1, 2, 3, 4)
     }
     assert 1 < len(orders) < 6
     assert len({frozenset(order) for order in orders}) == 1
 
 
-def test_no_more_than_a_bound() -> None:
-    assert len(ways(("A" * 5, "A"), ("A" * 5, "A"))) == MOST  # of 120
-    assert len(ways(("A" * 12, "A"), ("A" * 4, "A"))) == MOST  # of millions
+def test_many_ways_are_found_as_well_as_few() -> None:
+    assert len(ways(("A" * 5, "A"), ("A" * 5, "A"))) == 120
+    # Of 10^19 assignments one in 10^8 leaves nothing out: looking through them would take for ever.
+    both = named(("A" * 10, "A" * 10))
+    found = list(islice(wirings(both, both, np.random.default_rng(0)), 500))
+    assert len(set(found)) == 500
+    assert all(sorted(way.inputs) == sorted(way.outputs) == list(range(10)) for way in found)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 12, 97])

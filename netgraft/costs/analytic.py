@@ -17,7 +17,10 @@ def flops(graph: Graph) -> int:
     """Floating-point operations: two per multiply-accumulate of convolutions, linear layers, matrix products and
     attention, nothing for the rest, as ``torch.utils.flop_counter`` counts them.
     """
-    return sum(flops_by_node(graph).values())
+    if "flops" not in graph.notes:
+        graph.notes["flops"] = sum(2 * _macs(graph, node) for node in graph if node.op in _MULTIPLYING)
+    count: int = graph.notes["flops"]
+    return count
 
 
 def flops_by_node(graph: Graph) -> dict[str, int]:
@@ -27,26 +30,36 @@ def flops_by_node(graph: Graph) -> dict[str, int]:
 
 def parameters(graph: Graph) -> int:
     """Number of trainable scalars; a tensor that several nodes share counts once."""
-    return sum(type_.numel() for key, type_ in graph.weight_types.items() if key in graph.trainable)
+    if "parameters" not in graph.notes:
+        trainable = graph.trainable
+        count = sum(type_.numel() for key, type_ in graph.weight_types.items() if key in trainable)
+        graph.notes["parameters"] = count
+    known: int = graph.notes["parameters"]
+    return known
 
 
 def flops_change(graph: Graph, edit: Edit) -> int:
     """The FLOPs of the child less those of ``graph``, counted over the region and the replacement alone."""
-    nodes = (graph[id] for id in edit.region.nodes)
-    return flops(edit.replacement) - sum(2 * _macs(graph, node) for node in nodes)
+    key = "flops", edit.region
+    if key not in graph.notes:
+        graph.notes[key] = sum(2 * _macs(graph, graph[id]) for id in edit.region.nodes)
+    lost: int = graph.notes[key]
+    return flops(edit.replacement) - lost
 
 
 def parameters_change(graph: Graph, edit: Edit) -> int:
     """The parameters of the child less those of ``graph``, counted over the region and the replacement alone."""
     region, new = edit.region, edit.replacement
-    change = 0
-    for key in {key for id in region.nodes for key in graph[id].weights.values()}:
-        if key in graph.trainable and not _trained_outside(graph, region, key):
-            change -= graph.weight_types[key].numel()
-    for key in new.trainable:
+    note = "parameters", region
+    if note not in graph.notes:
+        keys = {key for id in region.nodes for key in graph[id].weights.values()} & graph.trainable
+        lost = (graph.weight_types[key].numel() for key in keys if not _trained_outside(graph, region, key))
+        graph.notes[note] = sum(lost)
+    change: int = parameters(new) - graph.notes[note]
+    for key, carry in edit.carry.items():
         # Only a kept tensor remains one with what is outside; any other becomes a tensor of its own.
-        if edit.carry.get(key) != Keep(key) or not _trained_outside(graph, region, key):
-            change += new.weight_types[key].numel()
+        if key in new.trainable and carry == Keep(key) and _trained_outside(graph, region, key):
+            change -= new.weight_types[key].numel()
     return change
 
 

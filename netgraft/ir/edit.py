@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ class Region:
                 name += "'"
             names[value] = Value(name)
             inputs.append(Input(name, type_))
-        nodes = tuple(_rewired(graph.nodes[i], names) for i in self.positions(graph))
+        nodes = tuple(graph.nodes[i].reading(names) for i in self.positions(graph))
         returns = {given.id: (given.type,) for given in inputs} | {node.id: graph.returns[node.id] for node in nodes}
         return Graph.known(tuple(inputs), nodes, leaving, returns)
 
@@ -155,20 +156,22 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
     do not depend on the region, and after it where they do.
     """
     region, new = edit.region, edit.replacement
-    entering, leaving = region.boundary(graph)
-    have = Signature(graph.types_of(entering), graph.types_of(leaving))
-    if new.signature != have:
-        raise GraphError(f"{edit.origin or 'edit'}: the replacement is {new.signature}, the region {have}")
-    gap = _gap(graph, region)
+    place: _Place | None = graph.notes.get(region)
+    if place is None:
+        place = graph.notes[region] = _Place.of(graph, region)
+    gap = place.gap
+    if new.signature != place.signature:
+        raise GraphError(f"{edit.origin or 'edit'}: the replacement is {new.signature}, the region {place.signature}")
     if gap is None:
         raise GraphError(f"{edit.origin or 'edit'}: a path leaves the region {sorted(region.nodes)} and comes back")
 
-    placed, values, carry = _named(graph, edit, entering)
-    moved = {old: values.get(v, v) for old, v in zip(leaving, new.outputs, strict=True)}
+    placed, values, carry = _named(graph, edit, place.entering)
+    moved = {old: values.get(v, v) for old, v in zip(place.leaving, new.outputs, strict=True)}
     nodes = list(graph.nodes)
-    readers = {user.id: user for value in leaving for user in graph.users.get(value, ()) if user.id not in region.nodes}
-    for id, reader in readers.items():
-        readers[id] = nodes[graph.position[id]] = _rewired(reader, moved)
+    rewired = []
+    for i in place.readers:
+        nodes[i] = nodes[i].reading(moved)
+        rewired.append(nodes[i])
     before, after = ([nodes[i] for i in positions] for positions in (gap.before, gap.after))
     nodes[gap.start : gap.stop] = [*before, *placed, *after]
 
@@ -180,7 +183,8 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
         gone=tuple(region.nodes),
         placed=placed,
         labels={node.id: new.marks.labels[was.id] for node, was in zip(placed, new, strict=True)},
-        rewired=tuple(readers.values()),
+        rewired=rewired,
+        dependent=place.dependent,
         shared=_shared(graph, region, placed),
     )
     return (
@@ -189,7 +193,7 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
             tuple(nodes),
             tuple(moved.get(value, value) for value in graph.outputs),
             returns,
-            graph.marks.after(change, nodes, gap.start),
+            graph.marks.after(change, nodes),
         ),
         carry,
     )
@@ -205,6 +209,39 @@ class _Gap:
     stop: int
     before: Sequence[int] = ()
     after: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What there is to know of a region, whatever comes in its place: its boundary, the gap that it leaves, where the
+    nodes stand that read what leaves it, and which nodes outside depend on it, in the graph's order.
+    """
+
+    entering: tuple[Value, ...]
+    leaving: tuple[Value, ...]
+    signature: Signature
+    gap: _Gap | None
+    readers: tuple[int, ...]
+    dependent: tuple[str, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, region: Region) -> _Place:
+        """The place of ``region`` in ``graph``."""
+        entering, leaving = region.boundary(graph)
+        users = {user.id for value in leaving for user in graph.users.get(value, ())} - region.nodes
+        felt, dependent = set(region.nodes), []
+        for node in graph.nodes[min(region.positions(graph)) :]:
+            if node.id not in felt and any([value.node in felt for value in node.inputs]):
+                felt.add(node.id)
+                dependent.append(node.id)
+        return cls(
+            entering,
+            leaving,
+            Signature(graph.types_of(entering), graph.types_of(leaving)),
+            _gap(graph, region),
+            tuple(sorted([graph.position[id] for id in users])),
+            tuple(dependent),
+        )
 
 
 def _gap(graph: Graph, region: Region) -> _Gap | None:
@@ -237,20 +274,28 @@ def _named(
     """
     region, new = edit.region, edit.replacement
     # A name given to one node must not be one that another node of the replacement is going to keep.
-    ids = {node.id for node in new}
-    wanted = {key for node in new for key in node.weights.values()}
+    own_ids, own_keys = new.position.keys(), new.weight_users.keys()
+    new_ids: set[str] = set()
+    new_keys: set[str] = set()
     keys: dict[str, str] = {}
+    outer_ids, outer_keys = graph.returns.keys(), graph.weight_users.keys()
 
     def is_outer(id: str) -> bool:
-        return id in graph.returns and id not in region.nodes
+        return id in outer_ids and id not in region.nodes
 
     def is_outer_key(key: str) -> bool:
-        return bool(region.others(graph, key))
+        return key in outer_keys and bool(region.others(graph, key))
 
     def is_tensor(path: str) -> bool:
         # Keys are paths in a module, where what is called ``token`` can be a tensor or hold ``token.value``, not both.
-        parts = path.split(".")
-        return any(is_outer_key(".".join(parts[:end])) for end in range(1, len(parts) + 1))
+        above = _paths(path)
+        return not outer_keys.isdisjoint(above) and any(map(is_outer_key, above))
+
+    def is_id(name: str) -> bool:
+        return name in own_ids or name in new_ids or is_outer(name)
+
+    def is_key(name: str) -> bool:
+        return name in own_keys or name in new_keys or is_outer_key(name)
 
     values = {Value(given.id): outer for given, outer in zip(new.inputs, entering, strict=True)}
     fresh = Fresh()
@@ -258,39 +303,41 @@ def _named(
     placed: list[Node] = []
     for node in new:
         id = node.id
-        if is_outer(id):
-            id = _unused(id, lambda name: name in ids or is_outer(name))
-            ids.add(id)
+        if id in outer_ids and id not in region.nodes:
+            id = _unused(id, is_id)
+            new_ids.add(id)
             values |= {node.value(i): Value(id, i) for i in range(len(new.returns[node.id]))}
+        weights: dict[str, str] = {}
         for role, key in node.weights.items():
-            if key in keys:
-                continue
-            source = edit.carry.get(key, fresh)
-            keys[key] = key
-            if source != Keep(key) and (is_outer_key(key) or is_tensor(key.rpartition(".")[0])):
-                path = _unused(id, is_tensor)
-                keys[key] = _unused(f"{path}.{role}", lambda name: name in wanted or is_outer_key(name))
-                wanted.add(keys[key])
-            carry[keys[key]] = source
-        weights = {role: keys[key] for role, key in node.weights.items()}
+            if key not in keys:
+                source = edit.carry.get(key, fresh)
+                keys[key] = key
+                kept = source is not fresh and source == Keep(key)
+                if not kept and (is_outer_key(key) or is_tensor(key.rpartition(".")[0])):
+                    keys[key] = _unused(f"{_unused(id, is_tensor)}.{role}", is_key)
+                    new_keys.add(keys[key])
+                carry[keys[key]] = source
+            weights[role] = keys[key]
         placed.append(Node(id, node.op, tuple([values.get(v, v) for v in node.inputs]), node.attrs, weights))
     return tuple(placed), values, carry
 
 
 def _shared(graph: Graph, region: Region, placed: Iterable[Node]) -> dict[str, tuple[tuple[str, str], ...]]:
     """The weights that are used more than once when ``placed`` is in place of the region, and who uses them."""
-    users = {key: list(region.others(graph, key)) for key in graph.marks.shared}
+    users = {key: region.others(graph, key) for key in graph.marks.shared}
     for node in placed:
         for role, key in node.weights.items():
             if key not in users:
-                users[key] = list(region.others(graph, key))
+                users[key] = region.others(graph, key)
             users[key].append((node.id, role))
     return {key: tuple(found) for key, found in users.items() if len(found) > 1}
 
 
-def _rewired(node: Node, values: Mapping[Value, Value]) -> Node:
-    inputs = tuple([values.get(v, v) for v in node.inputs])
-    return node if inputs == node.inputs else Node(node.id, node.op, inputs, node.attrs, node.weights)
+@lru_cache(maxsize=4096)
+def _paths(path: str) -> tuple[str, ...]:
+    """``a``, ``a.b`` and ``a.b.c`` for ``a.b.c``."""
+    parts = path.split(".")
+    return tuple([".".join(parts[:end]) for end in range(1, len(parts) + 1)])
 
 
 def _unused(name: str, is_taken: Callable[[str], bool]) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -93,6 +93,11 @@ class Graph:
             for value in dict.fromkeys(node.inputs):
                 users[value].append(node)
         return {value: tuple(nodes) for value, nodes in users.items()}
+
+    @cached_property
+    def notes(self) -> dict[Hashable, Any]:
+        """What was found out about the graph and will be asked again as long as there is the graph, by whoever asks."""
+        return {}
 
     def __getitem__(self, id: str) -> Node:
         try:
@@ -225,6 +230,8 @@ class Builder:
 
     def input(self, id: str, type: TensorType) -> Value:
         """Adds a graph input."""
+        if id in self._returns:
+            raise GraphError(f"two inputs are called {id!r}")
         self._inputs.append(Input(id, type))
         self._returns[id] = (type,)
         return Value(id)
@@ -234,16 +241,22 @@ class Builder:
     ) -> Value:
         """Adds a node and returns its first output (``graph[id].value(1)`` is the second).
 
-        Attributes left out take the table's defaults; weight keys left out become ``{id}.{role}``.
+        Attributes left out take the table's defaults; weight keys left out become ``{id}.{role}``. What is wrong with
+        a node is said here and by the same errors as by a graph.
         """
         if id is None:
             id = self.fresh_id(op)
+        elif id in self._returns:
+            raise GraphError(f"two nodes are called {id!r}")
         node = Node(id, op, inputs, definition(op).complete(attrs))
         read = _read(node, self._returns)
         outputs = _outputs(node, read)
-        if weights is None:
-            weights = {role: f"{id}.{role}" for role in node.definition.weights(read, node.attrs)}
-        node = replace(node, weights=dict(weights))
+        roles = node.definition.weights(read, node.attrs)
+        if weights and not weights.keys() <= roles.keys():
+            raise GraphError(f"{id} ({op}) needs the weights {sorted(roles)}, has {sorted(weights)}")
+        if roles:
+            keys = {role: f"{id}.{role}" for role in roles}
+            node = Node(id, op, inputs, node.attrs, {**keys, **weights} if weights else keys)
         self._returns[id] = outputs
         self._nodes.append(node)
         return Value(id)
@@ -262,4 +275,7 @@ class Builder:
 
     def build(self, *outputs: Value) -> Graph:
         """The finished graph."""
-        return Graph(tuple(self._inputs), tuple(self._nodes), outputs)
+        ids = [*(given.id for given in self._inputs), *(node.id for node in self._nodes)]
+        graph = Graph.known(tuple(self._inputs), tuple(self._nodes), outputs, {id: self._returns[id] for id in ids})
+        graph.__post_init__()  # of what is left to check, the outputs: nodes were when they were added
+        return graph

@@ -17,6 +17,10 @@ class Value:
     node: str
     index: int = 0
 
+    def __hash__(self) -> int:
+        # Values are looked up all the time, and most nodes have one.
+        return hash(self.node)
+
     def __str__(self) -> str:
         return self.node if self.index == 0 else f"{self.node}:{self.index}"
 
@@ -52,6 +56,11 @@ class Node:
     def value(self, index: int = 0) -> Value:
         """One of the node's outputs."""
         return Value(self.id, index)
+
+    def reading(self, instead: Mapping[Value, Value]) -> Node:
+        """The node with other values in place of those that it reads; itself where it reads none of them."""
+        inputs = tuple([instead.get(v, v) for v in self.inputs])
+        return self if inputs == self.inputs else Node(self.id, self.op, inputs, self.attrs, self.weights)
 
     def trains(self, role: str) -> bool:
         """Whether training changes the weight of this role."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from netgraft.errors import GraphError
@@ -25,7 +26,6 @@ from .carry import Carry, Concat, Fresh, Keep, Pad, Repeat, Slice
 from .edit import Edit, Region
 from .graph import Builder, Graph
 from .node import Node, Value
-from .ops import definition
 from .types import Batch, DType, TensorType
 
 
@@ -193,15 +193,16 @@ def _parse_node(line: str, builder: Builder) -> None:
     if match is None:
         raise GraphError(f"cannot read {line!r}")
     id, op = match["id"], match["op"]
-    attrs = _Literals(match["attrs"] or "").attributes()
-    inputs = _values(match["inputs"])
-    node = Node(id, op, inputs, definition(op).complete(attrs))
-    weights: dict[str, str] | None = None
+    weights = None
     if match["weights"]:
-        given = dict(pair.strip().split("=", 1) for pair in match["weights"].split(", "))
-        roles = node.definition.weights([builder.type(v) for v in inputs], node.attrs)
-        weights = {role: given.get(role, f"{id}.{role}") for role in roles}
-    builder.add(op, *inputs, id=id, weights=weights, **attrs)
+        weights = dict(pair.strip().split("=", 1) for pair in match["weights"].split(", "))
+    builder.add(op, *_values(match["inputs"]), id=id, weights=weights, **_attributes(match["attrs"] or ""))
+
+
+@lru_cache(maxsize=4096)
+def _attributes(text: str) -> Mapping[str, Any]:
+    """An attribute list read; a bank has the same few again and again."""
+    return _Literals(text).attributes()
 
 
 def _values(text: str) -> tuple[Value, ...]:

@@ -1,6 +1,7 @@
 """What no mutation may change: by its place in the network, and by the user's word.
 
-:func:`untouchable` says what is left alone in any network, :func:`fixed_by` reads the patterns of ``--freeze`` and
+:func:`untouchable` says what is left alone in any network, :func:`delicate` what is changed as a whole or not at all,
+:func:`fixed_by` reads the patterns of ``--freeze`` and
 ``--only``; :func:`netgraft.mutations.sparing.sparing` keeps mutations away from both.
 """
 
@@ -12,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from netgraft.errors import OptionError
-from netgraft.ir import Graph
+from netgraft.ir import Graph, Region
 from netgraft.segments import head
 
 _LAYERS: Final = frozenset({"conv2d", "conv_transpose2d", "linear"})
@@ -23,6 +24,10 @@ _PREPARING: Final = frozenset(
     }
 )
 """What is done to inputs before a network begins: normalising, resizing, cutting and rearranging."""
+
+
+_NEVER_NEGATIVE: Final = frozenset(["relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "softplus", "exp", "sqrt"])
+_WITH_SIGN: Final = frozenset(["conv2d", "conv_transpose2d", "linear", "batch_norm", "group_norm", "layer_norm"])
 
 
 def untouchable(graph: Graph) -> dict[str, str]:
@@ -42,6 +47,35 @@ def untouchable(graph: Graph) -> dict[str, str]:
         if graph[id].op not in _LAYERS:
             found.setdefault(id, "comes after the last layer")
     return found
+
+
+def delicate(graph: Graph) -> tuple[frozenset[str], ...]:
+    """For each operation that is not defined everywhere (a root, a fractional or negative power, a division), it and
+    the nodes before it that see to it that it is, back to a layer or to what is never negative: a standard deviation,
+    say. Each of these stays whole or goes whole.
+    """
+    chains: list[frozenset[str]] = []
+    for node in graph:
+        exponent = node.attrs.get("exponent", 1)
+        if not (node.op in ("sqrt", "div") or exponent < 0 or exponent % 1):
+            continue
+        chain = {node.id}
+        stack = [node.inputs[-1].node]
+        while stack:
+            id = stack.pop()
+            if id in chain or id not in graph or graph[id].op in _WITH_SIGN:
+                continue
+            chain.add(id)
+            if not (graph[id].op in _NEVER_NEGATIVE or graph[id].attrs.get("exponent", 1) % 2 == 0):
+                stack.extend(value.node for value in graph[id].inputs)
+        chains.append(frozenset(chain))
+    return tuple(chains)
+
+
+def tears(region: Region, whole: Sequence[frozenset[str]]) -> bool:
+    """Whether a region has some, but not all, of the nodes of a chain that must stay whole (:func:`delicate`)."""
+    nodes = region.nodes
+    return any(not chain <= nodes and not chain.isdisjoint(nodes) for chain in whole)
 
 
 def fixed_by(graph: Graph, freeze: Sequence[str] = (), only: Sequence[str] = ()) -> frozenset[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import eq
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from netgraft.fit import NoFit, fit
 from netgraft.ir import OPS, Edit, Graph, Region, Signature, Weights, apply
 from netgraft.segments import Bank, Segment, default, head
 
-from .fixed import untouchable
+from .fixed import delicate, tears, untouchable
 from .mutation import Draft
 from .transplant import transplant
 from .wiring import Wiring, alike, shuffled, wirings
@@ -37,6 +37,9 @@ _FRESH = 0.15
 """Share of draws that look for a new segment although there are some that fitted other regions of the signature: the
 higher it is, the more segments are seen, the lower, the fewer are fitted.
 """
+
+_KEPT = 128
+"""Replacements kept for each signature, as other regions of it will ask for them soon."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,7 @@ class Graft:
             regions = [
                 region
                 for region in encoded.cut(rng, self.sparsity)
-                if region.nodes.isdisjoint(apart)
-                and all(chain <= region.nodes or chain.isdisjoint(region.nodes) for chain in whole)
+                if region.nodes.isdisjoint(apart) and not tears(region, whole)
             ]
             misses += not regions
             for i in rng.permutation(len(regions)).tolist():
@@ -145,33 +147,6 @@ class Graft:
         return self.bank.only(OPS.keys() - NORMALISATIONS)
 
 
-_NEVER_NEGATIVE = frozenset(["relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "softplus", "exp", "sqrt"])
-_WITH_SIGN = frozenset(["conv2d", "conv_transpose2d", "linear", "batch_norm", "group_norm", "layer_norm"])
-
-
-def delicate(graph: Graph) -> tuple[frozenset[str], ...]:
-    """For each operation that is not defined everywhere (a root, a fractional or negative power, a division), it and
-    the nodes before it that see to it that it is, back to a layer or to what is never negative: a standard deviation,
-    say. Each of these stays whole or goes whole.
-    """
-    chains: list[frozenset[str]] = []
-    for node in graph:
-        exponent = node.attrs.get("exponent", 1)
-        if not (node.op in ("sqrt", "div") or exponent < 0 or exponent % 1):
-            continue
-        chain = {node.id}
-        stack = [node.inputs[-1].node]
-        while stack:
-            id = stack.pop()
-            if id in chain or id not in graph or graph[id].op in _WITH_SIGN:
-                continue
-            chain.add(id)
-            if not (graph[id].op in _NEVER_NEGATIVE or graph[id].attrs.get("exponent", 1) % 2 == 0):
-                stack.extend(value.node for value in graph[id].inputs)
-        chains.append(frozenset(chain))
-    return tuple(chains)
-
-
 def with_weights(graph: Graph, edit: Edit, weights: Weights) -> Edit:
     """The same change of ``graph``, with each weight of the replacement taken from the region wherever it has a place
     there: see :func:`~netgraft.mutations.transplant.transplant`.
@@ -201,6 +176,8 @@ class _Supply:
         self._segments = {True: bank.exact(signature), False: bank.alike(signature)}
         self._waiting = {exact: self._options(exact, np.random.default_rng(order)) for exact in (True, False)}
         self._digests: set[str] = set()
+        self.made = lru_cache(maxsize=_KEPT)(self._make)
+        """The segment, and the graph that it becomes in place of a region; None where it cannot be fitted."""
 
     def find(self, region: Region, share: float, rng: np.random.Generator) -> tuple[Segment, Graph] | None:
         """A replacement that was not found yet, exact in a ``share`` of cases; None where a few tries brought none."""
@@ -216,8 +193,7 @@ class _Supply:
                 return result
         return None
 
-    def made(self, option: _Option) -> tuple[Segment, Graph] | None:
-        """The segment, and the graph that it becomes in place of a region; None where it cannot be fitted."""
+    def _make(self, option: _Option) -> tuple[Segment, Graph] | None:
         segment = self._segments[option.exact][option.number]
         wanted = option.wiring.inside(self._signature)
         fitted = segment.graph if option.exact else fit(segment.graph, wanted, multiple=self._multiple)
@@ -226,20 +202,26 @@ class _Supply:
     def _options(self, exact: bool, rng: np.random.Generator) -> Iterator[_Option]:
         """Every segment with one of its wirings, then again with another one, until none is left."""
         segments = self._segments[exact]
-        known: dict[Signature, tuple[Wiring, ...]] = {}
-        turn, more = 0, True
+        known: dict[Signature, Iterator[Wiring]] = {}
+        more = True
         while more:
             more = False
+            turn: dict[Signature, Wiring | None] = {}
             for i in shuffled(len(segments), rng):
-                own = segments[i].signature
-                if own not in known:
-                    ways = wirings(own, self._signature, rng, eq if exact else alike)
-                    # What matches exactly comes from the other source.
-                    known[own] = ways if exact else tuple(w for w in ways if w.inside(self._signature) != own)
-                if turn < len(known[own]):
+                own = segments.signature(i)
+                if own not in turn:
+                    if own not in known:
+                        known[own] = self._wirings(own, exact, rng)
+                    turn[own] = next(known[own], None)
+                wiring = turn[own]
+                if wiring is not None:
                     more = True
-                    yield _Option(exact, i, known[own][turn])
-            turn += 1
+                    yield _Option(exact, i, wiring)
+
+    def _wirings(self, own: Signature, exact: bool, rng: np.random.Generator) -> Iterator[Wiring]:
+        for wiring in wirings(own, self._signature, rng, eq if exact else alike):
+            if exact or wiring.inside(self._signature) != own:  # what matches exactly comes from the other source
+                yield wiring
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ import numpy as np
 from netgraft.ir import Builder, Carry, Concat, Edit, Fresh, Graph, Keep, Node, Pad, Region, Slice, Value, Weights
 from netgraft.ir.ops import ACTIVATIONS
 
+from .fixed import delicate, tears
 from .mutation import Mix
 
 # What gates another tensor, or ends a network, is no hidden activation.
@@ -30,9 +31,13 @@ class Swap:
     name: str = "swap"
 
     def edits(self, graph: Graph, weights: Weights, rng: np.random.Generator) -> Iterator[Edit]:
-        """All swaps of every kind, the kinds interleaved at random. No ``kinds`` means all of :data:`KINDS`."""
+        """All swaps of every kind, the kinds interleaved at random. No ``kinds`` means all of :data:`KINDS`.
+
+        What a root or a division hangs on (:func:`~netgraft.mutations.fixed.delicate`) stays whole or goes whole.
+        """
         kinds = [_Kind(f"{self.name}.{kind}", *KINDS[kind]) for kind in self.kinds or KINDS]
-        return Mix(kinds).edits(graph, weights, rng)
+        whole = delicate(graph)
+        return (edit for edit in Mix(kinds).edits(graph, weights, rng) if not tears(edit.region, whole))
 
 
 @dataclass(frozen=True)

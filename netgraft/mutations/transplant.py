@@ -81,6 +81,8 @@ def _feeder(graph: Graph, node: Node, names: Mapping[str, str]) -> str | int:
     input of the graph, or the operation that joins several values.
     """
     while True:
+        if not node.inputs:
+            return node.op
         value = node.inputs[0]
         if value.node not in graph:
             return [given.id for given in graph.inputs].index(value.node)
@@ -98,6 +100,8 @@ def _overlap(source: Graph, s: Node, replacement: Graph, t: Node) -> float:
     pairs = [(_shape(source, s, role), _shape(replacement, t, role)) for role in s.weights]
     if any(len(a) != len(b) for a, b in pairs):
         return 0.0
+    if s.op == "constant" and any(a != b for a, b in pairs):
+        return 0.0  # a table of positions, say, means nothing in another size
     common = sum(prod(map(min, a, b)) for a, b in pairs)
     return common / max(sum(prod(a) for a, _ in pairs), sum(prod(b) for _, b in pairs))
 
@@ -221,6 +225,8 @@ class _Choice:
 
     def carry(self, old: Node, node: Node) -> dict[str, Carry]:
         """Where the weights of a node that takes over ``old`` come from."""
+        if node.op == "constant":  # as large as it was
+            return {key: Keep(old.weights[role]) for role, key in node.weights.items()}
         result: dict[str, Carry] = {}
         for role, key in node.weights.items():
             have, want = _shape(self._source, old, role), _shape(self._new, node, role)

@@ -7,19 +7,13 @@ places; but every entering value is read, and every output of the segment is, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from math import gcd, prod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import gcd
 
 import numpy as np
 
-from netgraft.ir import Graph, Input, Node, Signature, TensorType, Value
-
-MOST = 24
-"""Wirings of one segment into regions of one signature that are looked at: all where there are no more."""
-_TRIES = 4096
-"""Assignments among which those are looked for: all where there are no more."""
+from netgraft.ir import Graph, Input, Signature, TensorType, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +39,10 @@ class Wiring:
         for given, position in zip(fitted.inputs, self.inputs, strict=True):
             kept = inputs[position] = inputs[position] or given
             values[Value(given.id)] = Value(kept.id)
-        nodes = tuple([_rewired(node, values) for node in fitted])
+        nodes = tuple([node.reading(values) for node in fitted])
         outputs = tuple([values.get(v, v) for v in [fitted.outputs[own] for own in self.outputs]])
         # Inputs that become one have one type, so every node returns what it did.
         return Graph.known(tuple(filter(None, inputs)), nodes, outputs, fitted.returns)
-
-
-def _rewired(node: Node, values: Mapping[Value, Value]) -> Node:
-    read = tuple([values.get(v, v) for v in node.inputs])
-    return node if read == node.inputs else replace(node, inputs=read)
 
 
 def alike(segment: TensorType, region: TensorType) -> bool:
@@ -66,35 +55,59 @@ def wirings(
     region: Signature,
     rng: np.random.Generator,
     match: Callable[[TensorType, TensorType], bool] = alike,
-) -> tuple[Wiring, ...]:
-    """The distinct ways to wire a segment into a region where ``match(own type, region's type)`` holds for each pair,
-    in a random order; at most :data:`MOST`, found among :data:`_TRIES` assignments where there are more.
+) -> Iterator[Wiring]:
+    """The distinct ways to wire a segment into a region where ``match(own type, region's type)`` holds for each pair:
+    all of them, lazily, in a random order. ``match`` sorts types into classes, as :func:`alike` and equality do.
     """
-    have, want = len(segment.inputs), len(region.inputs)
-    choices = [[i for i, t in enumerate(region.inputs) if match(own, t)] for own in segment.inputs]
-    choices += [[i for i, own in enumerate(segment.outputs) if match(own, t)] for t in region.outputs]
-    found = (Wiring(a[:have], a[have:]) for a in islice(_assignments(choices, rng), _TRIES))
-    return tuple(islice((w for w in found if _is_whole(w, want, len(segment.outputs), region)), MOST))
+    into = [tuple(i for i, t in enumerate(region.inputs) if match(own, t)) for own in segment.inputs]
+    out = [tuple(i for i, own in enumerate(segment.outputs) if match(own, t)) for t in region.outputs]
+    for inputs in _onto(into, [None] * len(into), len(region.inputs), rng):
+        for outputs in _onto(out, region.outputs, len(segment.outputs), rng):
+            yield Wiring(inputs, outputs)
 
 
-def _is_whole(wiring: Wiring, entering: int, returned: int, region: Signature) -> bool:
-    """Whether everything is used, and what is read in several places has the same type in all of them."""
-    types: dict[int, TensorType] = {}
-    return (
-        len(set(wiring.inputs)) == entering
-        and len(set(wiring.outputs)) == returned
-        and all(types.setdefault(own, region.outputs[i]) == region.outputs[i] for i, own in enumerate(wiring.outputs))
-    )
+def _onto(
+    choices: Sequence[tuple[int, ...]], types: Sequence[TensorType | None], count: int, rng: np.random.Generator
+) -> Iterator[tuple[int, ...]]:
+    """One of its choices for each place, in every combination that leaves none of the ``count`` things out and gives
+    none to places of different types.
 
+    Places that have one choice in common have all of them in common. So it can be told at each step whether what is
+    left over can be given away still, and no time goes into what leads nowhere, however many combinations there are.
+    """
+    if set().union(*choices) != set(range(count)):
+        return
+    order = rng.permutation(len(choices)).tolist()
+    chosen = [0] * len(choices)
+    given: dict[int, TensorType | None] = {}
 
-def _assignments(choices: Sequence[Sequence[int]], rng: np.random.Generator) -> Iterator[tuple[int, ...]]:
-    """One of each of the choices, in every combination."""
-    for number in shuffled(prod(map(len, choices)), rng):
-        assignment = []
-        for options in choices:
-            number, i = divmod(number, len(options))
-            assignment.append(options[i])
-        yield tuple(assignment)
+    def can_go_on(step: int) -> bool:
+        for group in set(choices):
+            waiting = [types[place] for place in order[step:] if choices[place] == group]
+            left = [thing for thing in group if thing not in given]
+            new = set(waiting) - {given[thing] for thing in group if thing in given}
+            if not len(new) <= len(left) <= len(waiting):
+                return False
+        return True
+
+    def from_step(step: int) -> Iterator[tuple[int, ...]]:
+        if step == len(order):
+            yield tuple(chosen)
+            return
+        place = order[step]
+        for i in rng.permutation(len(choices[place])).tolist():
+            thing = choices[place][i]
+            is_new = thing not in given
+            if not is_new and given[thing] != types[place]:
+                continue
+            given[thing], chosen[place] = types[place], thing
+            if can_go_on(step + 1):
+                yield from from_step(step + 1)
+            if is_new:
+                del given[thing]
+
+    if can_go_on(0):
+        yield from from_step(0)
 
 
 def shuffled(count: int, rng: np.random.Generator) -> Iterator[int]:

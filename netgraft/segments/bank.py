@@ -179,7 +179,7 @@ class Bank(Sequence[Segment]):
 
     def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
         if isinstance(index, slice):
-            return _Found(self, np.arange(len(self), dtype=np.int32)[index])
+            return Found(self, np.arange(len(self), dtype=np.int32)[index])
         row = range(len(self))[index]
         segment = self._made.get(row)
         if segment is None:
@@ -192,14 +192,14 @@ class Bank(Sequence[Segment]):
     def __iter__(self) -> Iterator[Segment]:
         return (self[i] for i in range(len(self)))
 
-    def exact(self, signature: Signature) -> Sequence[Segment]:
+    def exact(self, signature: Signature) -> Found:
         """The segments whose inputs and outputs have exactly these types, in whatever order."""
         key = _sorted(signature)
         if key not in self._found:
             self._found[key] = self._of_signatures(self._exact.get(key, []))
-        return _Found(self, self._found[key])
+        return Found(self, self._found[key])
 
-    def alike(self, signature: Signature) -> Sequence[Segment]:
+    def alike(self, signature: Signature) -> Found:
         """The segments that wiring and fitting could put in a place of this signature.
 
         Of each rank and element type they have as many inputs or more, since one value may feed several, and as many
@@ -209,7 +209,7 @@ class Bank(Sequence[Segment]):
         if form not in self._found:
             alike = [numbers for other, numbers in self._forms.items() if _covers(other, form)]
             self._found[form] = self._of_signatures([number for numbers in alike for number in numbers])
-        return _Found(self, self._found[form])
+        return Found(self, self._found[form])
 
     def only(self, ops: Iterable[str]) -> Bank:
         """The segments made of ``ops`` alone; perhaps none."""
@@ -254,12 +254,17 @@ class Bank(Sequence[Segment]):
         return index
 
 
-class _Found(Sequence[Segment]):
+class Found(Sequence[Segment]):
     """Some segments of a bank, made when they are looked at."""
 
     def __init__(self, bank: Bank, rows: Rows) -> None:
         self._bank = bank
         self._rows = rows
+
+    def signature(self, index: int) -> Signature:
+        """That of one of the segments, which is not made for it."""
+        columns = self._bank.columns
+        return columns.signatures[int(columns.numbers["signature"][self._rows[index]])]
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -272,7 +277,7 @@ class _Found(Sequence[Segment]):
 
     def __getitem__(self, index: int | slice) -> Segment | Sequence[Segment]:
         if isinstance(index, slice):
-            return _Found(self._bank, self._rows[index])
+            return Found(self._bank, self._rows[index])
         return self._bank[int(self._rows[index])]
 
 
