@@ -1,4 +1,4 @@
-"""The command line: ``netgraft optimize | inspect | measure | export | report | demo | bank``."""
+"""The command line: ``netgraft optimize | inspect | measure | worker | export | report | demo | bank``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from netgraft import console as screen
 from netgraft import report as report_page
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.frozen import frozen_flops
-from netgraft.costs.measured import ENGINES, Network, compare, footprint
+from netgraft.costs.measured import ENGINES, Network, compare, engines, footprint
 from netgraft.costs.measured import measure as measure_one
+from netgraft.costs.measured.worker import pack as pack_worker
+from netgraft.costs.measured.worker import serve
 from netgraft.data import task as load_data
 from netgraft.engine import Engine, Inline, engine_from
 from netgraft.errors import NetgraftError, OptionError, SourceError
@@ -279,11 +281,18 @@ def measure(
     batch: Annotated[int, typer.Option(min=1)] = 1,
     threads: Annotated[int, typer.Option(min=1)] = 1,
     seconds: Annotated[float, typer.Option(help="about how long to measure at most", min=1)] = 30.0,
+    on: Annotated[
+        str | None, typer.Option(help="another machine: a folder that 'netgraft worker' serves, or ssh://host[:port]")
+    ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="say peak memory (Linux) and the file's size, too")] = False,
 ) -> None:
     """Measure latency with a 99 % interval; of two networks, the ratio of the second to the first."""
+    if memory and on:
+        raise OptionError("--memory is measured on this machine; leave out --on")
     first = _network(source, input_shape)
-    where = f"{engine}, {precision}, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
+    where = f"{engine}, {precision}, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}" + (
+        f", on {on}" if on else ""
+    )
     if second is None:
         found = measure_one(first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds)
         interval = f"[{found.low_ms:.4g}, {found.high_ms:.4g}]"
@@ -294,7 +303,7 @@ def measure(
     else:
         other = _network(second, input_shape)
         (ratio,) = compare(
-            [other], first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds
+            [other], first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds, on=on
         )
         console.print(f"{source}: {ratio.baseline_ms:.4g} ms; {second}: {ratio.model_ms:.4g} ms ({where})")
         console.print(
@@ -315,6 +324,33 @@ def measure(
             )
     if noisy:
         errors.print("[yellow]this machine is too busy for a sharp answer; measure again when it is quiet[/]")
+
+
+@app.command()
+def worker(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="shared with those who ask; made where it is missing")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="do the jobs that wait, and end")] = False,
+    pack: Annotated[
+        Path | None, typer.Option(help="instead write the worker as one file, such as worker.pyz", show_default=False)
+    ] = None,
+) -> None:
+    """Measure what 'netgraft measure --on DIR' asks for, until Ctrl-C: on the machine whose time counts.
+
+    A device needs no netgraft: copy the file that --pack writes there, and run 'python3 worker.pyz DIR' with Python
+    3.11, numpy and an engine installed (pip install numpy onnxruntime). DIR is any folder that both machines see.
+    """
+    if (folder is None) == (pack is None):
+        raise OptionError("name either a folder to serve, or with --pack a file to write")
+    if pack:
+        pack_worker(pack)
+        console.print(
+            f"copy {pack} to the device, and run there: python3 {pack.name} DIR", markup=False, soft_wrap=True
+        )
+    if folder:
+        console.print(f"serving {folder} with {', '.join(engines())}; Ctrl-C ends it", markup=False, soft_wrap=True)
+        serve(folder, once=once, say=lambda line: console.print(line, markup=False, soft_wrap=True))
 
 
 @app.command()

@@ -45,15 +45,22 @@ def measure(
     threads: int = 1,
     seconds: float = 20.0,
     seed: int = 0,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> Latency:
     """Measure one model on random inputs of ``batch`` samples, for about ``seconds`` at most.
 
     Stops as soon as the interval is within one percent of the median, never before ten fresh sessions. Raises
     :class:`~netgraft.errors.MeasureError` for a model that cannot be loaded or run, an engine that is not installed, or
-    a precision that it lacks here.
+    a precision that it lacks here. ``on`` names another machine, as for :func:`compare`.
     """
     variant = Variant.of(model, engine, precision)
+    _checked(batch, threads)
+    if on is not None:
+        from .remote import Asked, ask
+
+        (latency,) = ask(on, Asked([variant], None, batch, threads, seconds, seed), Latency)
+        return latency
     with _subjects([(label_of(variant.model, "the model"), variant)], batch, threads) as subjects:
 
         def widest(times: Floats) -> float:
@@ -82,16 +89,24 @@ def compare(
     threads: int = 1,
     seconds: float = 30.0,
     seed: int = 0,
+    on: str | None = None,
     progress: Progress | None = None,
 ) -> list[Ratio]:
     """Measure every model interleaved with the baseline, for about ``seconds`` at most in all; one ratio a model.
 
     A :class:`Variant` brings an engine and a precision of its own. Stops as soon as every interval is within one
     percent of its ratio, never before ten fresh sessions of everything (which slow models can take longer for than
-    ``seconds``). Raises :class:`~netgraft.errors.MeasureError` as :func:`measure` does.
+    ``seconds``). Raises :class:`~netgraft.errors.MeasureError` as :func:`measure` does. ``on`` is a folder that
+    ``netgraft worker`` serves, or ``ssh://[user@]host[:port][/path]``: there the measuring is done, and no progress is
+    told.
     """
     against = Variant.of(baseline, engine, precision)
     variants = [Variant.of(model, engine, precision) for model in models]
+    _checked(batch, threads)
+    if on is not None:
+        from .remote import Asked, ask
+
+        return ask(on, Asked(variants, against, batch, threads, seconds, seed), Ratio)
     named = [
         (label_of(against.model, "the baseline"), against),
         ("the baseline's twin", against),
@@ -188,11 +203,14 @@ class Subject:
             raise MeasureError(f"{self.variant.engine} cannot {verb} {self.label}{on}: {first}") from error
 
 
+def _checked(batch: int, threads: int) -> None:
+    if batch < 1 or threads < 1:
+        raise OptionError(f"latency needs a batch and a number of threads of at least 1, not {batch} and {threads}")
+
+
 @contextmanager
 def _subjects(named: Sequence[tuple[str, Variant]], batch: int, threads: int) -> Iterator[list[Subject]]:
     """The networks, read by their engines, within what these need to run; all of them read one kind of clock."""
-    if batch < 1 or threads < 1:
-        raise OptionError(f"latency needs a batch and a number of threads of at least 1, not {batch} and {threads}")
     with ExitStack() as stack:
         for name in dict.fromkeys(variant.engine for _, variant in named):
             stack.enter_context(engine_named(name).running(threads))
