@@ -294,7 +294,9 @@ def measure(
         f", on {on}" if on else ""
     )
     if second is None:
-        found = measure_one(first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds)
+        found = measure_one(
+            first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds, on=on
+        )
         interval = f"[{found.low_ms:.4g}, {found.high_ms:.4g}]"
         console.print(
             f"{found.median_ms:.4g} ms, 99 % interval {interval} ({where}, {found.sessions} sessions)", soft_wrap=True

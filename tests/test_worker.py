@@ -316,6 +316,17 @@ def test_what_is_no_host_is_refused(on: str) -> None:
         measure(tiny(), on=on)
 
 
+@pytest.mark.parametrize("second", [False, True])
+def test_the_command_line_measures_nothing_here_that_it_was_to_have_measured_there(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: bool
+) -> None:
+    """Without a worker there is no figure, whether of one network or of two."""
+    monkeypatch.setattr(remote, "PATIENCE", 0.0)
+    (tmp_path / "tiny.onnx").write_bytes(tiny())
+    code, said = netgraft("measure", *[tmp_path / "tiny.onnx"] * (1 + second), "--on", folder.path, "--seconds", 1)
+    assert code == 2 and "no worker took the job" in " ".join(said.split()) and " ms" not in said
+
+
 def test_on_the_command_line(folder: Folder, tmp_path: Path, serving: Callable[..., Any]) -> None:
     (tmp_path / "tiny.onnx").write_bytes(tiny())
     words = ("measure", tmp_path / "tiny.onnx", "--on", folder.path, "--seconds", 1)
