@@ -30,6 +30,7 @@ import numpy as np
 
 from netgraft import segments, sources
 from netgraft.costs.analytic import flops, flops_change, parameters, parameters_change
+from netgraft.engine import collect_rarely
 from netgraft.fit import choice
 from netgraft.ir import Batch, Builder, Graph, Region, TensorType
 from netgraft.mutations import graft
@@ -210,6 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     grafting = Graft(segments.load(args.bank)) if args.bank else Graft()
     parents = {Path(source.removeprefix("zoo:")).stem: sources.load(source).graph for source in args.source}
+    collect_rarely()  # as the command line does
     print(f"{len(grafting.bank):,} segments, {args.count:,} mutants a run, {args.runs} runs\n")
     speed(parents, grafting, args.count, args.runs, args.seed)
     breakdown(parents, grafting, args.count, args.seed + args.runs)

@@ -28,7 +28,7 @@ from netgraft.costs.measured import measure as measure_one
 from netgraft.costs.measured.worker import pack as pack_worker
 from netgraft.costs.measured.worker import serve
 from netgraft.data import task as load_data
-from netgraft.engine import Engine, Inline, engine_from
+from netgraft.engine import Engine, Inline, collect_rarely, engine_from
 from netgraft.errors import NetgraftError, OptionError, SourceError
 from netgraft.export import RECORD
 from netgraft.export import export as write
@@ -528,6 +528,7 @@ def main() -> None:
     # Exporters chat about their own future; what matters to the user comes as an error or in the report.
     warnings.filterwarnings("ignore")
     logging.getLogger("torch").setLevel(logging.ERROR)
+    collect_rarely()
     app()
 
 

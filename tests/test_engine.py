@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from netgraft.engine import HELD, Engine, Inline, Processes, WorkerDied, engine_from
+from netgraft.engine import HELD, Engine, Inline, Processes, WorkerDied, collect_rarely, engine_from
 from netgraft.errors import OptionError, ShapeError
 
 
@@ -319,3 +320,14 @@ def test_an_unknown_engine_is_refused_by_name(spec: str) -> None:
 def test_processes_need_a_worker_and_a_thread(workers: int, threads: int) -> None:
     with pytest.raises(OptionError, match="at least 1 worker"):
         Processes(workers, threads)
+
+
+def test_garbage_is_collected_rarely_but_still() -> None:
+    before = gc.get_threshold()
+    try:
+        collect_rarely()
+        assert gc.isenabled() and gc.get_threshold()[0] > 10 * 700
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

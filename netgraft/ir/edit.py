@@ -325,10 +325,11 @@ def _named(
 def _shared(graph: Graph, region: Region, placed: Iterable[Node]) -> dict[str, tuple[tuple[str, str], ...]]:
     """The weights that are used more than once when ``placed`` is in place of the region, and who uses them."""
     users = {key: region.others(graph, key) for key in graph.marks.shared}
+    known = graph.weight_users.keys()
     for node in placed:
         for role, key in node.weights.items():
             if key not in users:
-                users[key] = region.others(graph, key)
+                users[key] = region.others(graph, key) if key in known else []
             users[key].append((node.id, role))
     return {key: tuple(found) for key, found in users.items() if len(found) > 1}
 
