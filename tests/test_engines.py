@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from studies import resnet
+from studies import finished, resnet
 from test_measured import tiny
 from torch import nn
 
@@ -27,6 +27,7 @@ from netgraft.costs.measured.networks import Input, Setting
 from netgraft.costs.measured.sampling import Subject, _pinned
 from netgraft.errors import MeasureError, OptionError
 from netgraft.ir import Model, untrained
+from netgraft.report.page import render
 
 registry = sys.modules["netgraft.costs.measured.engines"]
 
@@ -228,3 +229,14 @@ def test_a_file_that_only_another_engine_runs_is_refused(tmp_path: Path) -> None
     (tmp_path / "net.tflite").write_bytes(b"")
     with pytest.raises(MeasureError, match=r"net\.tflite can only be run by the engine that its form was made for"):
         measure(tmp_path / "net.tflite")
+
+
+@pytest.mark.parametrize(
+    ("limits", "engine"), [([], "onnxruntime"), (["flops<=1x", "latency<=0.6x@openvino"], "openvino")]
+)
+def test_the_report_names_the_engine_that_was_measured_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: list[str], engine: str
+) -> None:
+    with finished(tmp_path / "run") as study:
+        monkeypatch.setattr(study, "settings", {**study.settings, "limits": limits})
+        assert f"is measured: in {engine} on the processor" in " ".join(render(study).split())

@@ -57,6 +57,7 @@ def render(study: Study) -> str:
         .render(
             summary=summary,
             settings=study.settings,
+            engine=_engine(study),
             trials=sorted(study.trials.values(), key=lambda trial: trial.number),
             states=Counter(str(trial.state) for trial in study.trials.values() if trial.number),
             seconds=study.seconds,
@@ -69,6 +70,11 @@ def render(study: Study) -> str:
             run=shlex.quote(str(study.path)),
         )
     )
+
+
+def _engine(study: Study) -> str:
+    """What the run measured in: the engine that its limits name, or else the default one."""
+    return next((text.partition("@")[2] for text in study.settings.get("limits", ()) if "@" in text), "onnxruntime")
 
 
 def _stories(study: Study, summary: Summary) -> list[Story]:
