@@ -20,7 +20,6 @@ Python's own ``hash`` takes no part: a digest is the same in every process and o
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -93,10 +92,9 @@ class Marks:
             changed = [*[node.id for node in change.placed], *change.dependent]
         else:
             changed = [node.id for node in nodes]
+        own = labels | {id: labels[id] + share for id, share in sharing.items()} if sharing else labels
         for id in changed:
-            mark = labels[id]
-            if id in sharing:
-                mark += sharing[id]
+            mark = own[id]
             for source, constant in reads[id]:
                 mark += constant * marks[source]
             product = (mark & _BITS) * _FACTOR  # _mix, without the call: this is where much of a search's time goes
@@ -115,10 +113,13 @@ class Marks:
         return f"{_hash(str(total & _BITS)):016x}"
 
     def _names(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> dict[str, int]:
-        if len(set(self.marks.values())) == len(self.marks):
+        # Every mark is written down with the last id that has it; whoever is not written down has a twin.
+        last = dict(zip(self.marks.values(), self.marks, strict=True))
+        if len(last) == len(self.marks):
             return self.marks
-        counts, names = Counter(self.marks.values()), self.marks.copy()
-        twins = {id for id, mark in names.items() if counts[mark] > 1}
+        names = self.marks.copy()
+        others = names.keys() - last.values()
+        twins = others | {last[names[id]] for id in others}
         returned = dict.fromkeys(twins, 0)
         for position, value in enumerate(outputs):
             if value.node in twins:
@@ -147,9 +148,10 @@ def _sharing(shared: Users) -> dict[str, int]:
 
 
 def _reads(node: Node) -> _Edges:
-    if node.definition.commutative:
-        return tuple([(value.node, _constant("read", 0, value.index)) for value in node.inputs])
-    return tuple([(value.node, _constant("read", i, value.index)) for i, value in enumerate(node.inputs)])
+    inputs = node.inputs
+    if len(inputs) < 2 or node.definition.commutative:
+        return tuple([(value.node, _constant("read", 0, value.index)) for value in inputs])
+    return tuple([(value.node, _constant("read", i, value.index)) for i, value in enumerate(inputs)])
 
 
 def _label(node: Node) -> int:

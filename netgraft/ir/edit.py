@@ -185,7 +185,7 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
         labels={node.id: new.marks.labels[was.id] for node, was in zip(placed, new, strict=True)},
         rewired=rewired,
         dependent=place.dependent,
-        shared=_shared(graph, region, placed),
+        shared=_shared(graph, region, placed, carry, bool(new.marks.shared)),
     )
     return (
         Graph.known(
@@ -297,35 +297,52 @@ def _named(
     def is_key(name: str) -> bool:
         return name in own_keys or name in new_keys or is_outer_key(name)
 
+    def key_of(id: str, role: str, key: str) -> str:
+        if key not in keys:
+            keys[key] = key
+            if edit.carry.get(key) != Keep(key) and (is_outer_key(key) or is_tensor(key.rpartition(".")[0])):
+                keys[key] = _unused(f"{_unused(id, is_tensor)}.{role}", is_key)
+                new_keys.add(keys[key])
+        return keys[key]
+
     values = {Value(given.id): outer for given, outer in zip(new.inputs, entering, strict=True)}
-    fresh = Fresh()
-    carry: dict[str, Carry] = {}
+    has_free_keys = outer_keys.isdisjoint(_key_paths(new))
     placed: list[Node] = []
     for node in new:
-        id = node.id
+        id, inputs, weights = node.id, node.inputs, node.weights
         if id in outer_ids and id not in region.nodes:
             id = _unused(id, is_id)
             new_ids.add(id)
             values |= {node.value(i): Value(id, i) for i in range(len(new.returns[node.id]))}
-        weights: dict[str, str] = {}
-        for role, key in node.weights.items():
-            if key not in keys:
-                source = edit.carry.get(key, fresh)
-                keys[key] = key
-                kept = source is not fresh and source == Keep(key)
-                if not kept and (is_outer_key(key) or is_tensor(key.rpartition(".")[0])):
-                    keys[key] = _unused(f"{_unused(id, is_tensor)}.{role}", is_key)
-                    new_keys.add(keys[key])
-                carry[keys[key]] = source
-            weights[role] = keys[key]
-        placed.append(Node(id, node.op, tuple([values.get(v, v) for v in node.inputs]), node.attrs, weights))
-    return tuple(placed), values, carry
+        if not has_free_keys:
+            weights = {role: key_of(id, role, key) for role, key in weights.items()}
+        if not values.keys().isdisjoint(inputs):
+            inputs = tuple([values.get(v, v) for v in inputs])
+        changed = id is not node.id or inputs is not node.inputs or weights is not node.weights
+        placed.append(Node(id, node.op, inputs, node.attrs, weights) if changed else node)
+    fresh = Fresh()
+    return tuple(placed), values, {keys.get(key, key): edit.carry.get(key, fresh) for key in own_keys}
 
 
-def _shared(graph: Graph, region: Region, placed: Iterable[Node]) -> dict[str, tuple[tuple[str, str], ...]]:
-    """The weights that are used more than once when ``placed`` is in place of the region, and who uses them."""
-    users = {key: region.others(graph, key) for key in graph.marks.shared}
+def _key_paths(graph: Graph) -> frozenset[str]:
+    """The graph's weight keys, and the paths of modules that hold them."""
+    note = "key paths"
+    if note not in graph.notes:
+        graph.notes[note] = frozenset([path for key in graph.weight_users for path in _paths(key)])
+    paths: frozenset[str] = graph.notes[note]
+    return paths
+
+
+def _shared(
+    graph: Graph, region: Region, placed: Iterable[Node], keys: Iterable[str], inside: bool
+) -> dict[str, tuple[tuple[str, str], ...]]:
+    """The weights that are used more than once when ``placed`` is in place of the region, and who uses them. ``keys``
+    are those of ``placed``; ``inside`` says whether any of them is used more than once there.
+    """
     known = graph.weight_users.keys()
+    if not graph.marks.shared and not inside and known.isdisjoint(keys):
+        return {}
+    users = {key: region.others(graph, key) for key in graph.marks.shared}
     for node in placed:
         for role, key in node.weights.items():
             if key not in users:

@@ -246,17 +246,20 @@ class Builder:
         """
         if id is None:
             id = self.fresh_id(op)
-        elif id in self._returns:
+        return self.append(Node(id, op, inputs, definition(op).complete(attrs), weights or {}))
+
+    def append(self, node: Node) -> Value:
+        """Adds a node whose attributes are complete, and returns its first output; as :meth:`add` in all else."""
+        id, op, weights = node.id, node.op, node.weights
+        if id in self._returns:
             raise GraphError(f"two nodes are called {id!r}")
-        node = Node(id, op, inputs, definition(op).complete(attrs))
         read = _read(node, self._returns)
         outputs = _outputs(node, read)
         roles = node.definition.weights(read, node.attrs)
         if weights and not weights.keys() <= roles.keys():
             raise GraphError(f"{id} ({op}) needs the weights {sorted(roles)}, has {sorted(weights)}")
         if roles:
-            keys = {role: f"{id}.{role}" for role in roles}
-            node = Node(id, op, inputs, node.attrs, {**keys, **weights} if weights else keys)
+            node = Node(id, op, node.inputs, node.attrs, {role: weights.get(role, f"{id}.{role}") for role in roles})
         self._returns[id] = outputs
         self._nodes.append(node)
         return Value(id)

@@ -26,6 +26,7 @@ from .carry import Carry, Concat, Fresh, Keep, Pad, Repeat, Slice
 from .edit import Edit, Region
 from .graph import Builder, Graph
 from .node import Node, Value
+from .ops import definition
 from .types import Batch, DType, TensorType
 
 
@@ -192,25 +193,22 @@ def _parse_node(line: str, builder: Builder) -> None:
     match = _NODE.fullmatch(line)
     if match is None:
         raise GraphError(f"cannot read {line!r}")
-    id, op = match["id"], match["op"]
-    weights = None
-    if match["weights"]:
-        weights = dict(pair.strip().split("=", 1) for pair in match["weights"].split(", "))
-    builder.add(op, *_values(match["inputs"]), id=id, weights=weights, **_attributes(match["attrs"] or ""))
+    id, op, inputs, attrs, weights = match.groups()
+    keys = dict(pair.strip().split("=", 1) for pair in weights.split(", ")) if weights else {}
+    builder.append(Node(id, op, _values(inputs), _attributes(op, attrs or ""), keys))
 
 
 @lru_cache(maxsize=4096)
-def _attributes(text: str) -> Mapping[str, Any]:
-    """An attribute list read; a bank has the same few again and again."""
-    return _Literals(text).attributes()
+def _attributes(op: str, text: str) -> Mapping[str, Any]:
+    """The attributes of an operation by a list that was read; a bank has the same few again and again."""
+    return definition(op).complete(_Literals(text).attributes())
 
 
 def _values(text: str) -> tuple[Value, ...]:
-    values = []
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        id, _, index = part.partition(":")
-        values.append(Value(id, int(index or 0)))
-    return tuple(values)
+    if not text.strip():
+        return ()
+    ids = [part.strip().partition(":") for part in text.split(",")]
+    return tuple([Value(id, int(index or 0)) for id, _, index in ids if id])
 
 
 def edit_to_data(edit: Edit) -> dict[str, Any]:
