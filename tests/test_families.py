@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from netgraft.costs.autogo import autogo_flops
 from netgraft.errors import SourceError
 from netgraft.ir import Graph
 from netgraft.spaces import families
-from netgraft.spaces.families import nasbench201, nasbench201_benchmark, nasbench201_cells
+from netgraft.spaces.families import nasbench201, nasbench201_benchmark, nasbench201_cells, nasbench_macro
 
 
 def counts(graph: Graph) -> tuple[int, int, int, int]:
@@ -101,6 +102,38 @@ def test_edges_of_none_add_nothing(build: object) -> None:
 def test_strings_that_are_no_cell(arch: str) -> None:
     with pytest.raises(SourceError, match="NAS-Bench-201"):
         nasbench201(arch)
+
+
+# NAS-Bench-Macro
+
+
+@pytest.mark.parametrize(
+    ("arch", "macs", "params"),
+    [("02012100", 47327744, 890666), ("22220212", 85053952, 2285674), ("00011110", 31390208, 1118378)],
+)
+def test_published_counts_of_nasbench_macro(arch: str, macs: int, params: int) -> None:
+    graph = nasbench_macro(arch)
+    assert (flops(graph) // 2, parameters(graph)) == (macs, params)
+
+
+def test_all_published_counts_of_nasbench_macro(shared_data: Path) -> None:
+    rows = pq.read_table(shared_data / "nasbench_macro" / "accuracy.parquet").to_pylist()
+    for row in rows[::50]:
+        graph = nasbench_macro(row["arch"])
+        assert (flops(graph) // 2, parameters(graph)) == (row["flops"], row["params"]), row["arch"]
+
+
+def test_networks_of_nasbench_macro_that_are_one(shared_data: Path) -> None:
+    """Those that the benchmark trained once are one member, and one graph; no others are."""
+    rows = pq.read_table(shared_data / "nasbench_macro" / "accuracy.parquet").to_pylist()
+    key = families.FAMILIES["nasbench_macro"].key
+    labels: dict[str, set[tuple[float, int]]] = {}
+    for row in rows:
+        labels.setdefault(key(row["arch"]), set()).add((row["mean_acc"], row["params"]))
+    assert all(len(found) == 1 for found in labels.values())
+    assert len({key(arch) for arch in map("".join, product("012", repeat=8))}) == 3969
+    assert key("20010102") == "20010120" != key("20010021") == "20010021"
+    assert nasbench_macro("20010102").digest == nasbench_macro("20010120").digest
 
 
 # The other families: numbers from the regression table of an independent generator, and the published graphs
@@ -251,6 +284,7 @@ def test_drawn_configurations_keep_the_rules() -> None:
 @pytest.mark.parametrize(
     ("name", "arch", "message"),
     [
+        ("nasbench_macro", "0123", "is no network of NAS-Bench-Macro"),
         ("hiaml", "z,z,z", "4 types of blocks, not 3"),
         ("hiaml", "z,z,z,y", "no block 'y'; it has: z, a22"),
         ("two_path", "conv3x3*,conv3x3*", "two paths"),

@@ -26,6 +26,8 @@ from .nasbench101 import nasbench101
 from .nasbench201 import BENCHMARK as _NASBENCH201_BENCHMARK
 from .nasbench201 import FAMILY as _NASBENCH201
 from .nasbench201 import nasbench201, nasbench201_benchmark, nasbench201_cells
+from .nasbench_macro import FAMILY as _NASBENCH_MACRO
+from .nasbench_macro import nasbench_macro
 from .two_path import FAMILY as _TWO_PATH
 from .two_path import two_path
 
@@ -41,6 +43,7 @@ __all__ = [
     "nasbench201",
     "nasbench201_benchmark",
     "nasbench201_cells",
+    "nasbench_macro",
     "sample",
     "two_path",
 ]
@@ -51,6 +54,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
         _NASBENCH101,
         _NASBENCH201,
         _NASBENCH201_BENCHMARK,
+        _NASBENCH_MACRO,
         _HIAML,
         _TWO_PATH,
         _INCEPTION,
