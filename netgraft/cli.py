@@ -1,4 +1,4 @@
-"""The command line: ``netgraft optimize | inspect | measure | worker | export | report | demo | bank``."""
+"""The command line: ``netgraft optimize | inspect | measure | worker | export | report | demo | bank | predictor``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from netgraft import bank_commands, segments, sources, tasks, zoo
+from netgraft import bank_commands, predictor_commands, segments, sources, tasks, zoo
 from netgraft import console as screen
 from netgraft import report as report_page
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
@@ -72,6 +72,7 @@ class _Commands(typer.core.TyperGroup):
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 app.add_typer(bank_commands.commands, name="bank")
+app.add_typer(predictor_commands.commands, name="predictor")
 
 # Paragraphs for the end of a command's help.
 SOURCES_HELP = (

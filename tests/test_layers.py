@@ -109,6 +109,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "zoo.*": ("", "torch"),
     "sources": ("ir.* convert.* spaces.families.* zoo.*", "torch"),
     "data": ("ir.* tasks.*", ""),
+    "predictor.*": ("ir.* candidate convert.* costs.* study sources", "numpy torch safetensors"),
     # what a run gives back
     "export": ("ir.* convert.*", "numpy torch safetensors"),
     "report.*": ("ir.* candidate metrics study search.*", "jinja2 numpy"),
@@ -119,6 +120,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "console": ("candidate events report.*", "rich"),
     "__init__": ("*", "torch"),
     "bank_commands": ("ir.* segments.* sources console picture", "numpy typer rich"),
+    "predictor_commands": ("predictor.* sources console", "typer rich"),
     "cli": ("*", "numpy torch typer rich"),
 }
 

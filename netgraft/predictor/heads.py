@@ -1,0 +1,213 @@
+"""What reads the encoder's features: an ensemble of small networks, whose disagreement says how sure it is.
+
+Every head is trained without a part of the labels of its own (a fold), so each label has one head that never saw it.
+From those answers come the figures of the model card and the calibration of the deviation: the variance of an estimate
+is a constant plus a multiple of the ensemble's variance, chosen for the greatest likelihood of the labels left out
+(Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep ensembles", NeurIPS 2017,
+with one calibration for all heads in place of a second output).
+
+Scores are ranked within their group and the ranks read as quantiles of a normal distribution: a unit is one standard
+deviation of a group's labels, whatever their own unit, and a handful of failed trainings does not squeeze the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from netgraft.errors import DataError
+
+from .traits import Floats
+
+HEADS = 8
+_WIDTH = 64
+_CLIP = 5.0
+"""How far a feature may lie from what was seen, in its standard deviations: heads do not extrapolate beyond."""
+_STEPS, _BATCH, _RATE, _DECAY = 2500, 256, 3e-3, 1e-3
+_LEAST_STEPS = 600
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """One entry a network, in standard deviations of the labels; higher is better."""
+
+    mean: Floats
+    deviation: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """``centre`` and ``spread`` [features] standardise; ``first`` [features, heads x width] and so on are the layers of
+    all heads; ``noise`` (2) holds the variance of an estimate at full agreement, and what the heads' variance counts.
+    """
+
+    centre: Floats
+    spread: Floats
+    first: npt.NDArray[np.float32]
+    first_bias: npt.NDArray[np.float32]
+    second: npt.NDArray[np.float32]
+    second_bias: npt.NDArray[np.float32]
+    last: npt.NDArray[np.float32]
+    last_bias: npt.NDArray[np.float32]
+    noise: Floats
+
+    def estimate(self, features: Floats) -> Estimates:
+        """Estimates for networks of these features [n, features]."""
+        said = self.answers(features)
+        return Estimates(said.mean(1), np.sqrt(self.noise[0] + self.noise[1] * said.var(1)))
+
+    def answers(self, features: Floats) -> Floats:
+        """What every head says [n, heads]."""
+        x = standardised(features, self.centre, self.spread)
+        heads, width = self.second_bias.shape
+        hidden = _silu(x @ self.first + self.first_bias).reshape(len(x), heads, width).transpose(1, 0, 2)
+        hidden = _silu(hidden @ self.second + self.second_bias[:, None])
+        answers: Floats = (np.einsum("hnw,hw->nh", hidden, self.last) + self.last_bias).astype(np.float64)
+        return answers
+
+
+def standardised(features: Floats, centre: Floats, spread: Floats) -> npt.NDArray[np.float32]:
+    """The features as the heads read them; what is unknown, or never differed, is 0."""
+    x = np.clip(np.nan_to_num((features - centre) / spread, nan=0.0, posinf=_CLIP, neginf=-_CLIP), -_CLIP, _CLIP)
+    return x.astype(np.float32)
+
+
+def _silu(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return x / (1.0 + np.exp(-x))
+
+
+def normal_scores(groups: Sequence[str], scores: Floats) -> Floats:
+    """Scores as quantiles of a normal distribution, by their ranks within their group (equal ones share theirs)."""
+    names, found = np.array(groups), np.empty(len(scores))
+    for name in np.unique(names):
+        mine = names == name
+        ordered = np.sort(scores[mine])
+        ranks = np.searchsorted(ordered, scores[mine], "left") + np.searchsorted(ordered, scores[mine], "right")
+        shares = (ranks / 2.0) / len(ordered)
+        inverse = {share: NormalDist().inv_cdf(share) for share in np.unique(shares).tolist()}
+        found[mine] = [inverse[share] for share in shares.tolist()]
+    return found
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Trained heads; what the head that never saw a label says of it (``left_out``), in the units of ``targets``."""
+
+    heads: Heads
+    targets: Floats
+    left_out: Floats
+    deviation: Floats
+
+
+def fit(
+    features: Floats,
+    groups: Sequence[str],
+    scores: Floats,
+    seed: int = 0,
+    heads: int = HEADS,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> Fitted:
+    """Heads trained on labelled networks of these features; ``tell`` hears of every step done.
+
+    Networks of equal features are in one fold. Groups weigh by the root of their size. The same seed gives the same
+    heads on the same machine with the same number of threads. DataError where there is too little to learn from.
+    """
+    if len(scores) < 2 * heads:
+        raise DataError(f"{len(scores)} labels are too few to train on: {2 * heads} are the least")
+    targets = normal_scores(groups, scores)
+    if np.ptp(targets) == 0:
+        raise DataError("all labels of each group are equal: there is nothing to learn")
+    rng = np.random.default_rng(seed)
+    centre, spread = np.nanmean(_known(features), 0), np.nanstd(_known(features), 0)
+    spread[spread < 1e-6] = np.inf
+    x = torch.from_numpy(standardised(features, centre, spread))
+    _, like = np.unique(features, axis=0, return_inverse=True)
+    folds = rng.permutation(np.arange(like.max() + 1) % heads)[like.reshape(-1)]
+    names, counts = np.unique(groups, return_counts=True)
+    weight = np.array([counts[np.searchsorted(names, name)] ** -0.5 for name in groups])
+    layers = _train(x, torch.from_numpy(targets.astype(np.float32)), weight / weight.mean(), folds, heads, rng, tell)
+    untuned = Heads(centre, spread, *layers, noise=np.array([0.0, 0.0]))
+    answers = untuned.answers(features)
+    left_out = answers[np.arange(len(folds)), folds]
+    noise = _calibrated((targets - left_out) ** 2, answers.var(1))
+    trained = Heads(centre, spread, *layers, noise=noise)
+    return Fitted(trained, targets, left_out, trained.estimate(features).deviation)
+
+
+def _known(features: Floats) -> Floats:
+    """The features, with zeros in columns that nobody knows, of which there is no mean."""
+    return np.where(np.isnan(features).all(0), 0.0, features)
+
+
+def _train(
+    x: Tensor,
+    y: Tensor,
+    weight: Floats,
+    folds: npt.NDArray[np.int64],
+    heads: int,
+    rng: np.random.Generator,
+    tell: Callable[[int, int], None],
+) -> list[npt.NDArray[np.float32]]:
+    sizes = [(x.shape[1], _WIDTH), (_WIDTH, _WIDTH), (_WIDTH, 1)]
+    matrices = [torch.from_numpy(rng.uniform(-1, 1, (heads, *size)) / size[0] ** 0.5).float() for size in sizes]
+    biases = [torch.zeros(heads, 1, size[1]) for size in sizes]
+    parameters = [tensor.requires_grad_() for tensor in (*matrices, *biases)]
+    given = [np.flatnonzero(folds != head) for head in range(heads)]
+    batch = min(_BATCH, max(8, len(y) // 4))
+    per_epoch = -(-len(y) // batch)
+    steps = int(np.clip(60 * per_epoch, _LEAST_STEPS, _STEPS))
+    optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps)
+    shares = torch.from_numpy(weight.astype(np.float32))
+    orders = [rng.permutation(rows) for rows in given]
+    at = [0] * heads
+    for step in range(steps):
+        for head in range(heads):
+            if at[head] + batch > len(orders[head]):
+                orders[head], at[head] = rng.permutation(given[head]), 0
+        rows = torch.from_numpy(np.stack([order[a : a + batch] for order, a in zip(orders, at, strict=True)]))
+        at = [a + batch for a in at]
+        hidden = x[rows]
+        for matrix, bias in zip(matrices[:2], biases[:2], strict=True):
+            hidden = torch.nn.functional.silu(hidden @ matrix + bias)
+        said = (hidden @ matrices[2] + biases[2]).squeeze(-1)
+        errors = torch.nn.functional.smooth_l1_loss(said, y[rows], beta=0.3, reduction="none")
+        loss = (errors * shares[rows]).mean() * heads
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+        tell(step + 1, steps)
+    first, second, last = (matrix.detach().numpy() for matrix in matrices)
+    first_bias, second_bias, last_bias = (bias.detach().numpy() for bias in biases)
+    return [
+        np.ascontiguousarray(first.transpose(1, 0, 2).reshape(x.shape[1], -1)),
+        first_bias.reshape(-1),
+        second,
+        second_bias[:, 0],
+        last[:, :, 0],
+        last_bias[:, 0, 0],
+    ]
+
+
+def _calibrated(errors: Floats, variances: Floats) -> Floats:
+    """The constant and the multiple of the variance under which squared errors of a normal law are the likeliest."""
+    scale = max(float(errors.mean()), 1e-8)
+    best, found = np.inf, np.array([scale, 0.0])
+    for constant in scale * np.geomspace(0.02, 2.0, 25):
+        for multiple in (0.0, *np.geomspace(0.1, 30.0, 25)):
+            variance = constant + multiple * variances
+            cost = float((np.log(variance) + errors / variance).mean())
+            if cost < best:
+                best, found = cost, np.array([constant, multiple])
+    return found
+
+
+LAYERS = tuple(field.name for field in fields(Heads))
+"""Names of the arrays that heads consist of."""

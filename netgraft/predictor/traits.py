@@ -1,0 +1,208 @@
+"""What a predictor sees of a single node: traits that every operation has, known or not, at any size of map.
+
+A node's traits are numbers: what kind of work it does, its window, stride and growth, how wide it is, and at which
+scale of the network it works (how often the image was halved since the input). An operation that this table does not
+have, and a frozen node, falls into one of a few buckets by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from math import log2, prod
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netgraft.ir import Graph, Node, TensorType
+
+Floats = npt.NDArray[np.float64]
+
+BUCKETS: Final = 4
+SCALES: Final = 4
+STATES: Final = ("start", "spatial", "pointwise", "depthwise", "pool", "other")
+"""What a path met last: the kinds of nodes that move information, between positions or channels."""
+
+_KINDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("linear", "matmul"), "linear"),
+    "attention": "attention",
+    **dict.fromkeys(("batch_norm", "group_norm", "layer_norm"), "norm"),
+    **dict.fromkeys(("relu", "relu6", "leaky_relu", "prelu", "clamp"), "kink"),
+    **dict.fromkeys(("elu", "gelu", "silu", "mish", "hardswish", "softplus"), "smooth"),
+    **dict.fromkeys(("sigmoid", "tanh", "hardsigmoid", "softmax", "log_softmax"), "gate"),
+    **dict.fromkeys(("sqrt", "pow", "exp", "sub", "div"), "arithmetic"),
+    **dict.fromkeys(("dropout", "dropout2d", "drop_path"), "noise"),
+    "add": "add",
+    "mul": "mul",
+    "concat": "concat",
+    "avg_pool2d": "average",
+    "max_pool2d": "maximum",
+    **dict.fromkeys(("adaptive_avg_pool2d", "mean", "sum"), "reduce"),
+    "adaptive_max_pool2d": "reduce",
+    **dict.fromkeys(("interpolate", "pixel_shuffle", "pixel_unshuffle"), "resize"),
+    **dict.fromkeys(("identity", "constant", "add_scalar", "mul_scalar"), "plain"),
+    **dict.fromkeys(("flatten", "reshape", "permute", "expand", "split", "slice", "pad"), "plain"),
+}
+"""The kind of every operation but convolutions; ``plain`` ones leave a path as it was."""
+
+_PATH: Final = (
+    "mixing",
+    "spatial",
+    "pointwise",
+    "depthwise",
+    "grouped",
+    "transposed",
+    *dict.fromkeys(kind for kind in _KINDS.values() if kind != "plain"),
+    *(f"unknown{i}" for i in range(BUCKETS)),
+    "window",
+    "dilation",
+    "stride",
+    "growth",
+    "width",
+    *(f"{what}@{scale}" for what in ("mixing", "spatial", "pool") for scale in range(SCALES)),
+)
+TRAITS: Final = {name: i for i, name in enumerate(_PATH)}
+"""Where each trait stands in :attr:`Seen.traits`."""
+TOTALS: Final = {
+    name: i
+    for i, name in enumerate(
+        ["nodes", "joined", "flops", "parameters", "activations"]
+        + [f"flops@{scale}" for scale in range(SCALES)]
+        + [f"units@{scale}" for scale in range(SCALES)]
+        + list(_PATH[: TRAITS["window"]])
+    )
+}
+"""Where each sum over all nodes stands in :attr:`Seen.totals`."""
+COUNTED: Final = [i for name, i in TOTALS.items() if name.split("@")[0] not in ("flops", "parameters", "activations")]
+"""The sums that are small counts; the others are large and are looked at by their logarithm."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """A node's ``traits``; what it adds to the network's ``totals``; the state in which it leaves a path (an index of
+    :data:`STATES`; None: as it was); whether it is ``dead``: nothing of what it reads is left.
+    """
+
+    traits: Floats
+    totals: Floats
+    state: int | None
+    dead: bool
+
+
+def base_of(graph: Graph) -> int:
+    """The height and width that scales are counted from: the larger side of the largest image that enters, or 0."""
+    sides = [max(given.type.concrete()[2:]) for given in graph.inputs if given.type.rank == 4]
+    return max(sides, default=0)
+
+
+def key_of(graph: Graph, node: Node) -> tuple[Any, ...]:
+    """Nodes with equal keys look the same (at one base)."""
+    returns = graph.returns
+    return node.op, *node.attrs.values(), *[returns[v.node][v.index] for v in node.inputs], returns[node.id][0:1]
+
+
+def look(node: Node, given: Sequence[TensorType], returned: Sequence[TensorType], base: int) -> Seen:
+    """What is seen of a node that reads ``given`` and returns ``returned``, where images come in with side ``base``."""
+    traits, totals = np.zeros(len(TRAITS)), np.zeros(len(TOTALS))
+    x = given[0] if given else None
+    out = returned[0] if returned else x
+    scale = _scale(x, out, base)
+    named, state = _named(node, x, out)
+    for name, value in named.items():
+        traits[TRAITS[name]] = value
+    for what, present in (
+        ("mixing", traits[TRAITS["mixing"]]),
+        ("spatial", traits[TRAITS["spatial"]] + traits[TRAITS["depthwise"]]),
+        ("pool", traits[TRAITS["average"]] + traits[TRAITS["maximum"]]),
+    ):
+        for at, share in scale.items():
+            traits[TRAITS[f"{what}@{at}"]] = present * share
+    totals[-TRAITS["window"] :] = traits[: TRAITS["window"]]
+    totals[TOTALS["nodes"]] = 0.0 if node.op == "identity" else 1.0
+    totals[TOTALS["joined"]] = max(0, len(given) - 1)
+    flops, parameters = _work(node, given, out)
+    totals[TOTALS["flops"]], totals[TOTALS["parameters"]] = flops, parameters
+    totals[TOTALS["activations"]] = 0.0 if state is None or out is None else out.numel()
+    for at, share in scale.items():
+        totals[TOTALS[f"flops@{at}"]] = flops * share
+        totals[TOTALS[f"units@{at}"]] = share * (state is not None)
+    dead = (node.op == "mul_scalar" and node.attrs["value"] == 0) or node.op == "constant"
+    return Seen(traits, totals, state, dead)
+
+
+def _named(node: Node, x: TensorType | None, out: TensorType | None) -> tuple[dict[str, float], int | None]:
+    if node.op in ("conv2d", "conv_transpose2d") and x is not None and out is not None:
+        return _convolution(node, x, out)
+    kind = _KINDS.get(node.op)
+    if kind is None:
+        name = str(node.attrs.get("target", node.op)) if node.op == "frozen" else node.op
+        bucket = blake2b(name.encode(), digest_size=4).digest()[0] % BUCKETS
+        return {f"unknown{bucket}": 1.0}, STATES.index("other")
+    if kind == "plain":
+        return {}, None
+    named = {kind: 1.0}
+    if kind == "linear":
+        return named | {"mixing": 1.0, "pointwise": 1.0} | _sizes(x, out), STATES.index("pointwise")
+    if kind in ("average", "maximum"):
+        kernel, stride = node.attrs["kernel"], node.attrs["stride"]
+        if prod(kernel) == 1 and prod(stride) == 1:
+            return {}, None
+        return named | {"window": log2(prod(kernel)) / 2, "stride": log2(prod(stride)) / 2}, STATES.index("pool")
+    if kind == "attention":
+        return named | {"mixing": 1.0}, STATES.index("other")
+    return named, None
+
+
+def _convolution(node: Node, x: TensorType, out: TensorType) -> tuple[dict[str, float], int]:
+    groups, area = int(node.attrs["groups"]), prod(node.attrs["kernel"])
+    channels = int(x.concrete()[1])
+    named = {
+        "window": log2(area) / 2,
+        "dilation": log2(prod(node.attrs["dilation"])) / 2,
+        "stride": log2(prod(node.attrs["stride"])) / 2,
+    } | _sizes(x, out)
+    if node.op == "conv_transpose2d":
+        named["transposed"] = 1.0
+    if groups > 1 and groups == channels:
+        return named | {"depthwise": 1.0}, STATES.index("depthwise")
+    named["mixing"] = 1.0
+    if groups > 1:
+        named["grouped"] = 1.0
+    if area == 1:
+        return named | {"pointwise": 1.0}, STATES.index("pointwise")
+    return named | {"spatial": 1.0}, STATES.index("spatial")
+
+
+def _sizes(x: TensorType | None, out: TensorType | None) -> dict[str, float]:
+    """How a layer's width grows, and how wide it is beside 64 channels."""
+    if x is None or out is None:
+        return {}
+    wide, grown = _channels(x), _channels(out)
+    return {"growth": log2(grown / wide), "width": log2(grown / 64) / 4}
+
+
+def _channels(x: TensorType) -> int:
+    shape = x.concrete()
+    return max(1, int(shape[1] if x.rank == 4 else shape[-1] if shape else 1))
+
+
+def _scale(x: TensorType | None, out: TensorType | None, base: int) -> dict[int, float]:
+    """How often the image was halved, shared out between the two nearest whole numbers; images of size 1 have none."""
+    sides = [max(t.concrete()[2:]) for t in (x, out) if t is not None and t.rank == 4]
+    if not base or not sides or max(sides) <= 1:
+        return {}
+    halved = min(max(log2(base / max(sides)), 0.0), SCALES - 1.0)
+    low = int(halved)
+    return {low: 1.0 - (halved - low)} | ({low + 1: halved - low} if halved > low else {})
+
+
+def _work(node: Node, given: Sequence[TensorType], out: TensorType | None) -> tuple[float, float]:
+    """Multiply-accumulates and trained parameters."""
+    roles = node.definition.weights(given, node.attrs)
+    parameters = float(sum(type_.numel() for role, type_ in roles.items() if node.trains(role)))
+    if out is None or "weight" not in roles or node.op not in ("conv2d", "conv_transpose2d", "linear"):
+        return 0.0, parameters
+    places = out.numel() / _channels(out) if node.op != "conv_transpose2d" else given[0].numel() / _channels(given[0])
+    return places * roles["weight"].numel(), parameters
