@@ -16,6 +16,7 @@ from netgraft.errors import SourceError
 from netgraft.ir import Graph
 from netgraft.spaces import families
 from netgraft.spaces.families import nasbench201, nasbench201_benchmark, nasbench201_cells, nasbench_macro
+from netgraft.spaces.families.nasbench201 import function
 
 
 def counts(graph: Graph) -> tuple[int, int, int, int]:
@@ -96,6 +97,29 @@ def test_edges_of_none_add_nothing(build: object) -> None:
     assert sorted(ops) == sorted(["mul_scalar", *["relu", "conv2d", "batch_norm"] * 2, "add"])
     empty = build(cell(*[none] * 6))
     assert [n.op for n in empty if n.id.startswith("stage1.cell2.")] == ["mul_scalar"]
+
+
+def test_cells_that_compute_the_same() -> None:
+    conv, point, skip, pool, none = "nor_conv_3x3", "nor_conv_1x1", "skip_connect", "avg_pool_3x3", "none"
+    assert len({function(arch) for arch in nasbench201_cells()}) == 4610
+    alone = function(cell(none, none, none, conv, none, none))
+    assert alone == "conv3x3(x)" == function(cell(conv, none, none, none, skip, none))
+    assert alone == function(cell(conv, conv, point, conv, none, none))  # what leads nowhere
+    assert alone == function(cell(skip, skip, skip, none, none, conv))  # twice the input: batch norm takes it out
+    assert (
+        function(cell(skip, none, none, skip, skip, none))
+        == "x + x"
+        != function(cell(none, none, none, skip, none, none))
+    )
+    assert function(cell(skip, pool, pool, none, none, pool)) == "avg(avg(x)) + avg(avg(x))"
+    # A convolution of zeros is what its batch norm adds, whichever its kernel.
+    assert (
+        function(cell(none, none, conv, skip, none, skip))
+        == function(cell(none, none, point, skip, none, pool))
+        == "x + 1"
+    )
+    assert function(cell(conv, none, none, none, pool, none)) != function(cell(pool, none, none, none, conv, none))
+    assert function(cell(*[none] * 6)) == ""
 
 
 @pytest.mark.parametrize("arch", ["", "nor_conv_3x3", "|a~0|+|b~0|c~1|", cell(*["conv"] * 6), NB201_BEST + "|"])

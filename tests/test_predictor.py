@@ -377,5 +377,5 @@ def test_files_that_are_none(tmp_path: Path, predictor: Predictor) -> None:
     arrays = {k: np.asarray(v, order="C") for k, v in predictor.arrays().items()}
     for said in ({"format": "netgraft predictor 9", "card": "{}"}, {"format": "netgraft predictor 1", "card": "[]"}):
         safetensors.numpy.save_file(arrays, tmp_path / "x", {"netgraft": json.dumps(said)})
-        with pytest.raises(DataError, match="format|is no predictor"):
+        with pytest.raises(DataError, match=r"format|is no predictor"):
             load(tmp_path / "x")
