@@ -1,9 +1,9 @@
 """The networks of ``benchmarks/coverage.py``: by name, what builds each, with random weights, and its example inputs.
 
-They come from the zoo and from what PyPI has: ``transformers`` (by config, shrunken), ``pytorchcv``, ``monai``,
-``efficientnet_pytorch``, ``timm`` and ``segmentation_models_pytorch``. The last two import torchvision for reading
-images and for pretrained encoders; where it is not installed an empty stand-in takes its place, which their networks do
-not use. Of every other package nothing is replaced.
+One of an architecture: other sizes of it say nothing new. They come from the zoo and from what PyPI has:
+``transformers`` (by config, shrunken), ``pytorchcv``, ``monai``, ``efficientnet_pytorch``, ``timm`` and
+``segmentation_models_pytorch``. The last two import torchvision for reading images and for pretrained encoders; where
+it is not installed an empty stand-in takes its place, which their networks do not use. Of every other package nothing is replaced.
 """
 
 from __future__ import annotations
@@ -316,7 +316,6 @@ _PYTORCHCV = {
     "resnet": ("resnet10", 64),
     "preresnet": ("preresnet10", 64),
     "resnext": ("resnext14_16x4d", 64),
-    "seresnet": ("seresnet10", 64),
     "senet": ("senet16", 64),
     "ibnresnet": ("ibn_resnet50", 64),
     "airnet": ("airnet50_1x64d_r2", 64),
@@ -331,7 +330,6 @@ _PYTORCHCV = {
     "condensenet": ("condensenet74_c4_g4", 64),
     "sparsenet": ("sparsenet121", 64),
     "peleenet": ("peleenet", 64),
-    "wrn": ("wrn50_2", 64),
     "drn": ("drnc26", 64),
     "dpn": ("dpn68", 64),
     "darknet": ("darknet_ref", 64),
@@ -350,10 +348,8 @@ _PYTORCHCV = {
     "squeezenext": ("sqnxt23_w1", 64),
     "shufflenet": ("shufflenet_g3_wd4", 64),
     "shufflenetv2": ("shufflenetv2_wd2", 64),
-    "shufflenetv2b": ("shufflenetv2b_wd2", 64),
     "menet": ("menet108_8x1_g3", 64),
     "mobilenet": ("mobilenet_wd4", 64),
-    "fdmobilenet": ("fdmobilenet_wd4", 64),
     "mobilenetv2": ("mobilenetv2_wd4", 64),
     "mobilenetv3": ("mobilenetv3_small_wd2", 64),
     "igcv3": ("igcv3_wd4", 64),
@@ -368,20 +364,15 @@ _PYTORCHCV = {
     "polynet": ("polynet", 128),
     "nasnet": ("nasnet_4a1056", 64),
     "pnasnet": ("pnasnet5large", 96),
-    "spnasnet": ("spnasnet", 64),
     "efficientnet": ("efficientnet_b0", 64),
     "efficientnetedge": ("efficientnet_edge_small_b", 64),
     "mixnet": ("mixnet_s", 64),
     "resnesta": ("resnestabc14", 64),
-    "resneta": ("resneta10", 64),
-    "regnet": ("regnetx002", 64),
     "rir_cifar": ("rir_cifar10", 32),
     "nin_cifar": ("nin_cifar10", 32),
     "shakeshakeresnet_cifar": ("shakeshakeresnet20_2x16d_cifar10", 32),
     "resdropresnet_cifar": ("resdropresnet20_cifar10", 32),
-    "xdensenet_cifar": ("xdensenet40_2_k24_bc_cifar10", 32),
     "wrn1bit_cifar": ("wrn20_10_1bit_cifar10", 32),
-    "fcn8sd": ("fcn8sd_resnetd50b_voc", 96),
     "pspnet": ("pspnet_resnetd50b_voc", 96),
     "deeplabv3": ("deeplabv3_resnetd50b_voc", 96),
     "icnet": ("icnet_resnetd50b_cityscapes", 128),
@@ -405,10 +396,7 @@ _PYTORCHCV = {
     "lednet": ("lednet_cityscapes", 64),
     "enet": ("enet_cityscapes", 64),
     "erfnet": ("erfnet_cityscapes", 64),
-    "edanet": ("edanet_cityscapes", 64),
-    "esnet": ("esnet_cityscapes", 64),
     "fpenet": ("fpenet_cityscapes", 64),
-    "contextnet": ("ctxnet_cityscapes", 64),
     "sinet": ("sinet_cityscapes", 64),
     "unet": ("unet_cityscapes", 64),
 }
@@ -601,30 +589,26 @@ def _stand_in_for_torchvision() -> None:
 _TIMM_NAMES = {
     64: (
         "resnet18 resnet26d resnetv2_50 seresnet18 skresnet18 ecaresnet26t resnest14d res2net50_14w_8s "
-        "resnext26ts gcresnet33ts densenet121 dla34 dpn48b regnetx_002 regnety_002 regnetz_b16 "
-        "efficientnet_b0 efficientnetv2_rw_t tf_efficientnet_b0 tf_efficientnetv2_b0 "
-        "tf_mobilenetv3_small_100 mobilenetv2_050 mobilenetv3_small_050 mobilenetv4_conv_small "
-        "mobileone_s0 mnasnet_small fbnetc_100 mixnet_s tinynet_e lcnet_050 ghostnet_050 ghostnetv2_100 "
-        "hardcorenas_a repvgg_a0 repghostnet_050 vovnet39a ese_vovnet19b_dw selecsls42b cspresnet50 "
-        "cspdarknet53 convnext_atto convnextv2_atto convmixer_768_32 inception_next_atto metanext_tiny "
-        "poolformer_s12 caformer_s18 convformer_s18 fastvit_t8 repvit_m0_9 edgenext_xx_small "
+        "resnext26ts gcresnet33ts dpn48b regnetx_002 regnety_002 regnetz_b16 "
+        "efficientnet_b0 efficientnetv2_rw_t tf_efficientnet_b0 "
+        "tf_mobilenetv3_small_100 mobilenetv3_small_050 mobilenetv4_conv_small "
+        "mobileone_s0 tinynet_e lcnet_050 ghostnetv2_100 "
+        "repvgg_a0 repghostnet_050 ese_vovnet19b_dw cspresnet50 "
+        "cspdarknet53 convmixer_768_32 inception_next_atto metanext_tiny "
+        "caformer_s18 convformer_s18 fastvit_t8 repvit_m0_9 edgenext_xx_small "
     ),
-    96: (
-        "vgg11_bn inception_v3 inception_v4 xception41 legacy_senet154 hrnet_w18_small darknet53 "
-        "nfnet_f0 eca_nfnet_l0 rexnet_100 hgnet_tiny pnasnet5large nasnetalarge "
-    ),
+    96: ("xception41 legacy_senet154 hrnet_w18_small nfnet_f0 eca_nfnet_l0 rexnet_100 "),
     224: (
-        "efficientvit_b0 efficientvit_m0 efficientformer_l1 efficientformerv2_s0 vit_tiny_patch16_224 "
-        "deit_tiny_patch16_224 cait_xxs24_224 beit_base_patch16_224 "
+        "efficientvit_b0 efficientvit_m0 efficientformer_l1 efficientformerv2_s0 vit_tiny_patch16_224 cait_xxs24_224 "
     ),
     0: (
-        "swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 mixer_s32_224 gmlp_ti16_224 resmlp_12_224 "
+        "swinv2_tiny_window8_256 mixer_s32_224 gmlp_ti16_224 resmlp_12_224 "
         "pit_ti_224 levit_128s convit_tiny coat_lite_tiny crossvit_tiny_240 twins_pcpvt_small "
-        "visformer_tiny xcit_nano_12_p16_224 pvt_v2_b0 mvitv2_tiny maxvit_rmlp_pico_rw_256 "
-        "coatnet_pico_rw_224 davit_tiny focalnet_tiny_srf volo_d1_224 mobilevit_xxs mobilevitv2_050 "
-        "hiera_tiny_224 nest_tiny sequencer2d_s tnt_s_patch16_224 botnet26t_256 halonet26t "
+        "visformer_tiny xcit_nano_12_p16_224 mvitv2_tiny maxvit_rmlp_pico_rw_256 "
+        "coatnet_pico_rw_224 davit_tiny volo_d1_224 "
+        "nest_tiny sequencer2d_s tnt_s_patch16_224 botnet26t_256 halonet26t "
         "lambda_resnet26t eva02_tiny_patch14_224 tiny_vit_5m_224 starnet_s1 mambaout_femto rdnet_tiny "
-        "shvit_s1 swiftformer_xs efficientnet_lite0 csatv2 "
+        "shvit_s1 csatv2 "
     ),
 }
 _TIMM = {name: size for size, names in _TIMM_NAMES.items() for name in names.split()}
