@@ -3,7 +3,8 @@
 One of an architecture: other sizes of it say nothing new. They come from the zoo and from what PyPI has:
 ``transformers`` (by config, shrunken), ``pytorchcv``, ``monai``, ``efficientnet_pytorch``, ``timm`` and
 ``segmentation_models_pytorch``. The last two import torchvision for reading images and for pretrained encoders; where
-it is not installed an empty stand-in takes its place, which their networks do not use. Of every other package nothing is replaced.
+it is not installed an empty stand-in takes its place, which their networks do not use. Of
+every other package nothing is replaced.
 """
 
 from __future__ import annotations

@@ -8,12 +8,14 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from shutil import which
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -28,7 +30,7 @@ from netgraft.costs.measured import measure as measure_one
 from netgraft.costs.measured.worker import pack as pack_worker
 from netgraft.costs.measured.worker import serve
 from netgraft.data import task as load_data
-from netgraft.engine import Engine, Inline, collect_rarely, engine_from
+from netgraft.engine import Engine, Inline, WorkerDied, apart, collect_rarely, engine_from
 from netgraft.errors import NetgraftError, OptionError, SourceError
 from netgraft.export import RECORD
 from netgraft.export import export as write
@@ -373,8 +375,9 @@ def export(
     is_network = not Path(source).is_dir() and (":" in source or Path(source).suffix in sources.SUFFIXES)
     replaced = (to / RECORD).exists()
     model = load(source, input_shape) if is_network else None
-    with _notices():
+    with _heard() as notices:
         written = write(model, to) if model else Front(Study.read(Path(source)))[pick].export(to)
+    _note(notices)
     for path in written:
         console.print(str(path), soft_wrap=True)
     if replaced:
@@ -418,20 +421,42 @@ def _network(source: str, input_shape: str | None) -> Network:
 
 
 def load(source: str, input_shape: str | None) -> Model:
-    """The network that SOURCE names."""
-    with _notices() if source.endswith(".onnx") else nullcontext():
-        return sources.load(source, input_shape=_shape(input_shape) if input_shape else None)
+    """The network that SOURCE names. What runs a user's code or torch.export, which may crash, does so in a process of
+    its own.
+    """
+    found = apart(partial(_read, source, _shape(input_shape) if input_shape else None))
+    if isinstance(found, WorkerDied):
+        raise SourceError(
+            f"{source} cannot be read: {found.reason}. torch.export, or code that the network calls, crashed: export "
+            "the network yourself, with strict=True say, save it with torch.export.save, and give the .pt2 file"
+        )
+    model, notices = found
+    _note(notices)
+    return model
+
+
+def _read(source: str, input_shape: tuple[int, ...] | None) -> tuple[Model, list[str]]:
+    """The network, and the warnings that are meant for the user."""
+    torch.set_num_threads(1)  # those of the parent did not survive the fork
+    with _heard() as notices:
+        model = sources.load(source, input_shape=input_shape)
+    return model, notices
 
 
 @contextmanager
-def _notices() -> Iterator[None]:
-    """Shows the warnings that are meant for the user."""
+def _heard() -> Iterator[list[str]]:
+    """Collects the warnings that are meant for the user."""
+    texts: list[str] = []
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        yield
-    for warning in given:
-        errors.print(f"[yellow]note:[/] {escape(str(warning.message))}", soft_wrap=True)
+        yield texts
+    texts += [str(warning.message) for warning in given]
+
+
+def _note(notices: Sequence[str]) -> None:
+    for notice in notices:
+        errors.print(f"[yellow]note:[/] {escape(notice)}", soft_wrap=True)
 
 
 def _shape(text: str) -> tuple[int, ...]:

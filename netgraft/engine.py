@@ -136,6 +136,43 @@ class Processes(Engine):
             self._idle.pop().kill()
 
 
+def apart(function: Callable[[], R]) -> R | WorkerDied:
+    """``function()``, called in a fork of this process, which a crash of native code in it therefore leaves alive.
+
+    The result travels back as a pickle, and so does what it raises. Libraries' threads do not survive a fork: the
+    function must not count on them. Where processes cannot be forked, it is called in this one.
+    """
+    if "fork" not in multiprocessing.get_all_start_methods():
+        return function()
+    context = multiprocessing.get_context("fork")
+    connection, theirs = context.Pipe(duplex=False)
+
+    def call() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to answer
+        connection.close()
+        try:
+            answer = pickle.dumps(function())
+        except Exception as error:
+            answer = pickle.dumps(_Raised(_portable(error)))
+        theirs.send_bytes(answer)
+
+    process = context.Process(target=call, name="netgraft-apart")
+    process.start()
+    theirs.close()
+    try:
+        outcome: R | _Raised = pickle.loads(connection.recv_bytes())
+    except EOFError:
+        process.join()
+        return WorkerDied(_how_it_ended(process.exitcode).replace("worker ", ""))
+    finally:
+        process.kill()
+        process.join()
+        connection.close()
+    if isinstance(outcome, _Raised):
+        raise outcome.error
+    return outcome
+
+
 def engine_from(spec: str) -> Engine:
     """The engine that a command line names: ``inline``, or ``processes:N`` for N workers of one thread each."""
     kind, colon, count = spec.partition(":")

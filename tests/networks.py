@@ -16,6 +16,8 @@ from netgraft.ir import Batch, Builder, DType, Graph, Model, TensorType, Value
 N = Batch()
 IMAGE = (N, 4, 6, 8)
 TOKENS = (N, 5, 6)
+SIGNAL = (N, 4, 9)
+VOLUME = (N, 4, 5, 6, 7)
 
 
 def randomised(graph: Graph, seed: int = 0, name: str = "network") -> Model:
@@ -81,6 +83,60 @@ CASES = {
             "output_padding": (1, 0),
             "groups": 2,
         },
+    ),
+    "conv1d": Case(
+        "conv1d",
+        lambda x, weight, bias: F.conv1d(x, weight, bias, 2, 1, 2, 2),
+        {"out_channels": 6, "kernel": (3,), "stride": (2,), "padding": (1,), "dilation": (2,), "groups": 2},
+        (SIGNAL,),
+    ),
+    "conv3d": Case(
+        "conv3d",
+        lambda x, weight: F.conv3d(x, weight, None, (1, 2, 1), (1, 0, 2)),
+        {"out_channels": 3, "kernel": (3, 1, 2), "stride": (1, 2, 1), "padding": (1, 0, 2), "bias": False},
+        (VOLUME,),
+    ),
+    "conv_transpose1d": Case(
+        "conv_transpose1d",
+        lambda x, weight, bias: F.conv_transpose1d(x, weight, bias, 2, 1, 1),
+        {"out_channels": 6, "kernel": (3,), "stride": (2,), "padding": (1,), "output_padding": (1,)},
+        (SIGNAL,),
+    ),
+    "conv_transpose3d": Case(
+        "conv_transpose3d",
+        lambda x, weight, bias: F.conv_transpose3d(x, weight, bias, (1, 2, 1), (1, 0, 0), (0, 1, 0), 2),
+        {
+            **{"out_channels": 6, "kernel": (3, 1, 2), "stride": (1, 2, 1), "padding": (1, 0, 0)},
+            **{"output_padding": (0, 1, 0), "groups": 2},
+        },
+        (VOLUME,),
+    ),
+    "max_pool1d": Case(
+        "max_pool1d",
+        lambda x: F.max_pool1d(x, 3, 2, 1, ceil_mode=True),
+        {"kernel": (3,), "stride": (2,), "padding": (1,), "ceil_mode": True},
+        (SIGNAL,),
+    ),
+    "max_pool3d": Case(
+        "max_pool3d",
+        lambda x: F.max_pool3d(x, (3, 2, 1), (2, 1, 3), (1, 1, 0)),
+        {"kernel": (3, 2, 1), "stride": (2, 1, 3), "padding": (1, 1, 0)},
+        (VOLUME,),
+    ),
+    "avg_pool1d": Case(
+        "avg_pool1d",
+        lambda x: F.avg_pool1d(x, 3, 2, 1, True),
+        {"kernel": (3,), "stride": (2,), "padding": (1,), "ceil_mode": True},
+        (SIGNAL,),
+    ),
+    "avg_pool3d": Case(
+        "avg_pool3d",
+        lambda x: F.avg_pool3d(x, (3, 2, 1), (2, 1, 3), (1, 1, 0), True, False),
+        {
+            **{"kernel": (3, 2, 1), "stride": (2, 1, 3), "padding": (1, 1, 0)},
+            **{"ceil_mode": True, "count_include_pad": False},
+        },
+        (VOLUME,),
     ),
     "linear": Case("linear", F.linear, {"out_features": 3}, (TOKENS,)),
     "batch_norm": Case(
@@ -190,6 +246,12 @@ CASES = {
     ),
     "interpolate": Case(
         "interpolate", lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, 3), {"scale": (2.0, 3.0)}
+    ),
+    "interpolate_like": Case(
+        "interpolate_like",
+        lambda x, like: F.interpolate(x, (9, 5), mode="bilinear", align_corners=True),
+        {"mode": "bilinear", "align_corners": True},
+        (IMAGE, (N, 2, 9, 5)),
     ),
     "interpolate to a size": Case(
         "interpolate",

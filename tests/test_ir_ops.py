@@ -18,12 +18,22 @@ from netgraft.ir.shapes import window
 N = Batch()
 IMAGE = (N, 8, 9, 7)
 TOKENS = (N, 5, 12)
+SIGNAL = (N, 8, 9)
+VOLUME = (N, 4, 5, 6, 7)
 ROLL = {"target": "aten.roll.default", "args": (("input", 0), (1,), (1,)), "types": (TensorType(IMAGE),)}
 
 # For every op: the shapes that it is given, and its attributes.
 EXAMPLES: dict[str, tuple[tuple[tuple[Any, ...], ...], dict[str, Any]]] = {
     "conv2d": ((IMAGE,), {"out_channels": 6, "kernel": (3, 2), "stride": (2, 1), "padding": (1, 0), "groups": 2}),
     "conv_transpose2d": ((IMAGE,), {"out_channels": 6, "kernel": (3, 2), "stride": (2, 1), "output_padding": (1, 0)}),
+    "conv1d": ((SIGNAL,), {"out_channels": 6, "kernel": (3,), "stride": (2,), "padding": (1,), "groups": 2}),
+    "conv_transpose1d": ((SIGNAL,), {"out_channels": 6, "kernel": (3,), "stride": (2,), "output_padding": (1,)}),
+    "max_pool1d": ((SIGNAL,), {"kernel": (3,), "stride": (2,), "padding": (1,), "ceil_mode": True}),
+    "avg_pool1d": ((SIGNAL,), {"kernel": (3,), "stride": (2,), "padding": (1,), "ceil_mode": True}),
+    "conv3d": ((VOLUME,), {"out_channels": 6, "kernel": (3, 2, 1), "stride": (2, 1, 1), "padding": (1, 0, 0)}),
+    "conv_transpose3d": ((VOLUME,), {"out_channels": 6, "kernel": (3, 2, 1), "stride": (2, 1, 3), "groups": 2}),
+    "max_pool3d": ((VOLUME,), {"kernel": (3, 2, 1), "stride": (2, 2, 1), "padding": (1, 1, 0), "ceil_mode": True}),
+    "avg_pool3d": ((VOLUME,), {"kernel": (3, 2, 1), "stride": (2, 2, 1), "padding": (1, 1, 0), "ceil_mode": True}),
     "linear": ((TOKENS,), {"out_features": 7}),
     "batch_norm": ((IMAGE,), {}),
     "group_norm": ((IMAGE,), {"groups": 4}),
@@ -75,6 +85,7 @@ EXAMPLES: dict[str, tuple[tuple[tuple[Any, ...], ...], dict[str, Any]]] = {
     "slice": ((IMAGE,), {"dim": 1, "start": 1, "stop": 8, "step": 3}),
     "pad": ((IMAGE,), {"pads": (1, 2, 0, 3)}),
     "interpolate": ((IMAGE,), {"scale": (1.5, 2.0)}),
+    "interpolate_like": ((IMAGE, (N, 3, 4, 5)), {"mode": "bilinear"}),
     "pixel_shuffle": ((IMAGE,), {"factor": 2}),
     "pixel_unshuffle": (((N, 3, 6, 9),), {"factor": 3}),
     "frozen": ((IMAGE,), ROLL),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from netgraft.convert.calls import Call, Operand, Result, Rule, Rules, Stored, Untranslatable, pair
+from netgraft.convert.calls import Call, Operand, Result, Rule, Rules, Stored, Untranslatable, windows
 from netgraft.ir import Batch, Value
 
 RULES: Final = Rules()
@@ -14,68 +14,70 @@ RULES: Final = Rules()
 # Convolutions and matrix products
 
 
-def _conv(call: Call, padding: tuple[int, int], before: tuple[int, int, int, int] | None = None) -> Value:
-    x, weight = call.image("input"), call.stored("weight")
+def _conv(call: Call, padding: int | Sequence[int], before: tuple[int, ...] = ()) -> Value:
+    weight, bias = call.stored("weight"), call.stored("bias")
     assert weight is not None
     out, _, *kernel = weight.tensor.shape
-    bias = call.stored("bias")
+    x = call.batched("input", sides := len(kernel))
     return call.emit(
-        "conv2d",
+        f"conv{sides}d",
         call.emit("pad", x, pads=before) if before else x,
         weights={"weight": weight, "bias": bias},
         out_channels=out,
-        kernel=pair(kernel),
-        stride=pair(call["stride"]),
-        padding=padding,
-        dilation=pair(call["dilation"]),
+        kernel=tuple(kernel),
+        stride=windows(call["stride"], sides),
+        padding=windows(padding, sides),
+        dilation=windows(call["dilation"], sides),
         groups=call["groups"],
         bias=bias is not None,
     )
 
 
-@RULES.add("conv2d.default")
-def _conv2d(call: Call) -> Value:
-    return _conv(call, pair(call["padding"]))
+@RULES.add("conv1d.default", "conv2d.default", "conv3d.default")
+def _convolved(call: Call) -> Value:
+    return _conv(call, call["padding"])
 
 
-@RULES.add("conv2d.padding")
-def _conv2d_padding(call: Call) -> Value:
+@RULES.add("conv1d.padding", "conv2d.padding", "conv3d.padding")
+def _conv_padding(call: Call) -> Value:
     if call["padding"] == "valid":
-        return _conv(call, (0, 0))
+        return _conv(call, 0)
     weight = call.stored("weight")
     assert weight is not None
-    (dh, dw), (kh, kw) = pair(call["dilation"]), weight.tensor.shape[2:]
-    height, width = dh * (kh - 1), dw * (kw - 1)
-    if height % 2 == width % 2 == 0:
-        return _conv(call, (height // 2, width // 2))
+    kernel = weight.tensor.shape[2:]
+    total = [d * (k - 1) for d, k in zip(windows(call["dilation"], len(kernel)), kernel, strict=True)]
+    if not any(size % 2 for size in total):
+        return _conv(call, [size // 2 for size in total])
     # An even kernel needs one more on the right and below, which a convolution's padding cannot say.
-    return _conv(call, (0, 0), (width // 2, width - width // 2, height // 2, height - height // 2))
+    return _conv(call, 0, tuple(part for size in reversed(total) for part in (size // 2, size - size // 2)))
 
 
 def _conv_transpose(call: Call) -> Value:
-    x, weight, bias = call.image("input"), call.stored("weight"), call.stored("bias")
+    weight, bias = call.stored("weight"), call.stored("bias")
     assert weight is not None
+    _, out, *kernel = weight.tensor.shape
+    x = call.batched("input", sides := len(kernel))
     return call.emit(
-        "conv_transpose2d",
+        f"conv_transpose{sides}d",
         x,
         weights={"weight": weight, "bias": bias},
-        out_channels=weight.tensor.shape[1] * call["groups"],
-        kernel=pair(list(weight.tensor.shape[2:])),
-        stride=pair(call["stride"]),
-        padding=pair(call["padding"]),
-        output_padding=pair(call["output_padding"]),
-        dilation=pair(call["dilation"]),
+        out_channels=out * call["groups"],
+        kernel=tuple(kernel),
+        stride=windows(call["stride"], sides),
+        padding=windows(call["padding"], sides),
+        output_padding=windows(call["output_padding"], sides),
+        dilation=windows(call["dilation"], sides),
         groups=call["groups"],
         bias=bias is not None,
     )
 
 
-RULES.add("conv_transpose2d.input")(_conv_transpose)
+RULES.add("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")(_conv_transpose)
 
 
 @RULES.add("convolution.default")
 def _convolution(call: Call) -> Value:
-    return _conv_transpose(call) if call["transposed"] else _conv2d(call)
+    return _conv_transpose(call) if call["transposed"] else _convolved(call)
 
 
 def _linear(call: Call, x: Operand, weight: Stored, bias: Stored | None) -> Value:

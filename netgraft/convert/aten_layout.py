@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from netgraft.convert.calls import Call, Operand, Result, Rule, Rules, Untranslatable, pair
+from netgraft.convert.calls import Call, Operand, Result, Rule, Rules, Untranslatable, windows
 from netgraft.ir import Batch, Value
 
 RULES: Final = Rules()
@@ -16,34 +16,43 @@ RULES: Final = Rules()
 # Pooling, reductions and resampling
 
 
-@RULES.add("max_pool2d.default", "max_pool2d_with_indices.default")
-def _max_pool2d(call: Call) -> Result:
-    kernel = pair(call["kernel_size"])
-    y = call.emit(
-        "max_pool2d",
-        call.image("self"),
-        kernel=kernel,
-        stride=pair(call["stride"] or kernel),
-        padding=pair(call["padding"]),
-        dilation=pair(call["dilation"]),
-        ceil_mode=call["ceil_mode"],
-    )
-    return y if len(call.outputs) == 1 else (y, None)
+def _max_pool(sides: int) -> Rule:
+    def translate(call: Call) -> Result:
+        kernel = windows(call["kernel_size"], sides)
+        y = call.emit(
+            f"max_pool{sides}d",
+            call.batched("self", sides),
+            kernel=kernel,
+            stride=windows(call["stride"] or kernel, sides),
+            padding=windows(call["padding"], sides),
+            dilation=windows(call["dilation"], sides),
+            ceil_mode=call["ceil_mode"],
+        )
+        return y if len(call.outputs) == 1 else (y, None)
+
+    return translate
 
 
-@RULES.add("avg_pool2d.default")
-def _avg_pool2d(call: Call) -> Value:
-    if call["divisor_override"] is not None:
-        raise Untranslatable("an average with a divisor of its own")
-    kernel = pair(call["kernel_size"])
-    attrs = {name: call[name] for name in ("ceil_mode", "count_include_pad")}
-    stride, padding = pair(call["stride"] or kernel), pair(call["padding"])
-    return call.emit("avg_pool2d", call.image("self"), kernel=kernel, stride=stride, padding=padding, **attrs)
+def _avg_pool(sides: int) -> Rule:
+    def translate(call: Call) -> Value:
+        if call.arguments.get("divisor_override") is not None:
+            raise Untranslatable("an average with a divisor of its own")
+        kernel = windows(call["kernel_size"], sides)
+        attrs = {name: call[name] for name in ("ceil_mode", "count_include_pad")}
+        attrs |= {"stride": windows(call["stride"] or kernel, sides), "padding": windows(call["padding"], sides)}
+        return call.emit(f"avg_pool{sides}d", call.batched("self", sides), kernel=kernel, **attrs)
+
+    return translate
+
+
+for _sides in (1, 2, 3):
+    RULES[f"max_pool{_sides}d.default"] = RULES[f"max_pool{_sides}d_with_indices.default"] = _max_pool(_sides)
+    RULES[f"avg_pool{_sides}d.default"] = _avg_pool(_sides)
 
 
 @RULES.add("adaptive_avg_pool2d.default", "_adaptive_avg_pool2d.default")
 def _adaptive_avg_pool2d(call: Call) -> Value:
-    return call.emit("adaptive_avg_pool2d", call.image("self"), size=pair(call["output_size"]))
+    return call.emit("adaptive_avg_pool2d", call.image("self"), size=windows(call["output_size"], 2))
 
 
 @RULES.add("adaptive_avg_pool1d.default")
@@ -55,7 +64,7 @@ def _adaptive_avg_pool1d(call: Call) -> Value:
 
 @RULES.add("adaptive_max_pool2d.default")
 def _adaptive_max_pool2d(call: Call) -> Result:
-    return call.emit("adaptive_max_pool2d", call.image("self"), size=pair(call["output_size"])), None
+    return call.emit("adaptive_max_pool2d", call.image("self"), size=windows(call["output_size"], 2)), None
 
 
 def _reduce(op: str) -> Rule:

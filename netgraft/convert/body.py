@@ -168,8 +168,8 @@ class Body:
             case Call():
                 return self._call(what, node, taken)
             case slice():
-                bounds = [self._expression(b, node, taken, "size") for b in (what.start, what.stop) if b is not None]
-                return Join((bounds[0], ":", bounds[1], *_step(what.step))) if bounds else ":"
+                start, stop = ("" if b is None else self.slots.add(b, "size") for b in (what.start, what.stop))
+                return Join((start, ":", stop, *_step(what.step)))
             case list():
                 return Apply("", tuple(self._expression(item, node, taken, name) for item in what), "[]")
             case None | bool() | str():

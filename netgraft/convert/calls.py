@@ -92,9 +92,13 @@ class Call:
 
     def image(self, name: str) -> Operand:
         """A tensor argument that must be N, C, H, W."""
+        return self.batched(name, 2)
+
+    def batched(self, name: str, sides: int) -> Operand:
+        """A tensor argument that must have a batch and channels before its sides."""
         operand: Operand = self[name]
-        if self.type(name).rank != 4:
-            raise Untranslatable(f"the input {self.type(name)} is no batch of images")
+        if self.type(name).rank != 2 + sides:
+            raise Untranslatable(f"the input {self.type(name)} is no batch of {'images' if sides == 2 else 'signals'}")
         return operand
 
     def reshape(self, x: Operand, shape: Sequence[int | Batch]) -> Operand:
@@ -125,7 +129,7 @@ class Rules(dict[str, Rule]):
         return register
 
 
-def pair(numbers: Any) -> tuple[Any, Any]:
-    """ATen's lists of one or two numbers, as (height, width)."""
-    items = list(numbers) if isinstance(numbers, list | tuple) else [numbers]
-    return (items[0], items[-1])
+def windows(numbers: Any, sides: int) -> tuple[Any, ...]:
+    """ATen's lists of one number, or one for each side, as one for each side."""
+    items = tuple(numbers) if isinstance(numbers, list | tuple) else (numbers,)
+    return items * sides if len(items) == 1 else items

@@ -9,11 +9,13 @@ modes: in evaluation for what it computes, in training for the dropout that only
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import math
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from netgraft.convert import onnx_foreign
+from netgraft.convert.image_sizes import with_image_sizes
 from netgraft.convert.lowering import function
 from netgraft.convert.program import DecompositionNeededError, Reader
 from netgraft.convert.quiet import quiet
@@ -41,8 +44,9 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     are module paths, weight keys the names in ``state_dict()``. Outputs are the tensors that ``forward`` returns, in
     order, out of whatever tuples, dicts or dataclasses hold them. Operations without a counterpart are frozen nodes.
 
-    A UserWarning says where the result is less than the module: a batch size that could not be made variable, or code
-    that only training runs. SourceError, in one line, where the module does not run on the inputs or cannot be traced.
+    A UserWarning says where the result is less than the module: a batch size that could not be made variable, code that
+    only training runs, or outputs that are no tensors. SourceError, in one line, where the module does not run on the
+    inputs or cannot be traced.
     """
     name = name or type(module).__name__
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
@@ -51,10 +55,13 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     original = _copy(module, name)
     try:
         with torch.no_grad(), quiet():
-            original.eval()(*(x.clone() for x in args))
+            returned = original.eval()(*(x.clone() for x in args))
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in args)
         raise SourceError(f"{name} does not run on example inputs of shape {shapes}: {reason(error)}") from None
+    rest = sorted({type(part).__name__ for part in _parts(returned) if not isinstance(part, Tensor | None)})
+    if rest:
+        _warn(f"{name} returns {', '.join(rest)} besides tensors, which is left out")
     args = _widened(args)
     try:
         program = _export(_copy(module, name).eval(), args, dynamic=True)
@@ -72,8 +79,8 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             ) from None
         graph, weights = _read(program, name, training=False)
         graph = _with_variable_batch(graph, name)
-    model = Model(graph, weights, name)
-    return _with_training(model, _copy(module, name), args, dynamic)
+    model = _with_training(Model(graph, weights, name), _copy(module, name), args, dynamic)
+    return with_image_sizes(model, lambda *xs: _tensors(original(*xs)), args)
 
 
 def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
@@ -124,9 +131,34 @@ def _widened(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(torch.cat([x, x]) if x.shape[0] == 1 else x for x in args)
 
 
+def _parts(returned: Any) -> Iterator[Any]:
+    """What a network returns, in order, out of the containers that hold it."""
+    if dataclasses.is_dataclass(returned) and not isinstance(returned, Mapping):
+        returned = [getattr(returned, entry.name) for entry in dataclasses.fields(returned)]
+    elif isinstance(returned, Mapping):
+        returned = list(returned.values())
+    if isinstance(returned, list | tuple):
+        for part in returned:
+            yield from _parts(part)
+    else:
+        yield returned
+
+
+def _tensors(returned: Any) -> tuple[Tensor, ...]:
+    return tuple(part for part in _parts(returned) if isinstance(part, Tensor))
+
+
 def _export(module: nn.Module, args: tuple[Tensor, ...], *, dynamic: bool) -> ExportedProgram:
     collection: Callable[[], Any] = ShapesCollection
     shapes = collection()
+    forward = module.forward
+
+    # Tensors only: torch.export takes no containers that are not registered with it.
+    @functools.wraps(forward)
+    def flat(*given: Any, **named: Any) -> tuple[Tensor, ...]:
+        return _tensors(forward(*given, **named))
+
+    module.forward = flat
     args = tuple(x.detach().clone() for x in args)
     for x in args:
         if dynamic and x.shape[0] == args[0].shape[0]:

@@ -250,8 +250,11 @@ def _pool_layer(cls: str, *windows: str) -> Callable[[Mapping[str, Any], TensorT
 
 
 _LAYERS: Final[Mapping[str, Callable[[Mapping[str, Any], TensorType], Layer | None]]] = {
-    "conv2d": _conv_layer("Conv2d", "stride", "padding", "dilation"),
-    "conv_transpose2d": _conv_layer("ConvTranspose2d", "stride", "padding", "output_padding", "dilation"),
+    **{f"conv{n}d": _conv_layer(f"Conv{n}d", "stride", "padding", "dilation") for n in (1, 2, 3)},
+    **{
+        f"conv_transpose{n}d": _conv_layer(f"ConvTranspose{n}d", "stride", "padding", "output_padding", "dilation")
+        for n in (1, 2, 3)
+    },
     "linear": _linear_layer,
     "batch_norm": _batch_norm_layer,
     "group_norm": _group_norm_layer,
@@ -273,8 +276,8 @@ _LAYERS: Final[Mapping[str, Callable[[Mapping[str, Any], TensorType], Layer | No
     "log_softmax": _without_weights("LogSoftmax", dim="dim"),
     "dropout": _without_weights("Dropout", "p"),
     "dropout2d": _without_weights("Dropout2d", "p"),
-    "max_pool2d": _pool_layer("MaxPool2d", "stride", "padding", "dilation"),
-    "avg_pool2d": _pool_layer("AvgPool2d", "stride", "padding"),
+    **{f"max_pool{n}d": _pool_layer(f"MaxPool{n}d", "stride", "padding", "dilation") for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": _pool_layer(f"AvgPool{n}d", "stride", "padding") for n in (1, 2, 3)},
     "adaptive_avg_pool2d": _without_weights("AdaptiveAvgPool2d", "size"),
     "adaptive_max_pool2d": _without_weights("AdaptiveMaxPool2d", "size"),
     "flatten": _without_weights("Flatten", start="start_dim", end="end_dim"),
@@ -418,7 +421,14 @@ def _flatten(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 
 
 def _reshape(node: Node, inputs: _Types, outputs: _Types) -> Expression:
-    return Call(".reshape", (X, *(-1 if isinstance(d, Batch) else d for d in outputs[0].shape)))
+    have, want = inputs[0].shape, outputs[0].shape
+    sides: tuple[Expression, ...] = ()
+    if len(have) > 3 and len(want) > 3 and have[-2:] == want[-2:] and have[0] == want[0]:
+        # Height and width are kept, whatever they are.
+        want, sides = want[:-2], (Call(".size", (X, -2)), Call(".size", (X, -1)))
+    elif len(have) == 4 and len(want) == 3 and have[:2] == want[:2]:
+        return Call(".flatten", (X, 2))
+    return Call(".reshape", (X, *(-1 if isinstance(d, Batch) else d for d in want), *sides))
 
 
 def _expand(node: Node, inputs: _Types, outputs: _Types) -> Expression:
@@ -443,8 +453,10 @@ def _split(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 
 def _slice(node: Node, inputs: _Types, outputs: _Types) -> Expression:
     dim = node.attrs["dim"] % inputs[0].rank
-    step = node.attrs["step"] if node.attrs["step"] != 1 else None
-    return Call("[]", (X, (*[slice(None)] * dim, slice(node.attrs["start"], node.attrs["stop"], step))))
+    start, stop, step = (node.attrs[name] for name in ("start", "stop", "step"))
+    # To the end, or from the beginning, is so whatever the size is.
+    bounds = slice(start or None, None if stop == inputs[0].shape[dim] else stop, step if step != 1 else None)
+    return Call("[]", (X, (*[slice(None)] * dim, bounds)))
 
 
 def _pad(node: Node, inputs: _Types, outputs: _Types) -> Expression:
@@ -455,8 +467,17 @@ def _pad(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 def _interpolate(node: Node, inputs: _Types, outputs: _Types) -> Expression:
     attrs = node.attrs
     by = {"size": _square(attrs["size"])} if attrs["size"] is not None else {"scale_factor": _square(attrs["scale"])}
+    return Call("F.interpolate", (X,), by | _interpolating(node))
+
+
+def _interpolate_like(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    size = Call("[]", (Call(".size", (Operand(1),)), slice(2, None)))
+    return Call("F.interpolate", (X,), {"size": size} | _interpolating(node))
+
+
+def _interpolating(node: Node) -> dict[str, Any]:
     defaults = {"mode": "nearest", "align_corners": None, "antialias": False}
-    return Call("F.interpolate", (X,), by | _unless(defaults, **{name: attrs[name] for name in defaults}))
+    return _unless(defaults, **{name: node.attrs[name] for name in defaults})
 
 
 def _frozen(node: Node, inputs: _Types, outputs: _Types) -> Expression:
@@ -502,8 +523,11 @@ def _argument(value: Any, inputs: _Types) -> Any:
 
 
 _EXPRESSIONS: Final[Mapping[str, _Rule]] = {
-    "conv2d": _conv("F.conv2d", "stride", "padding", "dilation"),
-    "conv_transpose2d": _conv("F.conv_transpose2d", "stride", "padding", "output_padding", "dilation"),
+    **{f"conv{n}d": _conv(f"F.conv{n}d", "stride", "padding", "dilation") for n in (1, 2, 3)},
+    **{
+        f"conv_transpose{n}d": _conv(f"F.conv_transpose{n}d", "stride", "padding", "output_padding", "dilation")
+        for n in (1, 2, 3)
+    },
     "linear": _linear,
     "batch_norm": _batch_norm,
     "group_norm": _norm("F.group_norm", "groups"),
@@ -541,8 +565,8 @@ _EXPRESSIONS: Final[Mapping[str, _Rule]] = {
     "concat": _concat,
     "matmul": _fixed(Call("torch.matmul", (Operand(0), Operand(1)))),
     "attention": _attention,
-    "max_pool2d": _pool("F.max_pool2d", "stride", "padding", "dilation"),
-    "avg_pool2d": _pool("F.avg_pool2d", "stride", "padding"),
+    **{f"max_pool{n}d": _pool(f"F.max_pool{n}d", "stride", "padding", "dilation") for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": _pool(f"F.avg_pool{n}d", "stride", "padding") for n in (1, 2, 3)},
     "adaptive_avg_pool2d": _adaptive_pool("F.adaptive_avg_pool2d"),
     "adaptive_max_pool2d": _adaptive_pool("F.adaptive_max_pool2d"),
     "mean": _reduction(".mean"),
@@ -555,6 +579,7 @@ _EXPRESSIONS: Final[Mapping[str, _Rule]] = {
     "slice": _slice,
     "pad": _pad,
     "interpolate": _interpolate,
+    "interpolate_like": _interpolate_like,
     "pixel_shuffle": _of("F.pixel_shuffle", "factor"),
     "pixel_unshuffle": _of("F.pixel_unshuffle", "factor"),
     "frozen": _frozen,

@@ -66,8 +66,8 @@ def verify(data: bytes, model: Model, *, batches: Sequence[int] = (1, 3), tolera
     """The greatest difference between onnxruntime's outputs, as it runs by default, and :func:`to_module`'s.
 
     ConversionError where a difference is above ``tolerance``, absolute or relative, whichever is more lenient. A
-    network that multiplies rounding errors cannot agree so closely with anything: where torch's own float32 is farther than
-    ``tolerance`` from its float64, onnxruntime may be ``ROUNDING`` times as far, and a UserWarning says so.
+    network that multiplies rounding errors cannot agree so closely with anything: where torch's own float32 is farther
+    than ``tolerance`` from its float64, onnxruntime may be ``ROUNDING`` times as far, and a UserWarning says so.
     """
     module = to_module(model).eval()
     worst = 0.0

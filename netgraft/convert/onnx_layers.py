@@ -108,11 +108,27 @@ def _conv(call: Call) -> Value:
 
 
 def _conv_otherwise(call: Call, x: Value) -> Value:
-    """In one or three dimensions, by PyTorch's operation, with the weights as inputs."""
+    """In one or three dimensions; by PyTorch's operation, with the weights as inputs, where these are computed."""
     n = call.type(x).rank - 2
     pads = call.attrs.get("pads", [0] * 2 * n)
     if pads[:n] != pads[n:] or call.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         raise Untranslatable("a convolution whose padding differs before and after")
+    if call.is_known(1):
+        kernel, weights = _floating(call.constant(1)), {"weight": ""}
+        has_bias = _bias(call, 2, len(kernel), weights)
+        weights["weight"] = call.weight(1)
+        return call.emit(
+            f"conv{n}d",
+            x,
+            weights=weights,
+            out_channels=len(kernel),
+            kernel=kernel.shape[2:],
+            stride=tuple(call.attrs.get("strides", [1] * n)),
+            padding=tuple(pads[:n]),
+            dilation=tuple(call.attrs.get("dilations", [1] * n)),
+            groups=call.attrs.get("group", 1),
+            bias=has_bias,
+        )
     values = [x, call.value(1), *([call.value(2)] if call.has(2) else [])]
     windows = [tuple(call.attrs.get("strides", [1] * n)), tuple(pads[:n]), tuple(call.attrs.get("dilations", [1] * n))]
     bias = ("input", 2) if call.has(2) else None

@@ -202,16 +202,22 @@ def _pool_pads(s: Site) -> tuple[list[int], list[int]]:
     extra = []
     for i, size in enumerate(_whole(s.inputs[0].shape[2:])):
         k, stride, pad = s["kernel"][i], s["stride"][i], s["padding"][i]
-        dilation = s.node.attrs.get("dilation", (1, 1))[i]
+        dilation = s["dilation"][i] if "dilation" in s.node.attrs else 1
         count = window(size, k, stride, pad, dilation, s["ceil_mode"])
         extra.append(max(0, (count - 1) * stride + dilation * (k - 1) + 1 - size - 2 * pad))
     return [*s["padding"], *s["padding"]], extra
 
 
+def _with_rest(pads: list[int], extra: list[int]) -> list[int]:
+    """Paddings before and after, with what the last window needs beyond them."""
+    half = len(extra)
+    return [*pads[:half], *(p + e for p, e in zip(pads[half:], extra, strict=True))]
+
+
 def _max_pool(w: Writer, s: Site) -> str:
     # Written out, because engines differ in what ceil_mode means.
     pads, extra = _pool_pads(s)
-    pads = [*pads[:2], *(p + e for p, e in zip(pads[2:], extra, strict=True))]
+    pads = _with_rest(pads, extra)
     return str(w.add("MaxPool", s.x[0], pads=pads, **_windows(s, "kernel", "stride", "dilation")))
 
 
@@ -220,9 +226,9 @@ def _avg_pool(w: Writer, s: Site) -> str:
     x, counts = s.x[0], s["count_include_pad"]
     if any(extra) and counts and any(pads):
         # The padding counts, what ceil_mode adds to it does not.
-        around = w.constant([0, 0, *pads[:2], 0, 0, *pads[2:]])
-        x, pads, counts = w.add("Pad", x, around, w.scalar(0, s.inputs[0])), [0, 0, 0, 0], False
-    pads = [*pads[:2], *(p + e for p, e in zip(pads[2:], extra, strict=True))]
+        around = w.constant([0, 0, *s["padding"], 0, 0, *s["padding"]])
+        x, pads, counts = w.add("Pad", x, around, w.scalar(0, s.inputs[0])), [0] * len(pads), False
+    pads = _with_rest(pads, extra)
     counted = int(counts and not any(extra))
     return str(w.add("AveragePool", x, pads=pads, count_include_pad=counted, **_windows(s, "kernel", "stride")))
 
@@ -319,9 +325,9 @@ def _interpolate(w: Writer, s: Site) -> str:
             attrs["cubic_coeff_a"] = -0.5 if s["antialias"] else -0.75
         if s["antialias"]:
             attrs |= {"antialias": 1, "exclude_outside": 1}
-    if s["scale"] is not None:
+    if s.node.attrs.get("scale") is not None:
         return str(w.add("Resize", s.x[0], "", w.constant([1, 1, *s["scale"]], np.float32), **attrs))
-    have, want = _whole(s.inputs[0].shape[2:]), s["size"]
+    have, want = _whole(s.inputs[0].shape[2:]), _whole(s.outputs[0].shape[2:])
     factors = [n / h for h, n in zip(have, want, strict=True)]
     if all(f == int(f) for f in factors):
         return str(w.add("Resize", s.x[0], "", w.constant([1, 1, *factors], np.float32), **attrs))
@@ -356,8 +362,8 @@ def _concat(w: Writer, s: Site) -> str:
 
 
 RULES: Final[Mapping[str, Rule]] = {
-    "conv2d": _convolution("Conv"),
-    "conv_transpose2d": _convolution("ConvTranspose"),
+    **{f"conv{n}d": _convolution("Conv") for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _convolution("ConvTranspose") for n in (1, 2, 3)},
     "linear": _linear,
     "batch_norm": _batch_norm,
     "group_norm": _group_norm,
@@ -395,8 +401,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "concat": _concat,
     "matmul": _simple("MatMul"),
     "attention": _attention,
-    "max_pool2d": _max_pool,
-    "avg_pool2d": _avg_pool,
+    **{f"max_pool{n}d": _max_pool for n in (1, 2, 3)},
+    **{f"avg_pool{n}d": _avg_pool for n in (1, 2, 3)},
     "adaptive_avg_pool2d": _adaptive_pool(mean=True),
     "adaptive_max_pool2d": _adaptive_pool(mean=False),
     "mean": _reduction("ReduceMean"),
@@ -409,6 +415,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "slice": _slice,
     "pad": _pad,
     "interpolate": _interpolate,
+    "interpolate_like": _interpolate,
     "pixel_shuffle": _pixel_shuffle,
     "pixel_unshuffle": _pixel_unshuffle,
     "frozen": _frozen,

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Final
 
 from netgraft.ir import Edit, Graph, Keep, Node, Region, Value
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 
 
 def flops(graph: Graph) -> int:
@@ -72,7 +74,7 @@ def unknown(graph: Graph) -> tuple[str, ...]:
     return tuple(node.id for node in graph if node.op == "frozen")
 
 
-_MULTIPLYING: Final = frozenset({"conv2d", "conv_transpose2d", "linear", "matmul", "attention"})
+_MULTIPLYING: Final = CONVOLUTIONS | TRANSPOSED | {"linear", "matmul", "attention"}
 
 
 def _macs(graph: Graph, node: Node) -> int:
@@ -82,9 +84,9 @@ def _macs(graph: Graph, node: Node) -> int:
     x, out = given[0], graph.output_types(node)[0]
     groups: int = node.attrs.get("groups", 1)
     match node.op:
-        case "conv2d":
+        case op if op in CONVOLUTIONS:
             return out.numel() * x.concrete()[1] // groups * _taps(node)
-        case "conv_transpose2d":
+        case op if op in TRANSPOSED:
             return x.numel() * out.concrete()[1] // groups * _taps(node)
         case "linear" | "matmul":
             return out.numel() * x.concrete()[-1]
@@ -95,8 +97,7 @@ def _macs(graph: Graph, node: Node) -> int:
 
 def _taps(node: Node) -> int:
     """Number of positions in the window of a convolution or pooling."""
-    height, width = node.attrs["kernel"]
-    return int(height * width)
+    return prod(node.attrs["kernel"])
 
 
 # What returns its input's own memory at inference.

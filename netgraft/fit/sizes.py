@@ -120,7 +120,11 @@ class _Walk:
                 self._steps.append(_Resize(node, own, known, result, before, after, 1 + 0.01 * position))
                 places[value] = _Place(result, (2, 3))
                 return
-        if node.op in _JOINS:
+        if node.op == "interpolate_like":
+            like = places.get(node.inputs[1])
+            if like:
+                places[value] = like
+        elif node.op in _JOINS:
             self._join(node)
         elif node.op == "frozen" or (node.op in ("split", "slice") and source and self._cuts(node, source)):
             self._keep(node)

@@ -158,6 +158,9 @@ class _Widths:
                 q, k, v = inputs[:3]
                 self.equate((q[-1], k[-2]), (k[-1], v[-2]), f"{node.id} (attention)")
                 return {}, [(*q[:-1], v[-1])]
+            case "interpolate_like":
+                x, like = inputs
+                return {}, [(*x[:2], *like[2:])]
             case "pixel_shuffle" | "pixel_unshuffle":
                 return {}, [self._shuffled(node, attrs, inputs[0])]
             case "flatten":

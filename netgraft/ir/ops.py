@@ -1,8 +1,9 @@
 """The op table: every operation netgraft understands, with its arity, attributes, weights and shape rule.
 
 Attribute names and meanings follow PyTorch where it has them; windows (``kernel``, ``stride``, ``padding``,
-``dilation``) are (height, width) pairs. What is not in the table is carried as a ``frozen`` node: the framework's own
-operation by name, with its arguments as data, which mutations leave alone.
+``dilation``) are (height, width) pairs, or have one or three numbers where the op's name does. What is not in the table
+is carried as a ``frozen`` node: the framework's own operation by name, with its arguments as data, which mutations
+leave alone.
 """
 
 from __future__ import annotations
@@ -124,22 +125,26 @@ def _pointwise(name: str, **attrs: Any) -> OpDef:
     return OpDef(name, (1, 1), shapes.same, attrs, pointwise=True)
 
 
-_CONV = {
-    "out_channels": REQUIRED,
-    "kernel": REQUIRED,
-    "stride": (1, 1),
-    "padding": (0, 0),
-    "dilation": (1, 1),
-    "groups": 1,
-    "bias": True,
-}
+def _windowed(sides: int) -> tuple[OpDef, ...]:
+    """Convolutions and pools over images of one, two or three sides. max_pool pads with -inf, as PyTorch."""
+    once, none = (1,) * sides, (0,) * sides
+    kernel = {"out_channels": REQUIRED, "kernel": REQUIRED, "stride": once, "padding": none, "dilation": once}
+    convolution = kernel | {"groups": 1, "bias": True}
+    transposed = convolution | {"output_padding": none}
+    window = {"kernel": REQUIRED, "stride": REQUIRED, "padding": none}
+    return (
+        OpDef(f"conv{sides}d", (1, 1), shapes.conv, convolution, _conv_weights),
+        OpDef(f"conv_transpose{sides}d", (1, 1), shapes.conv_transpose, transposed, _conv_transpose_weights),
+        OpDef(f"max_pool{sides}d", (1, 1), shapes.pool, window | {"dilation": once, "ceil_mode": False}),
+        OpDef(f"avg_pool{sides}d", (1, 1), shapes.pool, window | {"ceil_mode": False, "count_include_pad": True}),
+    )
+
 
 _DEFINITIONS = (
+    *_windowed(1),
+    *_windowed(2),
+    *_windowed(3),
     # Layers with weights.
-    OpDef("conv2d", (1, 1), shapes.conv2d, _CONV, _conv_weights),
-    OpDef(
-        "conv_transpose2d", (1, 1), shapes.conv_transpose2d, _CONV | {"output_padding": (0, 0)}, _conv_transpose_weights
-    ),
     OpDef("linear", (1, 1), shapes.linear, {"out_features": REQUIRED, "bias": True}, _linear_weights),
     # momentum None means a cumulative average, as in PyTorch.
     OpDef(
@@ -207,19 +212,7 @@ _DEFINITIONS = (
     OpDef("matmul", (2, 2), shapes.matmul),
     # Inputs: query, key, value and, optionally, an additive or boolean mask. scale None means 1/sqrt(E).
     OpDef("attention", (3, 4), shapes.attention, {"scale": None, "causal": False, "p": 0.0}),
-    # Pooling and reductions. max_pool2d pads with -inf, as PyTorch.
-    OpDef(
-        "max_pool2d",
-        (1, 1),
-        shapes.pool2d,
-        {"kernel": REQUIRED, "stride": REQUIRED, "padding": (0, 0), "dilation": (1, 1), "ceil_mode": False},
-    ),
-    OpDef(
-        "avg_pool2d",
-        (1, 1),
-        shapes.pool2d,
-        {"kernel": REQUIRED, "stride": REQUIRED, "padding": (0, 0), "ceil_mode": False, "count_include_pad": True},
-    ),
+    # Pooling and reductions.
     OpDef("adaptive_avg_pool2d", (1, 1), shapes.adaptive_pool2d, {"size": (1, 1)}),
     OpDef("adaptive_max_pool2d", (1, 1), shapes.adaptive_pool2d, {"size": (1, 1)}),
     OpDef("mean", (1, 1), shapes.reduce, {"dims": REQUIRED, "keepdim": False}),
@@ -238,6 +231,13 @@ _DEFINITIONS = (
         shapes.interpolate,
         {"size": None, "scale": None, "mode": "nearest", "align_corners": None, "antialias": False},
     ),
+    # To the height and width of the second input.
+    OpDef(
+        "interpolate_like",
+        (2, 2),
+        shapes.interpolate_like,
+        {"mode": "nearest", "align_corners": None, "antialias": False},
+    ),
     OpDef("pixel_shuffle", (1, 1), shapes.pixel_shuffle, {"factor": REQUIRED}),
     OpDef("pixel_unshuffle", (1, 1), shapes.pixel_unshuffle, {"factor": REQUIRED}),
     # What the table does not know. ``target`` is the framework's name ("aten.roll.default"), ``args`` and ``kwargs``
@@ -252,6 +252,10 @@ _DEFINITIONS = (
 )
 
 OPS: Final[Mapping[str, OpDef]] = {d.name: d for d in _DEFINITIONS}
+
+CONVOLUTIONS: Final = frozenset(f"conv{sides}d" for sides in (1, 2, 3))
+TRANSPOSED: Final = frozenset(f"conv_transpose{sides}d" for sides in (1, 2, 3))
+"""The transposed convolutions."""
 
 ACTIVATIONS: Final = frozenset(
     [

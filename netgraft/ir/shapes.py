@@ -56,36 +56,45 @@ def same(inputs: Inputs, attrs: Attrs) -> Outputs:
     return (inputs[0],)
 
 
-def conv2d(inputs: Inputs, attrs: Attrs) -> Outputs:
-    """[N,C,H,W] -> [N,out_channels,H',W']."""
+def conv(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,...] -> [N,out_channels,...], over as many sides as the kernel has."""
     x = inputs[0]
-    n, c, h, w = _image(x, "conv2d")
-    groups, out = attrs["groups"], attrs["out_channels"]
-    if c % groups or out % groups:
-        raise ShapeError(f"conv2d: {c} channels in and {out} out cannot be split into {groups} groups")
-    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = attrs["kernel"], attrs["stride"], attrs["padding"], attrs["dilation"]
-    return (x.with_shape((n, out, window(h, kh, sh, ph, dh), window(w, kw, sw, pw, dw))),)
+    n, c, sides = _sides(x, len(attrs["kernel"]), "a convolution")
+    _check_groups(c, attrs)
+    windows = zip(sides, *(attrs[name] for name in ("kernel", "stride", "padding", "dilation")), strict=True)
+    return (x.with_shape((n, attrs["out_channels"], *(window(*given) for given in windows))),)
 
 
-def conv_transpose2d(inputs: Inputs, attrs: Attrs) -> Outputs:
-    """[N,C,H,W] -> [N,out_channels,H',W'], H' = (H-1)s - 2p + d(k-1) + output_padding + 1."""
+def conv_transpose(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,...] -> [N,out_channels,H',...], H' = (H-1)s - 2p + d(k-1) + output_padding + 1."""
     x = inputs[0]
-    n, c, h, w = _image(x, "conv_transpose2d")
-    groups, out = attrs["groups"], attrs["out_channels"]
-    if c % groups or out % groups:
-        raise ShapeError(f"conv_transpose2d: {c} channels in and {out} out cannot be split into {groups} groups")
-
-    def size(i: int, along: int) -> int:
-        k, s, p, d, extra = (attrs[a][along] for a in ("kernel", "stride", "padding", "dilation", "output_padding"))
-        return int((i - 1) * s - 2 * p + d * (k - 1) + extra + 1)
-
+    n, c, sides = _sides(x, len(attrs["kernel"]), "a transposed convolution")
+    _check_groups(c, attrs)
     for extra, s, d in zip(attrs["output_padding"], attrs["stride"], attrs["dilation"], strict=True):
         if extra >= max(s, d):
-            raise ShapeError(f"conv_transpose2d: output padding {extra} must be less than stride {s} or dilation {d}")
-    height, width = size(h, 0), size(w, 1)
-    if height < 1 or width < 1:
-        raise ShapeError(f"conv_transpose2d: {x} would become {height}x{width}")
-    return (x.with_shape((n, out, height, width)),)
+            raise ShapeError(
+                f"a transposed convolution: output padding {extra} must be less than stride {s} or dilation {d}"
+            )
+    names = ("kernel", "stride", "padding", "dilation", "output_padding")
+    windows = zip(sides, *(attrs[name] for name in names), strict=True)
+    sizes = [(i - 1) * s - 2 * p + d * (k - 1) + extra + 1 for i, k, s, p, d, extra in windows]
+    if min(sizes) < 1:
+        raise ShapeError(f"a transposed convolution: {x} would become {'x'.join(map(str, sizes))}")
+    return (x.with_shape((n, attrs["out_channels"], *sizes)),)
+
+
+def _sides(x: TensorType, count: int, what: str) -> tuple[Dim, int, list[int]]:
+    """Batch, channels and the ``count`` sizes behind them."""
+    if x.rank != 2 + count or any(isinstance(d, Batch) for d in x.shape[1:]):
+        letters = {1: "L", 2: "H,W", 3: "D,H,W"}[count]
+        raise ShapeError(f"{what} over {count} sides needs a tensor [N,C,{letters}], got {x}")
+    return x.shape[0], _fixed(x.shape[1], x), [_fixed(d, x) for d in x.shape[2:]]
+
+
+def _check_groups(channels: int, attrs: Attrs) -> None:
+    groups, out = attrs["groups"], attrs["out_channels"]
+    if channels % groups or out % groups:
+        raise ShapeError(f"a convolution: {channels} channels in and {out} out cannot be split into {groups} groups")
 
 
 def linear(inputs: Inputs, attrs: Attrs) -> Outputs:
@@ -182,16 +191,15 @@ def slice_(inputs: Inputs, attrs: Attrs) -> Outputs:
     return (x.with_shape((*x.shape[:d], -(-(stop - start) // step), *x.shape[d + 1 :])),)
 
 
-def pool2d(inputs: Inputs, attrs: Attrs) -> Outputs:
-    """[N,C,H,W] -> [N,C,H',W']."""
+def pool(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,...] -> [N,C,...], over as many sides as the kernel has."""
     x = inputs[0]
-    n, c, h, w = _image(x, "pooling")
-    (kh, kw), (sh, sw), (ph, pw) = attrs["kernel"], attrs["stride"], attrs["padding"]
-    dh, dw = attrs.get("dilation", (1, 1))
-    if 2 * ph > kh or 2 * pw > kw:
-        raise ShapeError(f"pooling: padding {(ph, pw)} is more than half of the kernel {(kh, kw)}")
-    up = attrs["ceil_mode"]
-    return (x.with_shape((n, c, window(h, kh, sh, ph, dh, up), window(w, kw, sw, pw, dw, up))),)
+    kernel, stride, padding = attrs["kernel"], attrs["stride"], attrs["padding"]
+    n, c, sides = _sides(x, len(kernel), "pooling")
+    if any(2 * p > k for p, k in zip(padding, kernel, strict=True)):
+        raise ShapeError(f"pooling: padding {padding} is more than half of the kernel {kernel}")
+    windows = zip(sides, kernel, stride, padding, attrs.get("dilation", (1,) * len(kernel)), strict=True)
+    return (x.with_shape((n, c, *(window(*given, attrs["ceil_mode"]) for given in windows))),)
 
 
 def adaptive_pool2d(inputs: Inputs, attrs: Attrs) -> Outputs:
@@ -270,6 +278,13 @@ def interpolate(inputs: Inputs, attrs: Attrs) -> Outputs:
     if min(size) < 1:
         raise ShapeError(f"interpolate: {x} would become {size}")
     return (x.with_shape((n, c, *size)),)
+
+
+def interpolate_like(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[N,C,H,W] and [M,D,H',W'] -> [N,C,H',W']."""
+    x, like = inputs
+    n, c, *_ = _image(x, "interpolate_like")
+    return (x.with_shape((n, c, *_image(like, "interpolate_like")[2:])),)
 
 
 def pixel_shuffle(inputs: Inputs, attrs: Attrs) -> Outputs:

@@ -14,20 +14,33 @@ from typing import Final
 
 from netgraft.errors import OptionError
 from netgraft.ir import Graph, Region
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 from netgraft.segments import head
 
-_LAYERS: Final = frozenset({"conv2d", "conv_transpose2d", "linear"})
+_LAYERS: Final = CONVOLUTIONS | TRANSPOSED | {"linear"}
 _PREPARING: Final = frozenset(
     {
-        *("add_scalar", "mul_scalar", "add", "sub", "mul", "div", "pow", "sqrt", "clamp", "interpolate", "pad"),
-        *("slice", "split", "concat", "reshape", "flatten", "permute", "expand", "identity", "constant"),
+        *(
+            "add_scalar",
+            "mul_scalar",
+            "add",
+            "sub",
+            "mul",
+            "div",
+            "pow",
+            "sqrt",
+            "clamp",
+            "interpolate",
+            "interpolate_like",
+        ),
+        *("pad", "slice", "split", "concat", "reshape", "flatten", "permute", "expand", "identity", "constant"),
     }
 )
 """What is done to inputs before a network begins: normalising, resizing, cutting and rearranging."""
 
 
 _NEVER_NEGATIVE: Final = frozenset(["relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "softplus", "exp", "sqrt"])
-_WITH_SIGN: Final = frozenset(["conv2d", "conv_transpose2d", "linear", "batch_norm", "group_norm", "layer_norm"])
+_WITH_SIGN: Final = _LAYERS | {"batch_norm", "group_norm", "layer_norm"}
 
 
 def untouchable(graph: Graph) -> dict[str, str]:

@@ -17,6 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from netgraft.ir import Carry, Edit, Graph, Keep, Node, Region, Slice, Value, Weights
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
+
+_RESAMPLING = frozenset(f"{kind}_pool{sides}d" for kind in ("max", "avg") for sides in (1, 2, 3))
+_RESAMPLING |= {"adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "interpolate_like"}
 
 
 class _Axis(NamedTuple):
@@ -156,6 +160,8 @@ def _group(graph: Graph, maker: Node) -> ChannelGroup | None:
                 return None
             waiting.extend(tied)
         for user in graph.users.get(value, ()):
+            if user.op == "interpolate_like" and value != user.inputs[0]:
+                continue  # it looks at the image's size only
             if (
                 _makes(user)
                 and axis.dim == _channel_dim(graph, user, value)
@@ -174,7 +180,7 @@ def _group(graph: Graph, maker: Node) -> ChannelGroup | None:
 
 def _makes(node: Node) -> bool:
     """Whether every output channel of the node has its own filter over all input channels."""
-    return node.op == "linear" or (node.op in ("conv2d", "conv_transpose2d") and node.attrs["groups"] == 1)
+    return node.op == "linear" or (node.op in CONVOLUTIONS | TRANSPOSED and node.attrs["groups"] == 1)
 
 
 def _channel_dim(graph: Graph, node: Node, value: Value) -> int:
@@ -213,10 +219,10 @@ def _after(graph: Graph, node: Node, index: int, axis: _Axis) -> _Axis | None:
             return axis if node.attrs["parameters"] == 1 or dim == 1 else None
         case _ if node.definition.pointwise:
             return axis
-        case "conv2d":
+        case op if op in CONVOLUTIONS:
             depthwise = node.attrs["groups"] == x.shape[1] == out.shape[1]
             return axis if depthwise and axis == (1, 1) else None
-        case "max_pool2d" | "avg_pool2d" | "adaptive_avg_pool2d" | "adaptive_max_pool2d" | "interpolate":
+        case op if op in _RESAMPLING:
             return axis if dim == 1 else None
         case "add" | "mul" | "sub" | "div":
             return _Axis(dim + out.rank - x.rank, inner)
@@ -245,10 +251,10 @@ def _after(graph: Graph, node: Node, index: int, axis: _Axis) -> _Axis | None:
 def _cuts(node: Node, part: str) -> dict[str, int]:
     """The weight roles that lose entries, and along which axis."""
     if part == "passes":
-        per_channel = node.op in ("conv2d", "batch_norm") or (node.op == "prelu" and node.attrs["parameters"] > 1)
+        per_channel = node.op in CONVOLUTIONS | {"batch_norm"} or (node.op == "prelu" and node.attrs["parameters"] > 1)
         return {role: 0 for role in node.weights if role != "num_batches_tracked"} if per_channel else {}
     # A transposed convolution holds its kernel as (in, out, height, width).
-    makes_first = node.op != "conv_transpose2d"
+    makes_first = node.op not in TRANSPOSED
     if part == "reads":
         return {"weight": int(makes_first)}
     return {role: int(role == "weight" and not makes_first) for role in node.weights}
@@ -261,7 +267,7 @@ def _new_attrs(node: Node, member: _Member, axes: dict[Value, _Axis], kept: int)
             return {"out_features": kept}
         case "makes", _:
             return {"out_channels": kept}
-        case "passes", "conv2d":
+        case "passes", op if op in CONVOLUTIONS:
             return {"out_channels": kept, "groups": kept}
         case "passes", "prelu" if node.attrs["parameters"] > 1:
             return {"parameters": kept * member.inner}

@@ -161,7 +161,16 @@ def _width(type: TensorType) -> int | None:
 
 
 _POOLS = frozenset(
-    ["max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "mean", "flatten"]
+    [
+        "max_pool2d",
+        "avg_pool2d",
+        "adaptive_avg_pool2d",
+        "adaptive_max_pool2d",
+        "interpolate",
+        "interpolate_like",
+        "mean",
+        "flatten",
+    ]
 )
 _SUMS = frozenset(["add", "mul", "sub", "div"])
 

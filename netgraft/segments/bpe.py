@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netgraft.ir import Graph, Node, Region
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 
 LONGEST = 16
 """Most nodes of a piece, a region or a segment: as long as AutoGO's longest."""
@@ -52,7 +53,7 @@ def tokens(graph: Graph) -> dict[str, str]:
     for node in graph:
         before = sorted([ops[v.node] for v in node.inputs])
         after = sorted([reader.op for reader in readers[node.id]] + ["output"] * returned[node.id])
-        kernel = "x".join(map(str, node.attrs["kernel"])) if node.op in ("conv2d", "conv_transpose2d") else ""
+        kernel = "x".join(map(str, node.attrs["kernel"])) if node.op in CONVOLUTIONS | TRANSPOSED else ""
         result[node.id] = intern(f"{node.op}{kernel}({' '.join(before)})({' '.join(after)})")
     return result
 

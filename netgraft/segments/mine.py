@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from netgraft.ir import OPS, Graph, Input, Node, TensorType, Value
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 
 from .bank import Bank, Segment
 from .bpe import Line, Vocabulary, in_line
 
-_LAYERS = frozenset(["conv2d", "conv_transpose2d", "linear"])
+_LAYERS = CONVOLUTIONS | TRANSPOSED | {"linear"}
 _SUBSTANCE = _LAYERS | {"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "matmul", "attention"}
 _TRAINING = {"batch_norm": "momentum"}
 """Attributes that say how a network was trained, not what it is: segments have the table's default. With the 0.003 of

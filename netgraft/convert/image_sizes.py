@@ -1,0 +1,122 @@
+"""Sizes of images that torch.export has written down as numbers: what follows from the image's size follows it again.
+
+A network that enlarges a map to the size of another one, or pools over a whole map, is traced with the sizes of the
+example. Whether these numbers were meant is found out by asking the network: it is run on images twice as large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from netgraft.convert.to_torch import to_module
+from netgraft.ir import Graph, Model, Node, Value
+
+_CLOSE = 1e-4
+_ARITHMETIC = frozenset(["add", "mul", "sub", "div"])
+
+
+def with_image_sizes(model: Model, run: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Model:
+    """The model with sizes that follow the image's, if ``run``, the original in evaluation, computes the same as that
+    for images twice as large; the model as it is, if not, or where it holds no such size.
+
+    ``inputs`` are those of which the model was read. Sizes that are a whole multiple become a scale, others those of
+    the map that they were taken from; a pool over the whole map becomes an adaptive one, and expansions that arithmetic
+    does anyway vanish.
+    """
+    graph = _following(model.graph)
+    if graph is None or not all(x.ndim == 4 and x.is_floating_point() for x in inputs):
+        return model
+    larger = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in inputs]
+    changed = replace(model, graph=graph)
+    try:
+        with torch.no_grad():
+            expected, found = run(*larger), to_module(changed).eval()(*larger)
+    except Exception:  # the network, or the graph, is for images of this size
+        return model
+    found = found if isinstance(found, tuple) else (found,)
+    same = len(found) == len(expected) and all(
+        a.shape == b.shape and torch.allclose(a, b, _CLOSE, _CLOSE, equal_nan=True)
+        for a, b in zip(expected, found, strict=True)
+    )
+    return changed if same else model
+
+
+def _following(graph: Graph) -> Graph | None:
+    """The graph with sizes that follow the image's, or None where there is nothing to change."""
+    nodes = []
+    unexpanded = {node.value(): node.inputs[0] for node in graph if _is_needless(graph, node)}
+    for position, node in enumerate(graph):
+        if node.value() in unexpanded:
+            continue
+        node = node.reading(unexpanded)
+        if node.op == "interpolate" and node.attrs["size"] is not None:
+            node = _scaled(graph, node) or _like(graph, node, position) or node
+        elif node.op == "avg_pool2d" and _is_global(graph, node):
+            node = replace(node, op="adaptive_avg_pool2d", attrs={"size": (1, 1)})
+        nodes.append(node)
+    return Graph(graph.inputs, tuple(nodes), graph.outputs) if tuple(nodes) != graph.nodes else None
+
+
+def _is_needless(graph: Graph, node: Node) -> bool:
+    """Whether an expansion only says what the arithmetic that reads it would do by itself."""
+
+    def stretches(user: Node) -> bool:
+        others = [value for value in user.inputs if value.node != node.id]
+        return user.op in _ARITHMETIC and any(
+            graph.types[v] == graph.types[node.value()] and (v.node not in graph or graph[v.node].op != "expand")
+            for v in others
+        )
+
+    users = graph.users.get(node.value(), ())
+    return node.op == "expand" and node.value() not in graph.outputs and all(map(stretches, users))
+
+
+def _is_global(graph: Graph, node: Node) -> bool:
+    return node.attrs["kernel"] == _size(graph, node.inputs[0]) and not any(node.attrs["padding"])
+
+
+def _size(graph: Graph, value: Value) -> tuple[Any, ...] | None:
+    """Height and width of an image."""
+    shape = graph.types[value].shape
+    return shape[2:] if len(shape) == 4 else None
+
+
+def _scaled(graph: Graph, node: Node) -> Node | None:
+    """The node with a scale, where its size is a whole multiple."""
+    have, want = _size(graph, node.inputs[0]), node.attrs["size"]
+    if have is None or 1 in have or any(w % h for w, h in zip(want, have, strict=True)):
+        return None
+    scale = tuple(float(w // h) for w, h in zip(want, have, strict=True))
+    return replace(node, attrs={**node.attrs, "size": None, "scale": scale})
+
+
+def _like(graph: Graph, node: Node, position: int) -> Node | None:
+    """The node with a map of its size as second input: the last that it is computed from, if there is one."""
+    candidates = [*_before(graph, node), *(value for n in reversed(graph.nodes[:position]) for value in _images(n))]
+    candidates += [Value(given.id) for given in graph.inputs]
+    found = next((value for value in candidates if _size(graph, value) == tuple(node.attrs["size"])), None)
+    if found is None:
+        return None
+    attrs = {name: node.attrs[name] for name in ("mode", "align_corners", "antialias")}
+    return replace(node, op="interpolate_like", inputs=(node.inputs[0], found), attrs=attrs)
+
+
+def _before(graph: Graph, node: Node) -> Iterator[Value]:
+    """What the node is computed from, the nearest first."""
+    waiting, seen = list(node.inputs), set(node.inputs)
+    for value in waiting:
+        yield value
+        if value.node in graph:
+            new = [v for v in graph[value.node].inputs if v not in seen]
+            seen.update(new)
+            waiting += new
+
+
+def _images(node: Node) -> Iterator[Value]:
+    if node.op not in ("constant", "split", "frozen"):
+        yield node.value()
