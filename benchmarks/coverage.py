@@ -4,7 +4,8 @@
 
 The networks are those of ``benchmarks/coverage_models.py`` (all, or those whose names match a PATTERN such as
 ``transformers/*``), with random weights; those of packages that are not installed are skipped and counted. Each runs in
-a process of its own, within ``--timeout`` seconds and ``--memory`` GB, and becomes a line of OUT/rows.jsonl; started
+a process of its own, within ``--timeout`` seconds of processor time and ``--memory`` GB, and becomes a line of
+OUT/rows.jsonl; started
 again, the benchmark goes on with what is missing. Weights are drawn so that all of them matter: scales, shifts and
 batch-norm statistics as after training, because with PyTorch's own a wrong one may not show.
 
@@ -37,6 +38,7 @@ import math
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -52,6 +54,8 @@ COLUMNS += ("child",)
 CLOSE, ONNX_CLOSE, EXACT = 1e-5, 1e-4, 1e-10
 PROMISED = ("import", "eval", "train", "batch", "size", "source", "ONNX", "child")
 """The columns that can fail."""
+_PATIENCE = 10
+"""How many times the processor time a network may take by the clock: the machine may be busy."""
 
 
 def main() -> None:
@@ -96,24 +100,28 @@ def mixed(names: Iterable[str]) -> list[str]:
 def in_process(context: Any, name: str, timeout: int, memory: float) -> dict[str, Any]:
     """The row of one network, or a row that says why there is none."""
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_send_row, args=(name, theirs, int(memory * 2**30)))
+    child = context.Process(target=_send_row, args=(name, theirs, timeout, int(memory * 2**30)))
     child.start()
     theirs.close()
     try:
-        if not ours.poll(timeout):
-            return {"name": name, "import": f"not done after {timeout} s"}
+        if not ours.poll(_PATIENCE * timeout):
+            return {"name": name, "import": f"not done after {_PATIENCE * timeout} s"}
         found: dict[str, Any] = ours.recv()
         return found
     except EOFError:
         child.join()
+        if child.exitcode in (-signal.SIGKILL, -signal.SIGXCPU):
+            return {"name": name, "import": f"not done after {timeout} s of processor time, or out of memory"}
         return {"name": name, "import": f"the process ended with {child.exitcode}"}
     finally:
         child.kill()
         child.join()
 
 
-def _send_row(name: str, connection: Any, limit: int) -> None:
+def _send_row(name: str, connection: Any, timeout: int, limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    used = int(time.process_time())
+    resource.setrlimit(resource.RLIMIT_CPU, (used + timeout, used + timeout))
     connection.send(row(name))
     os._exit(0)  # what a network left behind does not have to be put away
 

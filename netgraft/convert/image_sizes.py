@@ -49,13 +49,14 @@ def with_image_sizes(model: Model, run: Callable[..., Sequence[Tensor]], inputs:
 def _following(graph: Graph) -> Graph | None:
     """The graph with sizes that follow the image's, or None where there is nothing to change."""
     nodes = []
+    follows = _follows(graph)
     unexpanded = {node.value(): node.inputs[0] for node in graph if _is_needless(graph, node)}
     for position, node in enumerate(graph):
         if node.value() in unexpanded:
             continue
         node = node.reading(unexpanded)
         if node.op == "interpolate" and node.attrs["size"] is not None:
-            node = _scaled(graph, node) or _like(graph, node, position) or node
+            node = _scaled(graph, node, follows) or _like(graph, node, position, follows) or node
         elif node.op == "avg_pool2d" and _is_global(graph, node):
             node = replace(node, op="adaptive_avg_pool2d", attrs={"size": (1, 1)})
         nodes.append(node)
@@ -86,20 +87,30 @@ def _size(graph: Graph, value: Value) -> tuple[Any, ...] | None:
     return shape[2:] if len(shape) == 4 else None
 
 
-def _scaled(graph: Graph, node: Node) -> Node | None:
+def _follows(graph: Graph) -> frozenset[Value]:
+    """The values whose size follows that of the images, as long as no size is written down."""
+    found = {Value(given.id) for given in graph.inputs}
+    for node in graph:
+        if not node.op.startswith("adaptive") and any(value in found for value in node.inputs):
+            found.update(node.value(i) for i in range(len(graph.output_types(node))))
+    return frozenset(found)
+
+
+def _scaled(graph: Graph, node: Node, follows: frozenset[Value]) -> Node | None:
     """The node with a scale, where its size is a whole multiple."""
     have, want = _size(graph, node.inputs[0]), node.attrs["size"]
-    if have is None or 1 in have or any(w % h for w, h in zip(want, have, strict=True)):
+    if have is None or node.inputs[0] not in follows or any(w % h for w, h in zip(want, have, strict=True)):
         return None
     scale = tuple(float(w // h) for w, h in zip(want, have, strict=True))
     return replace(node, attrs={**node.attrs, "size": None, "scale": scale})
 
 
-def _like(graph: Graph, node: Node, position: int) -> Node | None:
+def _like(graph: Graph, node: Node, position: int, follows: frozenset[Value]) -> Node | None:
     """The node with a map of its size as second input: the last that it is computed from, if there is one."""
-    candidates = [*_before(graph, node), *(value for n in reversed(graph.nodes[:position]) for value in _images(n))]
-    candidates += [Value(given.id) for given in graph.inputs]
-    found = next((value for value in candidates if _size(graph, value) == tuple(node.attrs["size"])), None)
+    earlier = [n.value() for n in reversed(graph.nodes[:position])]
+    candidates = [*_before(graph, node), *earlier, *(Value(given.id) for given in graph.inputs)]
+    size = tuple(node.attrs["size"])
+    found = next((value for value in candidates if value in follows and _size(graph, value) == size), None)
     if found is None:
         return None
     attrs = {name: node.attrs[name] for name in ("mode", "align_corners", "antialias")}
@@ -115,8 +126,3 @@ def _before(graph: Graph, node: Node) -> Iterator[Value]:
             new = [v for v in graph[value.node].inputs if v not in seen]
             seen.update(new)
             waiting += new
-
-
-def _images(node: Node) -> Iterator[Value]:
-    if node.op not in ("constant", "split", "frozen"):
-        yield node.value()
