@@ -367,7 +367,8 @@ def export(
     ] = "knee",
     input_shape: InputShape = None,
 ) -> None:
-    """Write a network, or one of a run: model.py, weights.safetensors, model.onnx, and netgraft.json about them.
+    """Write a network, or one of a run: model.py, weights.safetensors, model.onnx, and netgraft.json about them; and
+    model.pt2 where the network came from such a file.
 
     What an earlier export wrote into the folder is replaced, and said to be; files that are not netgraft's, or that
     were changed since, are never overwritten.
@@ -376,7 +377,10 @@ def export(
     replaced = (to / RECORD).exists()
     model = load(source, input_shape) if is_network else None
     with _heard() as notices:
-        written = write(model, to) if model else Front(Study.read(Path(source)))[pick].export(to)
+        if model:
+            written = write(model, to, program=source.endswith(".pt2"))
+        else:
+            written = Front(Study.read(Path(source)))[pick].export(to)
     _note(notices)
     for path in written:
         console.print(str(path), soft_wrap=True)

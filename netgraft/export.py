@@ -1,4 +1,6 @@
-"""A network as files that need nothing of netgraft: ``model.py``, ``weights.safetensors`` and ``model.onnx``."""
+"""A network as files that need nothing of netgraft: ``model.py``, ``weights.safetensors`` and ``model.onnx``, and a
+program of ``torch.export``'s where it came from one.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
@@ -15,27 +17,37 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.export import Dim
 
 from netgraft.convert.onnx import example_inputs, is_runnable, to_onnx, verify
 from netgraft.convert.onnx_foreign import is_foreign
+from netgraft.convert.quiet import quiet
 from netgraft.convert.source import emit
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError, OptionError
-from netgraft.ir import Graph, Model
+from netgraft.ir import Batch, Graph, Model
 
 FILES: Final = ("model.py", "weights.safetensors", "model.onnx")
+PROGRAM: Final = "model.pt2"
 RECORD: Final = "netgraft.json"
 CLASS_NAME: Final = "Network"
 TOLERANCE: Final = 1e-5
 
 
 def export(
-    model: Model, directory: str | os.PathLike[str], *, original: Model | None = None, notes: Sequence[str] = ()
+    model: Model,
+    directory: str | os.PathLike[str],
+    *,
+    original: Model | None = None,
+    notes: Sequence[str] = (),
+    program: bool = False,
 ) -> list[Path]:
     """Writes the network into ``directory`` and returns the paths; nothing is written unless everything was verified.
 
     The files are loaded again and compared with :func:`~netgraft.convert.to_torch.to_module` first: ``model.py`` with
     ``weights.safetensors`` loaded strictly (within 1e-5) and ``model.onnx`` in onnxruntime (within 1e-4).
+    ``program`` asks for ``model.pt2`` too: the network in evaluation, for any batch size, as ``torch.export.save``
+    writes it.
     A network that holds operations of ONNX's that torch does not have is written as ``model.onnx`` only, and a
     UserWarning and the notes say so; where not even onnxruntime has them, nothing can be compared.
     ``netgraft.json`` says what the network is, beside ``original`` if that is given, with ``notes`` (what inputs it
@@ -47,7 +59,7 @@ def export(
     _refuse_foreign_files(folder)
     folder.mkdir(parents=True, exist_ok=True)
     foreign = [node for node in model.graph if node.op == "frozen" and is_foreign(node.attrs)]
-    files = ("model.onnx",) if foreign else FILES
+    files = ("model.onnx",) if foreign else (*FILES, PROGRAM) if program else FILES
     if foreign:
         why = f"no model.py: {foreign[0].id} is {foreign[0].attrs['target']}, which torch does not have"
         warnings.warn(f"{model.name} is written as model.onnx only; {why}", UserWarning, stacklevel=2)
@@ -61,6 +73,8 @@ def export(
             save_file(state, draft / "weights.safetensors")
             (draft / "weights.safetensors").chmod(0o666 & ~_umask())  # safetensors lets nobody else read it
             off["model.py"] = _verify_source(draft, model)
+        if PROGRAM in files:
+            off[PROGRAM] = _write_program(draft, model)
         data = to_onnx(model, draft / "model.onnx")
         off["model.onnx"] = verify(data, model) if not foreign or is_runnable(model) else None
         record = {
@@ -74,7 +88,7 @@ def export(
         (draft / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         for file in (*files, RECORD):
             os.replace(draft / file, folder / file)
-    for file in set(FILES) - set(files):
+    for file in {*FILES, PROGRAM} - set(files):
         (folder / file).unlink(missing_ok=True)  # of an earlier export
     return [folder / file for file in (*files, RECORD)]
 
@@ -97,7 +111,7 @@ def _digest(path: Path) -> str:
 def _refuse_foreign_files(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise OptionError(f"{folder} is a file; export needs a folder")
-    present = [file for file in (*FILES, RECORD) if (folder / file).exists()]
+    present = [file for file in (*FILES, PROGRAM, RECORD) if (folder / file).exists()]
     if not present:
         return
     try:
@@ -128,11 +142,28 @@ def load(directory: str | os.PathLike[str]) -> nn.Module:
 
 def _verify_source(folder: Path, model: Model) -> float:
     """The greatest difference between the written source and the graph; ConversionError where it is too great."""
+    return _held(model, "model.py", load(folder).eval())
+
+
+def _write_program(folder: Path, model: Model) -> float:
+    """Writes ``model.pt2``; the greatest difference between what is read from it and the graph."""
     inputs = example_inputs(model.graph, batch=2)
+    types = [given.type.shape for given in model.graph.inputs]
+    dims = tuple({i: Dim.AUTO for i, dim in enumerate(shape) if isinstance(dim, Batch)} for shape in types)
+    with quiet():
+        program = torch.export.export(load(folder).eval(), inputs, dynamic_shapes=dims, strict=False)
+        torch.export.save(program, folder / PROGRAM)
+        again = torch.export.load(folder / PROGRAM).module()
+    return _held(model, PROGRAM, again, batch=3)  # another than it was exported with
+
+
+def _held(model: Model, file: str, written: Callable[..., Any], batch: int = 2) -> float:
+    """The greatest difference between a written network and the graph; ConversionError where it is too great."""
+    inputs = example_inputs(model.graph, batch)
     with torch.no_grad():
-        ours, theirs = to_module(model).eval()(*inputs), load(folder).eval()(*inputs)
-    pairs = zip(*(x if isinstance(x, tuple) else (x,) for x in (ours, theirs)), strict=True)
+        ours, theirs = to_module(model).eval()(*inputs), written(*inputs)
+    pairs = zip(*(x if isinstance(x, list | tuple) else (x,) for x in (ours, theirs)), strict=True)
     off = max(float(((a - b).abs() / a.abs().clamp(min=1)).max()) if a.numel() else 0.0 for a, b in pairs)
     if not off <= TOLERANCE:
-        raise ConversionError(f"{model.name}: the written model.py differs by {off:.2g}; please report this")
+        raise ConversionError(f"{model.name}: the written {file} differs by {off:.2g}; please report this")
     return off

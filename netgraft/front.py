@@ -20,22 +20,23 @@ from netgraft.study import Study
 @dataclass(frozen=True)
 class Pick:
     """One network of a front: ``figures`` says what is known of it, ``model`` is its graph and weights, ``notes`` what
-    was done to the data (the inputs it expects).
+    was done to the data (the inputs it expects), ``program`` whether the original was one of torch.export's.
     """
 
     figures: Row | Standing
     model: Model
     notes: tuple[str, ...] = ()
+    program: bool = False
 
     def to_torch(self) -> nn.Module:
         """The network as a torch module in eval mode."""
         return to_module(self.model).eval()
 
     def export(self, directory: str | Path) -> list[Path]:
-        """Writes ``model.py``, ``weights.safetensors``, ``model.onnx`` and ``netgraft.json`` (what it is, and the
-        notes) and returns their paths.
+        """Writes ``model.py``, ``weights.safetensors``, ``model.onnx``, ``model.pt2`` where the original was read from
+        such a file, and ``netgraft.json`` (what it is, and the notes), and returns their paths.
         """
-        return export(self.model, Path(directory), notes=self.notes)
+        return export(self.model, Path(directory), notes=self.notes, program=self.program)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Front:
         (entry,) = found
         model = entry.model if isinstance(entry, Standing) else finished[entry.number]
         notes = (*self.study.settings["task"]["notes"], *_class_order(self.study.settings["task"]["classes"]))
-        return Pick(entry, self.study.load_model(model), notes)
+        program = str(self.study.settings["source"]).endswith(".pt2")
+        return Pick(entry, self.study.load_model(model), notes, program)
 
     @property
     def path(self) -> Path:

@@ -165,3 +165,17 @@ def test_a_network_that_cannot_be_traced_is_refused_with_the_reason(tmp_path: Pa
     code, said = netgraft("inspect", f"{tmp_path / 'nets.py'}:Net")
     assert code == 2 and "error:" in said and "Traceback" not in said
     assert len(said.splitlines()) < 6
+
+
+def test_a_network_that_crashes_the_export_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "import os, signal, torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        if torch.compiler.is_exporting():\n"
+        "            os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "        return x\n"
+        "example_inputs = torch.zeros(2, 3, 8, 8)\n"
+    )
+    code, said = netgraft("inspect", f"{tmp_path / 'nets.py'}:Net")
+    assert code == 2 and "SIGSEGV" in said and ".pt2" in said

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from netgraft.engine import HELD, Engine, Inline, Processes, WorkerDied, collect_rarely, engine_from
+from netgraft.engine import HELD, Engine, Inline, Processes, WorkerDied, apart, collect_rarely, engine_from
 from netgraft.errors import OptionError, ShapeError
 
 
@@ -331,3 +332,18 @@ def test_garbage_is_collected_rarely_but_still() -> None:
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+def test_what_is_called_apart_comes_back_or_raises() -> None:
+    assert apart(partial(divmod, 7, 2)) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        apart(partial(divmod, 7, 0))
+
+
+def test_a_crash_apart_leaves_this_process_alive() -> None:
+    died = apart(_crash)
+    assert isinstance(died, WorkerDied) and "SIGSEGV" in died.reason
+
+
+def _crash() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)

@@ -12,7 +12,9 @@ import pytest
 import torch
 from networks import randomised, residual
 from safetensors.numpy import load_file
+from torch import nn
 
+import netgraft as ng
 from netgraft import export as exporting
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError, OptionError
@@ -118,3 +120,19 @@ def test_nothing_is_written_if_the_check_fails(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ConversionError, match=r"model\.py differs"):
         export(randomised(residual()), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_comes_back_as_one_for_any_batch(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    program = torch.export.export(net, (torch.zeros(2, 3, 8, 8),), strict=False)
+    torch.export.save(program, tmp_path / "net.pt2")
+    model = ng.load(tmp_path / "net.pt2")
+    written = export(model, tmp_path / "out", program=True)
+    assert tmp_path / "out" / "model.pt2" in written
+    x = torch.randn(5, 3, 8, 8)
+    found = torch.export.load(tmp_path / "out" / "model.pt2").module()(x)
+    torch.testing.assert_close(found, net(x))
+    assert ng.load(tmp_path / "out" / "model.pt2").graph.digest == model.graph.digest
+    # Without it, what an earlier export wrote is taken away.
+    export(model, tmp_path / "out")
+    assert not (tmp_path / "out" / "model.pt2").exists()

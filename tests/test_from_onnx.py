@@ -350,3 +350,23 @@ def test_other_open_axes_come_from_the_example(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"\[n, 4, h, w\] leaves more than the batch open: .*--input 3x224x224"):
         ng.load(path)
     assert ng.load(path, input_shape=(4, 12, 10)).graph.signature.outputs[0].shape == (N, 6, 10, 9)
+
+
+@pytest.mark.parametrize("case", ["conv1d", "conv3d"])
+def test_convolutions_of_one_and_three_sides_are_known(case: str, tmp_path: Path) -> None:
+    model = randomised(CASES[case].graph())
+    to_onnx(model, tmp_path / "net.onnx")
+    again = load_onnx(tmp_path / "net.onnx")
+    assert [node.op for node in again.graph] == [case]
+    inputs = CASES[case].inputs()
+    torch.testing.assert_close(to_module(again)(*inputs), to_module(model)(*inputs))
+
+
+def test_attention_over_so_many_keys_is_no_plain_attention(tmp_path: Path) -> None:
+    tensors = {"q": [2, 3, 4, 8], "k": [2, 3, 6, 8], "v": [2, 3, 6, 8], "y": [2, 3, 4, 8]}
+    infos = {name: helper.make_tensor_value_info(name, 1, shape) for name, shape in tensors.items()}
+    count = helper.make_tensor_value_info("count", 7, [2])
+    node = helper.make_node("Attention", ["q", "k", "v", "", "", "", "count"], ["y"])
+    graph = helper.make_graph([node], "g", [infos["q"], infos["k"], infos["v"], count], [infos["y"]])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]), tmp_path / "net.onnx")
+    assert [node.op for node in load_onnx(tmp_path / "net.onnx").graph] == ["frozen"]

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._export.serde.schema import SCHEMA_VERSION
+from torch._export.serde.serialize import serialize
 from torch.export import Dim, export
 
 from netgraft import zoo
@@ -347,3 +349,33 @@ def test_a_file_whose_sizes_would_run_something(exported: Path, tmp_path: Path) 
     assert not trace.exists()
     torch.export.load(exported)
     assert trace.exists()  # what torch itself makes of it
+
+
+@pytest.fixture
+def early(exported: Path) -> Path:
+    """The file in the layout of torch 2.7: plain records, without a folder around them."""
+    artifact = serialize(torch.export.load(exported))
+    names = {
+        "serialized_exported_program.json": artifact.exported_program,
+        "serialized_state_dict.pt": artifact.state_dict,
+        "serialized_constants.pt": artifact.constants,
+        "serialized_example_inputs.pt": artifact.example_inputs,
+        "version": ".".join(map(str, SCHEMA_VERSION)).encode(),
+    }
+    with zipfile.ZipFile(path := exported.with_name("early.pt2"), "w") as archive:
+        for name, data in names.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_files_of_the_oldest_torch_are_read_as_safely(exported: Path, early: Path, tmp_path: Path) -> None:
+    assert load(early).graph.digest == load(exported).graph.digest
+    trace = tmp_path / "trace"
+    with zipfile.ZipFile(early) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    for name, data in {"serialized_example_inputs.pt": _saved((Bomb(trace),)), "models/x.pkl": b""}.items():
+        with zipfile.ZipFile(early, "w") as archive:
+            for record, content in (records | {name: data}).items():
+                archive.writestr(record, content)
+        assert "early.pt2" in error(early)
+        assert not trace.exists()

@@ -417,8 +417,8 @@ def _trilu(call: Call) -> Value:
 
 
 def _attention(call: Call) -> Value:
-    if any(call.has(i) for i in (4, 5)) or any(call.node.output[1:]) or call.attrs.get("softcap"):
-        raise Untranslatable("an attention with a memory")
+    if any(call.has(i) for i in (4, 5, 6)) or any(call.node.output[1:]) or call.attrs.get("softcap"):
+        raise Untranslatable("an attention with a memory, or with lengths")
     values = [call.value(i) for i in range(4 if call.has(3) else 3)]
     if any(call.type(value).rank != 4 for value in values[:3]):
         raise Untranslatable("an attention that splits heads itself")

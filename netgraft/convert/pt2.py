@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -23,6 +26,10 @@ from netgraft.errors import SourceError
 _RECORDS = re.compile(
     r"models/model\.json|data/(weights|sample_inputs|extra)/[^/]+|data/constants/(tensor_|model_constants_config)[^/]*"
     r"|archive_format|archive_version|version|byteorder|\.data/.*|extra/.*"
+)
+_EARLY_PROGRAM = "serialized_exported_program.json"
+_EARLY_RECORDS = re.compile(
+    r"serialized_exported_program\.json|serialized_(state_dict|constants|example_inputs)\.pt|version|extra_files/.*"
 )
 # Sizes are written as sympy's constructors: symbols, numbers, arithmetic, and what torch adds to them.
 _SYMBOL = re.compile(r"Symbol\('[a-z]+\d+'(, [a-z]+=(True|False))*\)")
@@ -39,7 +46,7 @@ def load_pt2(path: Path) -> ExportedProgram:
     try:
         # Makes every torch.load one of plain tensors, whatever its caller says.
         with patch.dict(os.environ, {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"}), quiet(), path.open("rb") as file:
-            _check(torch._C.PyTorchFileReader(str(path)))
+            _check(_records(path))
             program = torch.export.load(file)
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from None
@@ -51,15 +58,30 @@ def load_pt2(path: Path) -> ExportedProgram:
     return program
 
 
-def _check(archive: Any) -> None:
+def _records(path: Path) -> Mapping[str, Callable[[], bytes]]:
+    """What reads each record of an archive, in the layout of torch 2.8 and later, or in that of 2.7."""
+    if zipfile.is_zipfile(path):
+        archive = zipfile.ZipFile(path)
+        names = archive.namelist()
+        if _EARLY_PROGRAM in names:
+            with suppress(RuntimeError):  # so it must be, as torch would take anything else for the later layout
+                torch._C.PyTorchFileReader(str(path))
+                raise SourceError("is an archive in two layouts at once")
+            return {name: partial(archive.read, name) for name in names}
+    reader = torch._C.PyTorchFileReader(str(path))
+    return {name: partial(reader.get_record, name) for name in reader.get_all_records()}
+
+
+def _check(records: Mapping[str, Callable[[], bytes]]) -> None:
     """SourceError unless the archive holds tensors and a graph, and nothing that runs as it is read."""
-    records = archive.get_all_records()
+    early = _EARLY_PROGRAM in records
     for record in records:
-        if not _RECORDS.fullmatch(record):
+        if not (_EARLY_RECORDS if early else _RECORDS).fullmatch(record):
             raise SourceError(f"holds {record}, which may run code as it is read; save the plain exported program")
-    if "models/model.json" not in records:
+    program = records.get(_EARLY_PROGRAM if early else "models/model.json")
+    if program is None:
         raise SourceError("holds no exported program called 'model'; save one with torch.export.save")
-    for text in _expressions(json.loads(archive.get_record("models/model.json"))):
+    for text in _expressions(json.loads(program())):
         words = re.findall(r"[^\W\d]\w*", rest := _SYMBOL.sub("1", text))
         if not re.fullmatch(r"[\w\s+\-*/%(),<>=.]*", rest) or not all(_FUNCTION.fullmatch(word) for word in words):
             raise SourceError(f"has the size {text!r}, which is no arithmetic of symbols")
