@@ -99,8 +99,8 @@ def test_unwanted_operations_are_not_grafted(bank: Bank) -> None:
 def test_a_whitelist_that_leaves_nothing_says_what_is_missing(bank: Bank) -> None:
     with pytest.raises(OptionError, match=r"keeps to the operations batch_norm, relu; with conv2d as well \d+ of"):
         Graft(bank, allowed=frozenset({"batch_norm", "relu"}))
-    with pytest.raises(OptionError, match=r"no operation .conv3d. to allow; there are .*conv2d"):
-        Graft(bank, allowed=frozenset({"conv3d"}))
+    with pytest.raises(OptionError, match=r"no operation .conv4d. to allow; there are .*conv2d"):
+        Graft(bank, allowed=frozenset({"conv4d"}))
 
 
 def test_a_network_without_normalisation_stays_so(bank: Bank) -> None:

@@ -56,8 +56,9 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert.to_torch": ("ir.* convert.frozen convert.operations convert.lowering", "numpy torch"),
     "convert.image_sizes": ("ir.* convert.to_torch", "torch"),
     "convert.from_torch": (
-        "ir.* convert.onnx_foreign convert.quiet convert.lowering convert.program convert.training convert.image_sizes",
-        "numpy torch",
+        "ir.* convert.onnx_foreign convert.quiet convert.lowering convert.calls convert.program convert.training "
+        "convert.image_sizes",
+        "torch",
     ),
     "convert.pickles": ("", "numpy"),
     "convert.autogo": ("ir.* convert.pickles", ""),

@@ -20,15 +20,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from netgraft.convert import onnx_foreign
+from netgraft.convert.calls import Stored
 from netgraft.convert.image_sizes import with_image_sizes
 from netgraft.convert.lowering import function
-from netgraft.convert.program import DecompositionNeededError, Reader
+from netgraft.convert.program import DecompositionNeededError, Reader, arrays
 from netgraft.convert.quiet import quiet
 from netgraft.convert.training import with_drop_paths, without_dropout
 from netgraft.errors import GraphError, SourceError
@@ -64,14 +64,14 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
         _warn(f"{name} returns {', '.join(rest)} besides tensors, which is left out")
     args = _widened(args)
     try:
-        program = _export(_copy(module, name).eval(), args, dynamic=True)
+        program = _export(_twin(original).eval(), args, dynamic=True)
         graph, weights = _read(program, name, training=False)
         dynamic = _has_batch(graph)
     except Exception:  # whatever it was, it will come again unless the variable batch was the reason
         dynamic = False
     if not dynamic:
         try:
-            program = _export(_copy(module, name).eval(), args, dynamic=False)
+            program = _export(_twin(original).eval(), args, dynamic=False)
         except Exception as error:
             raise SourceError(
                 f"{name} cannot be traced by torch.export: {reason(error)}. Rewrite that part, or export the network "
@@ -79,7 +79,8 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             ) from None
         graph, weights = _read(program, name, training=False)
         graph = _with_variable_batch(graph, name)
-    model = _with_training(Model(graph, weights, name), _copy(module, name), args, dynamic)
+    graph, weights = _with_training(graph, weights, name, _twin(original), args, dynamic)
+    model = _model(graph, weights, name)
     return with_image_sizes(model, lambda *xs: _tensors(original(*xs)), args)
 
 
@@ -94,7 +95,8 @@ def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
     control flow, dynamic sizes other than the batch.
     """
     graph, weights = _read(program, name, training=None)
-    return Model(graph if _has_batch(graph) else _with_variable_batch(graph, name), weights, name)
+    model = _model(graph if _has_batch(graph) else _with_variable_batch(graph, name), weights, name)
+    return replace(model, weights={key: array.copy() for key, array in model.weights.items()})  # not the program's
 
 
 def reason(error: BaseException) -> str:
@@ -111,8 +113,14 @@ def reason(error: BaseException) -> str:
     return text
 
 
+def _twin(module: nn.Module) -> nn.Module:
+    """A copy to export, with the same tensors: a failed export may leave what it traced unusable."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
 def _copy(module: nn.Module, name: str) -> nn.Module:
-    """A copy to export: a failed export may leave what it traced unusable."""
+    """A copy with tensors of its own."""
     try:
         copied = copy.deepcopy(module)
     except Exception as error:
@@ -173,7 +181,7 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], *, dynamic: bool) -> Ex
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _read(program: ExportedProgram, name: str, *, training: bool | None) -> tuple[Graph, dict[str, npt.NDArray[Any]]]:
+def _read(program: ExportedProgram, name: str, *, training: bool | None) -> tuple[Graph, dict[str, Stored]]:
     try:
         try:
             return Reader(program, training=training).read()
@@ -185,6 +193,13 @@ def _read(program: ExportedProgram, name: str, *, training: bool | None) -> tupl
         raise SourceError(f"{name} cannot be read: {error}") from None
 
 
+def _model(graph: Graph, weights: Mapping[str, Stored], name: str) -> Model:
+    try:
+        return Model(graph, arrays(weights), name)
+    except SourceError as error:
+        raise SourceError(f"{name} cannot be read: {error}") from None
+
+
 def _warn(text: str) -> None:
     warnings.warn(text, UserWarning, stacklevel=4)
 
@@ -193,21 +208,22 @@ def _has_batch(graph: Graph) -> bool:
     return any(isinstance(d, Batch) for given in graph.inputs for d in given.type.shape)
 
 
-def _with_training(model: Model, module: nn.Module, args: tuple[Tensor, ...], dynamic: bool) -> Model:
-    """The model with the dropout that only training shows. Warns of any other difference, which is left out."""
-    name = model.name
+def _with_training(
+    read: Graph, held: dict[str, Stored], name: str, module: nn.Module, args: tuple[Tensor, ...], dynamic: bool
+) -> tuple[Graph, dict[str, Stored]]:
+    """What was read, with the dropout that only training shows. Warns of any other difference, which is left out."""
     try:
         graph, weights = _read(_export(module.train(), args, dynamic=dynamic), name, training=True)
-        if not dynamic and _has_batch(model.graph):
+        if not dynamic and _has_batch(read):
             graph = generalise(graph)
         graph = with_drop_paths(graph)
     except Exception as error:
         _warn(f"what {name} computes in training could not be traced, and is taken to be the same: {reason(error)}")
-        return model
-    if without_dropout(graph).digest == without_dropout(model.graph).digest:
-        return Model(graph, weights, name)
+        return read, held
+    if without_dropout(graph).digest == without_dropout(read).digest:
+        return graph, weights
     _warn(f"{name} computes something else in training, which is left out: the graph has what evaluation runs")
-    return model
+    return read, held
 
 
 def _with_variable_batch(graph: Graph, name: str) -> Graph:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from netgraft.convert.to_torch import to_module
-from netgraft.ir import Graph, Model, Node, Value
+from netgraft.ir import Batch, Graph, Model, Node, Value
 
 _CLOSE = 1e-4
 _ARITHMETIC = frozenset(["add", "mul", "sub", "div"])
@@ -31,6 +31,8 @@ def with_image_sizes(model: Model, run: Callable[..., Sequence[Tensor]], inputs:
     graph = _following(model.graph)
     if graph is None or not all(x.ndim == 4 and x.is_floating_point() for x in inputs):
         return model
+    if any(isinstance(dim, Batch) for given in graph.inputs for dim in given.type.shape):
+        inputs = [x[:1] for x in inputs]
     larger = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in inputs]
     changed = replace(model, graph=graph)
     try:

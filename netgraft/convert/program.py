@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, fx
@@ -65,6 +66,11 @@ class _Place:
     name: str
 
 
+def arrays(weights: Mapping[str, Stored]) -> dict[str, npt.NDArray[Any]]:
+    """Weights that share the program's memory where they can; SourceError for an element type that numpy lacks."""
+    return {key: _array(stored) for key, stored in weights.items()}
+
+
 class Reader:
     """Reads one program once.
 
@@ -83,15 +89,15 @@ class Reader:
         self._aliases = Aliases()
         self._place = _Place("", "", "")
 
-    def read(self) -> tuple[Graph, dict[str, npt.NDArray[Any]]]:
-        """The graph and its weights; SourceError for what a graph cannot hold."""
+    def read(self) -> tuple[Graph, dict[str, Stored]]:
+        """The graph and its weights (see :func:`arrays`); SourceError for what a graph cannot hold."""
         inputs = self._read_inputs()
         returned = self._run(self._program.graph_module, self._program.graph)
         outputs = self._read_outputs(returned)
         read = Graph(tuple(inputs), _needed(self._nodes, outputs), outputs)
         named = _named(read, self._places)
         keys = {new: old for a, b in zip(read, named, strict=True) for old, new in zip(*_keys(a, b), strict=True)}
-        return named, {new: _array(self._stored[old]) for new, old in keys.items()}
+        return named, {new: self._stored[old] for new, old in keys.items()}
 
     # Inputs and outputs
 
@@ -427,7 +433,7 @@ def _real(value: Any) -> Any:
 def _array(stored: Stored) -> npt.NDArray[Any]:
     if stored.tensor.dtype is torch.bfloat16:
         raise SourceError(f"weight {stored.key!r} is bfloat16, which numpy lacks; call .float() on the network")
-    array: npt.NDArray[Any] = stored.tensor.cpu().numpy().copy()
+    array: npt.NDArray[Any] = np.asarray(stored.tensor.cpu().numpy(), order="C")
     return array
 
 
