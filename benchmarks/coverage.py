@@ -5,8 +5,8 @@
 The networks are those of ``benchmarks/coverage_models.py`` (all, or those whose names match a PATTERN such as
 ``transformers/*``), with random weights; those of packages that are not installed are skipped and counted. Each runs in
 a process of its own, within ``--timeout`` seconds of processor time and ``--memory`` GB, and becomes a line of
-OUT/rows.jsonl; started
-again, the benchmark goes on with what is missing. Weights are drawn so that all of them matter: scales, shifts and
+OUT/rows.jsonl; started again, the benchmark goes on with what is missing. Ctrl-C ends it with the table so far. Weights
+are drawn so that all of them matter: scales, shifts and
 batch-norm statistics as after training, because with PyTorch's own a wrong one may not show.
 
 Columns, each a number, ``ok``, ``-`` where there is nothing to ask, or the reason why not:
@@ -75,16 +75,17 @@ def main() -> None:
     rows = {}
     if journal.exists():
         rows = {done["name"]: done for done in map(json.loads, journal.read_text().splitlines())}
-    context = server()
     wanted = [name for name in mixed(MODELS) if any(fnmatch.fnmatch(name, pattern) for pattern in given.patterns)]
-    for name in wanted:
-        if name in rows and not (given.again and failures(rows[name])):
-            continue
-        rows[name] = in_process(context, name, given.timeout, given.memory)
-        with journal.open("a") as file:
-            file.write(json.dumps(rows[name]) + "\n")
-        print(name, failures(rows[name]) or "ok", file=sys.stderr, flush=True)
-    text = page([rows[name] for name in wanted if name in rows])
+    missing = [name for name in wanted if name not in rows or (given.again and failures(rows[name]))]
+    with contextlib.suppress(KeyboardInterrupt):
+        context = server() if missing else None
+        for name in missing:
+            rows[name] = in_process(context, name, given.timeout, given.memory)
+            with journal.open("a") as file:
+                file.write(json.dumps(rows[name]) + "\n")
+            print(name, failures(rows[name]) or "ok", file=sys.stderr, flush=True)
+    found = [rows[name] for name in sorted(wanted) if name in rows]
+    text = page(found, len(wanted) - len(found))
     given.write.write_text(text, encoding="utf-8") if given.write else print(text)
 
 
@@ -452,14 +453,15 @@ def failures(done: dict[str, Any]) -> dict[str, str]:
     return {column: text for column, text in said.items() if text not in ("ok", "-") and not text.startswith("f64")}
 
 
-def page(rows: Sequence[dict[str, Any]]) -> str:
-    """The whole Markdown file."""
+def page(rows: Sequence[dict[str, Any]], missing: int = 0) -> str:
+    """The whole Markdown file; ``missing`` networks were not come to."""
     shown = [done for done in rows if "skipped" not in done]
     skipped = [done for done in rows if "skipped" in done]
     imported = [done for done in shown if done["import"] == "ok"]
     lines = ["# Which PyTorch networks come in, and come out the same", ""]
     lines += (__doc__ or "").partition("Columns")[0].splitlines()[2:]
     lines += ["Columns" + (__doc__ or "").partition("Columns")[2], *summary(shown, imported), ""]
+    lines += [f"{missing} more networks of the list were not come to.", ""] if missing else []
     lines += ["| network | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
     for done in shown:
         lines.append(f"| {done['name']} | " + " | ".join(cell(done, column) for column in COLUMNS) + " |")
