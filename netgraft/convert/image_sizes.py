@@ -28,28 +28,41 @@ def with_image_sizes(model: Model, run: Callable[..., Sequence[Tensor]], inputs:
     the map that they were taken from; a pool over the whole map becomes an adaptive one, and expansions that arithmetic
     does anyway vanish.
     """
-    graph = _following(model.graph)
-    if graph is None or not all(x.ndim == 4 and x.is_floating_point() for x in inputs):
+    # In a small image a pool of a fixed window may happen to be one over the whole map.
+    first, second = (_following(model.graph, pools=pools) for pools in (True, False))
+    graphs = [graph for graph in (first, second if second != first else None) if graph is not None]
+    if not graphs or not all(x.ndim == 4 and x.is_floating_point() for x in inputs):
         return model
-    if any(isinstance(dim, Batch) for given in graph.inputs for dim in given.type.shape):
+    if any(isinstance(dim, Batch) for given in model.graph.inputs for dim in given.type.shape):
         inputs = [x[:1] for x in inputs]
     larger = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in inputs]
-    changed = replace(model, graph=graph)
     try:
         with torch.no_grad():
-            expected, found = run(*larger), to_module(changed).eval()(*larger)
-    except Exception:  # the network, or the graph, is for images of this size
+            expected = run(*larger)
+    except Exception:  # the network is for images of this size
         return model
+    for graph in graphs:
+        changed = replace(model, graph=graph)
+        if _computes(changed, larger, expected):
+            return changed
+    return model
+
+
+def _computes(model: Model, inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    try:
+        with torch.no_grad():
+            found = to_module(model).eval()(*inputs)
+    except Exception:  # a size that stayed does not fit
+        return False
     found = found if isinstance(found, tuple) else (found,)
-    same = len(found) == len(expected) and all(
+    return len(found) == len(expected) and all(
         a.shape == b.shape and torch.allclose(a, b, _CLOSE, _CLOSE, equal_nan=True)
         for a, b in zip(expected, found, strict=True)
     )
-    return changed if same else model
 
 
-def _following(graph: Graph) -> Graph | None:
-    """The graph with sizes that follow the image's, or None where there is nothing to change."""
+def _following(graph: Graph, *, pools: bool) -> Graph | None:
+    """The graph with sizes that follow the image's, those of ``pools`` too or not; None where nothing is to change."""
     nodes = []
     follows = _follows(graph)
     unexpanded = {node.value(): node.inputs[0] for node in graph if _is_needless(graph, node)}
@@ -59,7 +72,7 @@ def _following(graph: Graph) -> Graph | None:
         node = node.reading(unexpanded)
         if node.op == "interpolate" and node.attrs["size"] is not None:
             node = _scaled(graph, node, follows) or _like(graph, node, position, follows) or node
-        elif node.op == "avg_pool2d" and _is_global(graph, node):
+        elif pools and node.op == "avg_pool2d" and _is_global(graph, node):
             node = replace(node, op="adaptive_avg_pool2d", attrs={"size": (1, 1)})
         nodes.append(node)
     return Graph(graph.inputs, tuple(nodes), graph.outputs) if tuple(nodes) != graph.nodes else None
