@@ -24,7 +24,7 @@ Columns, each a number, ``ok``, ``-`` where there is nothing to ask, or the reas
 - ONNX: onnxruntime's outputs for the written file (at most 1e-4); ``f64`` where float32 itself is off by more, from
   float64, and onnxruntime by no more than four times that
 - regions: how many regions a cut by the shipped bank's vocabulary gives that mutations may replace
-- child: one edit each of graft, swap and narrow applied, run in torch and written as source
+- child: one edit each of graft, swap and trim applied, run in torch and written as source
 """
 
 from __future__ import annotations
@@ -411,11 +411,11 @@ def children(model: Any) -> Any:
     from netgraft.convert.to_torch import to_module
     from netgraft.ir import Model, apply, inherit
     from netgraft.mutations.graft import Graft
-    from netgraft.mutations.narrow import Narrow
     from netgraft.mutations.swap import Swap
+    from netgraft.mutations.trim import Trim
 
     made = []
-    for mutation in (Graft(), Swap(), Narrow()):
+    for mutation in (Graft(), Swap(), Trim()):
         rng = np.random.default_rng(0)
         for edit in islice(mutation.edits(model.graph, model.weights, rng), 1):
             graph = apply(model.graph, edit)

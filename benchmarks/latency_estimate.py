@@ -26,8 +26,8 @@ from netgraft.costs.analytic import flops, latency_estimate
 from netgraft.costs.measured import compare
 from netgraft.ir import Graph, Model, apply, inherit
 from netgraft.mutations import Mix
-from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.swap import Swap
+from netgraft.mutations.trim import Trim
 
 
 def read(name: str, size: int | None = None) -> Model:
@@ -40,7 +40,7 @@ def read(name: str, size: int | None = None) -> Model:
 
 def descendants(parent: Model, rng: np.random.Generator) -> Iterator[Model]:
     """Different networks, each one to six random edits away from ``parent``."""
-    mutation = Mix([Swap(), Narrow()])
+    mutation = Mix([Swap(), Trim()])
     seen = {parent.graph.digest}
     for number in count():
         graph, weights = parent.graph, parent.weights

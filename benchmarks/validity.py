@@ -3,7 +3,7 @@
     python benchmarks/validity.py [--count 100000] [--seed 0] [--out validity] [--networks resnet20 ...]
 
 From each network in turn a hundred children: grafts, random regions replaced through random wirings by random segments
-of the bank and by random regions of other networks, swaps, narrowings (``tests/children.py``). Of every child is
+of the bank and by random regions of other networks, swaps, trimmed channels (``tests/children.py``). Of every child is
 checked that the edit applies, that types, digest, costs and inherited weights are what a fresh look gives, and that the
 replacement runs in torch, forward and backward, in the declared shapes, with the counted parameters and FLOPs; of one
 in ten that the whole child does, and that it is the same after it was written and read; of one in fifty replacements,

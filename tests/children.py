@@ -14,8 +14,8 @@ from netgraft.ir import Edit, Graph, Model, Region
 from netgraft.mutations.fixed import delicate, tears
 from netgraft.mutations.graft import Graft, with_weights
 from netgraft.mutations.mutation import Mutation
-from netgraft.mutations.narrow import Narrow, convex_hull
 from netgraft.mutations.swap import Swap
+from netgraft.mutations.trim import Trim
 from netgraft.mutations.wiring import wirings
 from netgraft.segments import Bank
 
@@ -26,9 +26,9 @@ _PATIENCE: Final = 20
 _WAYS: Final = 24
 """Wirings of one segment, among which one is drawn."""
 
-WAYS: Final = ("graft", "banked", "foreign", "swap", "narrow")
+WAYS: Final = ("graft", "banked", "foreign", "swap", "trim")
 """How children come about: :class:`Graft`'s own; a random region replaced by a random segment of the bank, or by a
-random region of another network, through a random wiring; :class:`Swap`'s and :class:`Narrow`'s."""
+random region of another network, through a random wiring; :class:`Swap`'s and :class:`Trim`'s."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def draws(
     parent: Model, others: Sequence[Graph], bank: Bank, rng: np.random.Generator, ways: Sequence[str] = WAYS
 ) -> Iterator[Draw]:
     """Attempts at children of ``parent``, the ways in turn, without end unless no way has anything to offer."""
-    mutations: dict[str, Mutation] = {"graft": Graft(bank), "swap": Swap(), "narrow": Narrow()}
+    mutations: dict[str, Mutation] = {"graft": Graft(bank), "swap": Swap(), "trim": Trim()}
     edits = {way: m.edits(parent.graph, parent.weights, rng) for way, m in mutations.items() if way in ways}
     open_ways = list(ways)
     while open_ways:
@@ -74,7 +74,7 @@ def random_region(graph: Graph, rng: np.random.Generator, longest: int = LONGEST
             if not beside:
                 break
             nodes.add(beside[int(rng.integers(len(beside)))])
-        hull = convex_hull(graph, nodes)
+        hull = Region.hull(graph, nodes)
         region = hull if len(hull.nodes) <= longest else Region.of([start])
         if not tears(region, chains):
             return region

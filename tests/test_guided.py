@@ -21,8 +21,8 @@ from netgraft.ir import Edit, Graph, Region, apply
 from netgraft.metrics import Goal
 from netgraft.mutations import Mix, drafts
 from netgraft.mutations.graft import Graft
-from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.swap import Swap
+from netgraft.mutations.trim import Trim
 from netgraft.search import Budget, Guided, Population, Predictor, Rung, search
 from netgraft.search.guided import PRIOR, Guide, outcomes, promise, trust
 from netgraft.spaces import Space
@@ -133,7 +133,7 @@ def test_ranks_are_mixed_by_trust() -> None:
 def test_gains_belong_to_their_own_edits() -> None:
     graph = resnet()
     weights = model_of(graph).weights
-    mixed = Mix((Graft(), Swap(), Narrow())).edits(graph, weights, np.random.default_rng(0))
+    mixed = Mix((Graft(), Swap(), Trim())).edits(graph, weights, np.random.default_rng(0))
     edits = [edit for edit, _ in zip(mixed, range(30), strict=False)]
     guide = Guide(Sizes(), 1.0, 0.0)
     gains, deviations = guide.gains(graph, edits)
@@ -164,7 +164,7 @@ def test_the_best_of_many_is_chosen_unless_the_deviation_drowns_it() -> None:
 def test_a_draft_and_the_edit_it_becomes_give_the_same_child() -> None:
     graph, rng = resnet(), np.random.default_rng(0)
     weights = model_of(graph).weights
-    for draft, _ in zip(drafts(Mix((Graft(), Swap(), Narrow())), graph, weights, rng), range(20), strict=False):
+    for draft, _ in zip(drafts(Mix((Graft(), Swap(), Trim())), graph, weights, rng), range(20), strict=False):
         assert apply(graph, draft.finish(draft.edit)).digest == draft.child.digest
 
 
@@ -187,7 +187,7 @@ def run(path: Path, predictor: Predictor | None, trials: int = 10, *, resume: bo
                 Trial(0, 0, model.graph.digest, TrialState.COMPLETE, scores=scores, model=study.save_model(model))
             )
         search(
-            Space(model, Mix((Narrow(), Swap())), counted),
+            Space(model, Mix((Trim(), Swap())), counted),
             Guided(strategy, predictor, GOALS[0], ("flops",)) if predictor else strategy,
             rungs,
             budget=Budget(trials=trials),

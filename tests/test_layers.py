@@ -37,6 +37,12 @@ LAYERS: dict[str, tuple[str, str]] = {
     "candidate": ("ir.*", "numpy"),
     "metrics": ("ir.* candidate", "numpy"),
     "events": ("candidate", ""),
+    # what of a network can be dropped
+    "channels.atoms": ("", "numpy"),
+    "channels.rules": ("ir.* channels.atoms", ""),
+    "channels.analysis": ("ir.* channels.atoms channels.rules", "numpy"),
+    "channels.resize": ("ir.* channels.atoms channels.analysis", "numpy"),
+    "channels": ("channels.analysis channels.resize", ""),
     # between graphs and frameworks
     "convert.quiet": ("", "torch"),
     "convert.frozen": ("ir.*", "torch"),
@@ -100,7 +106,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "segments.mine": ("ir.* segments.bpe segments.bank", "numpy"),
     "segments": ("segments.bpe segments.bank segments.file segments.mine", ""),
     "fit.*": ("ir.*", "numpy scipy"),
-    "mutations.*": ("ir.* segments.* fit", "numpy"),
+    "mutations.*": ("ir.* channels.* segments.* fit", "numpy"),
     "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
     # the search and its memory
     "spaces.families.*": ("ir.*", "numpy"),

@@ -6,10 +6,10 @@ import pytest
 from contracts import GOLDEN_NAMES, ZOO_NAMES, check_mutation, golden, sane_model, zoo_model
 
 from netgraft.mutations import Mutation
-from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.swap import Swap
+from netgraft.mutations.trim import Trim
 
-MUTATIONS = [pytest.param(mutation, id=mutation.name) for mutation in (Swap(), Narrow())]
+MUTATIONS = [pytest.param(mutation, id=mutation.name) for mutation in (Swap(), Trim())]
 
 
 @pytest.mark.parametrize("name", GOLDEN_NAMES)

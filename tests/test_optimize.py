@@ -26,8 +26,8 @@ from netgraft.errors import DataError, EmptyFrontError, OptionError, SourceError
 from netgraft.events import Event, FinalBegun, LimitScaled, MeasuringBegun, PretrainingBegun, RunFinished, TrialRecorded
 from netgraft.mutations import Mix
 from netgraft.mutations.graft import Graft
-from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.swap import Swap
+from netgraft.mutations.trim import Trim
 from netgraft.recipes.optimize import parse_budget
 from netgraft.report.page import render
 from netgraft.segments import Bank, Vocabulary
@@ -278,8 +278,8 @@ def test_a_limit_in_milliseconds_means_this_machine(tmp_path: Path, monkeypatch:
 def test_a_network_in_which_nothing_can_be_changed_is_refused_at_once(tmp_path: Path) -> None:
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     model = ng.load(module, example_inputs=torch.zeros(2, 1, 8, 8))
-    nothing = Mix((Graft(Bank.of((), Vocabulary((), ()))), Swap(), Narrow()))
-    with pytest.raises(SourceError, match=r"holds nothing that graft\+swap\+narrow could change"):
+    nothing = Mix((Graft(Bank.of((), Vocabulary((), ()))), Swap(), Trim()))
+    with pytest.raises(SourceError, match=r"holds nothing that graft\+swap\+trim could change"):
         ng.optimize(
             model, ng.task("digits", model), out=tmp_path / "run", budget="1 trials", plan=PLAN, mutation=nothing
         )

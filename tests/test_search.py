@@ -15,7 +15,7 @@ from netgraft.engine import Engine, Inline, Processes
 from netgraft.events import Event, TrialRecorded, nobody
 from netgraft.ir import Batch, Builder, Graph, Model, TensorType, apply
 from netgraft.metrics import Goal, Limit
-from netgraft.mutations.narrow import Narrow
+from netgraft.mutations.trim import Trim
 from netgraft.search import Budget, Population, Result, Rung, search
 from netgraft.spaces import Space
 from netgraft.study import Study
@@ -76,7 +76,7 @@ def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: boo
             start = Trial(0, 0, model.graph.digest, TrialState.COMPLETE, scores=scores, model=study.save_model(model))
             study.add_trial(start)
         search(
-            Space(model, Narrow(), counted, limits),
+            Space(model, Trim(), counted, limits),
             Population(GOALS, GOALS[0], 1.0),
             options.get("rungs") or rungs(limits=limits),
             budget=budget,

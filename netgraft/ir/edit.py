@@ -34,6 +34,19 @@ class Region:
         """The region of the given nodes."""
         return cls(frozenset(ids))
 
+    @classmethod
+    def hull(cls, graph: Graph, ids: Iterable[str]) -> Region:
+        """The smallest convex region with the given nodes: they and all that lies on a path between two of them."""
+        seeds = frozenset(ids)
+        below, above = set(seeds), set(seeds)
+        for node in graph.nodes:
+            if any([value.node in below for value in node.inputs]):
+                below.add(node.id)
+        for node in reversed(graph.nodes):
+            if node.id in above:
+                above.update([value.node for value in node.inputs])
+        return cls.of(below & above)
+
     def boundary(self, graph: Graph) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
         """The values that enter the region (in the order in which its nodes read them) and the values of its nodes that
         are read outside or returned by the graph (in the order in which they are computed).

@@ -37,9 +37,9 @@ from netgraft.metrics import Goal, Limit, parse_goals, parse_limit
 from netgraft.mutations import Mix, Mutation
 from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.graft import Graft
-from netgraft.mutations.narrow import Narrow
 from netgraft.mutations.sparing import sparing
 from netgraft.mutations.swap import Swap
+from netgraft.mutations.trim import Trim
 from netgraft.mutations.within import Within
 from netgraft.search import Budget, Guided, Population, Predictor, Rung, Strategy, search
 from netgraft.search.guided import promise
@@ -105,13 +105,13 @@ class Plan:
 
 
 def default_mutations(bank: Bank | None = None, ops: frozenset[str] | None = None) -> Mutation:
-    """Segment grafts, operation swaps and narrowing, in equal parts.
+    """Segment grafts, operation swaps and trimmed channels, in equal parts.
 
     Segments come from ``bank`` (None: the one that comes with netgraft); no operation but those of ``ops`` is brought
     in (None: any may be). OptionError where ``ops`` names one that does not exist, or leaves no segment.
     """
     graft = Graft(bank or default(), allowed=ops)
-    others: tuple[Mutation, ...] = (Swap(), Narrow())
+    others: tuple[Mutation, ...] = (Swap(), Trim())
     return Mix((graft, *(others if ops is None else [Within(mutation, ops) for mutation in others])))
 
 
