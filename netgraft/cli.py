@@ -15,6 +15,7 @@ from pathlib import Path
 from shutil import which
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -23,6 +24,7 @@ from rich.markup import escape
 from netgraft import bank_commands, predictor_commands, segments, sources, tasks, zoo
 from netgraft import console as screen
 from netgraft import report as report_page
+from netgraft.channels import channels as find_channels
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.frozen import frozen_flops
 from netgraft.costs.measured import ENGINES, Network, compare, engines, footprint
@@ -35,7 +37,7 @@ from netgraft.errors import NetgraftError, OptionError, SourceError
 from netgraft.export import RECORD
 from netgraft.export import export as write
 from netgraft.front import Front
-from netgraft.ir import Model
+from netgraft.ir import Graph, Model
 from netgraft.ir.text import render_node
 from netgraft.metrics import UNITS, parse_goals
 from netgraft.mutations import Mutation
@@ -214,6 +216,9 @@ def inspect(
     source: Source,
     input_shape: InputShape = None,
     nodes: Annotated[bool, typer.Option("--nodes", help="print the whole graph, node by node")] = False,
+    channels: Annotated[
+        bool, typer.Option("--channels", help="print which channels can be dropped, and which only together")
+    ] = False,
     freeze: Annotated[list[str] | None, typer.Option(help="try a pattern of 'optimize --freeze'")] = None,
     only: Annotated[list[str] | None, typer.Option(help="try a pattern of 'optimize --only'")] = None,
 ) -> None:
@@ -254,6 +259,8 @@ def inspect(
             gives = ", ".join(map(str, graph.output_types(node)))
             weights = "".join(f"\n    {key}: {graph.weight_types[key]}" for key in node.weights.values())
             console.print(f"{render_node(node)} -> {gives}{weights}", markup=False, soft_wrap=True)
+    if channels:
+        _show_channels(graph)
     if frozen:
         reasons = [(node.id, node.attrs["target"], node.attrs["reason"]) for node in frozen]
         console.print(screen.columns("frozen: kept as they are", ("node", "operation", "why"), reasons))
@@ -266,8 +273,37 @@ def inspect(
     if left_alone:
         console.print("[bold]left alone[/]: no mutation changes them")
     for why, ids in left_alone.items():
-        shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
-        console.print(f"  {why}: {shown}", markup=False, soft_wrap=True)
+        console.print(f"  {why}: {_few(ids)}", markup=False, soft_wrap=True)
+
+
+def _show_channels(graph: Graph) -> None:
+    """Prints the groups of channels that can be dropped, and what none can be dropped of."""
+    found = find_channels(graph)
+    console.print(
+        "[bold]channels[/]: a line for each group, of which any may be dropped (NUMBER x ROWS of the weights that make "
+        "them)",
+        soft_wrap=True,
+    )
+    for group in found.groups:
+        key, axis = group.axes[0]
+        label = found.weights[key][axis]
+        rows = 1.0 if label is None else np.isin(label, group.units).any(axis=1).sum() / group.channels
+        each = f" x {rows:.4g}" if rows != 1 else ""
+        norms = f"; normalised together by {_few(group.normalised)}" if group.normalised else ""
+        line = f"  {group.channels}{each}: made by {_few(group.makers)}; read by {_few(group.readers)}{norms}"
+        console.print(line, markup=False, soft_wrap=True)
+    by_reason: dict[str, list[str]] = {}
+    for id, why in found.held.items():
+        by_reason.setdefault(why, []).append(id)
+    if by_reason:
+        console.print("[bold]channels that stay[/]: all of them are needed by")
+    for why, ids in by_reason.items():
+        console.print(f"  {why}: {_few(ids)}", markup=False, soft_wrap=True)
+
+
+def _few(ids: Sequence[str], most: int = 6) -> str:
+    """The first of several names, and how many more there are."""
+    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
 
 
 @app.command(epilog=SOURCES_HELP)

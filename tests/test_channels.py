@@ -15,17 +15,13 @@ from networks import NETWORKS, N, everything
 
 from netgraft.channels import ChannelGroup, channels, drop, droppable, repeat, rules
 from netgraft.errors import GraphError
-from netgraft.ir import OPS, Batch, Builder, Edit, Graph, Region, Slice, TensorType, Value
+from netgraft.ir import OPS, Batch, Builder, Graph, Region, Slice, TensorType, Value
 
 IMAGE = TensorType((N, 3, 8, 8))
 
 
 def group_of(graph: Graph, maker: str) -> ChannelGroup:
     return next(group for group in channels(graph).groups if maker in group.makers)
-
-
-def size(graph: Graph, edit: Edit, id: str) -> tuple[object, ...]:
-    return edit.replacement.output_types(edit.replacement[id])[0].shape
 
 
 # What goes together
@@ -74,7 +70,7 @@ def test_each_part_of_a_concatenation_is_a_group_and_its_reader_loses_the_right_
     group = group_of(graph, "part6")
     edit = drop(graph, [group.units[1], group.units[4]])
     assert edit.carry["head.weight"] == Slice(edit.carry["head.weight"].source, 1, (0, 1, 2, 3, 4, 6, 7, 9))  # type: ignore[union-attr]
-    assert size(graph, edit, "part6") == (N, 4, 8, 8) and size(graph, edit, "part4") == (N, 4, 8, 8)
+    assert edit.replacement["part6"].attrs["out_channels"] == 4 and "part4" not in edit.replacement
 
 
 def test_attention_loses_whole_heads_and_equal_parts_of_each() -> None:
@@ -306,10 +302,6 @@ def test_children_of_any_network_compute_what_it_does_with_masks(graph: Graph, s
     units = some_units(graph, np.random.default_rng(seed))
     assume(units)
     assert off(sane_model(graph), units, random_inputs(graph)) < CLOSE
-    edit = drop(graph, units)
-    gone = np.isin(np.arange(channels(graph).count), units)
-    assert Graph(edit.replacement.inputs, edit.replacement.nodes, edit.replacement.outputs) == edit.replacement
-    assert gone.any()
 
 
 @settings(max_examples=40, deadline=None)

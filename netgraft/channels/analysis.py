@@ -163,9 +163,8 @@ def _groups(reading: Reading, final: _Final) -> Iterator[ChannelGroup]:
     units: defaultdict[int, list[int]] = defaultdict(list)
     for unit in np.flatnonzero(final.is_unit).tolist():
         units[int(final.family[unit])].append(unit)
-    makers, readers, normalised = (
-        _owners(final, found) for found in (reading.makers, reading.readers, reading.normalised)
-    )
+    makers, readers = _owners(final, reading.makers), _owners(final, reading.readers)
+    normalised = _owners(final, reading.normalised)
     sites: defaultdict[int, list[Site]] = defaultdict(list)
     axes: defaultdict[int, list[Axis]] = defaultdict(list)
     uneven = {family for label in reading.uneven for family in final.families(label)}
@@ -186,7 +185,9 @@ def _groups(reading: Reading, final: _Final) -> Iterator[ChannelGroup]:
         if len(found) > 1 and sites[family] and axes[family]:
             yield ChannelGroup(
                 tuple(found),
-                *(tuple(owners.get(family, ())) for owners in (makers, readers, normalised)),
+                tuple(makers.get(family, ())),
+                tuple(readers.get(family, ())),
+                tuple(normalised.get(family, ())),
                 tuple(sites[family]),
                 tuple(axes[family]),
                 family not in uneven,

@@ -1,0 +1,184 @@
+"""What trimming needs from data: gradients and magnitudes to rank channels by, and the refit of what reads them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from netgraft.channels import Site, channels
+from netgraft.convert.to_torch import to_module, weights_of
+from netgraft.ir import Batch, Carry, Edit, Graph, Keep, Model, Node, Slice, Value, apply, inherit
+from netgraft.tasks import Task, recalibrate
+
+
+def gradients(model: Model, task: Task, *, images: int = 512, seed: int) -> dict[str, npt.NDArray[Any]]:
+    """Gradients of the task's loss by the keys of the weights, on some training images (eval mode): for
+    :class:`~netgraft.mutations.importance.Taylor`.
+    """
+    module = to_module(model).eval()
+    for inputs, targets in _batches(task, images, seed):
+        loss = task.loss(module(inputs), targets) * len(inputs) / images
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return {key: p.grad.numpy() for key, p in module.named_parameters() if p.grad is not None}
+
+
+def magnitudes(model: Model, task: Task, *, images: int = 512, seed: int) -> dict[Site, npt.NDArray[np.floating]]:
+    """Mean magnitudes of tensors along each of their dimensions in which channels can be dropped, on some training
+    images: for :class:`~netgraft.mutations.importance.Activations`.
+    """
+    graph = model.graph
+    read = {value for group in channels(graph).groups for id in group.readers for value in graph[id].inputs}
+    sites = [site for group in channels(graph).groups for site in group.sites if site[0] in read]
+    sites = [(value, dim) for value, dim in dict.fromkeys(sites) if not _is_batch(graph, value, dim)]
+    values = list(dict.fromkeys(value for value, _ in sites))
+    total: defaultdict[Site, Any] = defaultdict(float)
+    look = _Look(model, values)
+    for inputs, _ in _batches(task, images, seed):
+        found = look(inputs)
+        for value, dim in sites:
+            size = found[value].abs().transpose(0, dim).flatten(1).mean(dim=1)
+            total[value, dim] = total[value, dim] + size.numpy() * len(inputs) / images
+    return dict(total)
+
+
+def refit(
+    parent: Model, edit: Edit, task: Task, *, images: int = 1000, positions: int = 10, ridge: float = 1e-3, seed: int
+) -> Model:
+    """The child of an edit that drops channels, in which the layers that read fewer are refitted: they are made to give
+    on real images what the parent's gave, by least squares (He, Zhang and Sun, "Channel Pruning for Accelerating Very
+    Deep Neural Networks", ICCV 2017, section 3.1; AMC, He et al., ECCV 2018, section 3.3). Batch-norm statistics are
+    re-estimated afterwards.
+
+    Layers are taken in the graph's order, so that each makes up for what those before it changed: the features are the
+    child's, the targets the parent's, at ``positions`` random places of each of ``images`` training images. ``ridge``
+    is the pull towards the weights that were inherited, as a share of the features' mean square. Deviations: AMC
+    refits 1x1 convolutions and linear layers only; its features are the parent's; and nothing pulls there. Layers in
+    groups keep what they inherited.
+    """
+    weights, _ = inherit(parent.graph, edit, parent.weights, np.random.default_rng(seed))
+    child = Model(apply(parent.graph, edit), weights, parent.name)
+    for node in child.graph:
+        rows = _rows_if_trimmed(node, edit)
+        if rows is not None:
+            new = _refitted(node, rows, parent, child, list(_batches(task, images, seed)), positions, ridge, seed)
+            child = replace(child, weights={**child.weights, **new})
+    module = to_module(child)
+    recalibrate(module, task, seed=seed)
+    return replace(child, weights=weights_of(module))
+
+
+def _rows_if_trimmed(node: Node, edit: Edit) -> tuple[int, ...] | slice | None:
+    """Which of the parent's outputs a layer still gives, if it reads fewer channels than the parent's."""
+    if node.id not in edit.region.nodes or node.op not in ("conv2d", "linear") or node.attrs.get("groups", 1) > 1:
+        return None
+    left = dict(_slices(edit.carry.get(node.weights["weight"])))
+    return left.get(0, slice(None)) if 1 in left else None
+
+
+def _slices(carry: Carry | None) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """The axes of a kept weight that lost entries, with those that are left."""
+    while isinstance(carry, Slice):
+        yield carry.axis, carry.indices
+        carry = carry.source
+    assert carry is None or isinstance(carry, Keep), "an edit that drops channels"
+
+
+def _refitted(
+    node: Node,
+    rows: tuple[int, ...] | slice,
+    parent: Model,
+    child: Model,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    positions: int,
+    ridge: float,
+    seed: int,
+) -> dict[str, npt.NDArray[Any]]:
+    """The weights of one layer, by their keys, from normal equations."""
+    generator = torch.Generator().manual_seed(seed)
+    wanted, given = _Look(parent, [node.value()]), _Look(child, [node.inputs[0]])
+    key, bias = node.weights["weight"], node.weights.get("bias")
+    old = torch.as_tensor(child.weights[key]).double().flatten(1)
+    if bias is not None:
+        old = torch.cat([old, torch.as_tensor(child.weights[bias]).double()[:, None]], dim=1)
+    square = torch.zeros(old.shape[1], old.shape[1], dtype=torch.float64)
+    product = torch.zeros(old.shape[1], old.shape[0], dtype=torch.float64)
+    for inputs, _ in batches:
+        features, targets = given(inputs)[node.inputs[0]], wanted(inputs)[node.value()]
+        sample = _at_places if node.op == "conv2d" else _at_tokens
+        x, y = sample(node, features, targets, positions, generator)
+        x, y = x.double(), y.double()[:, rows]
+        if bias is not None:
+            x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+        square += x.T @ x
+        product += x.T @ y
+    pull = ridge * square.diagonal().mean().clamp(min=1e-12)
+    square.diagonal().add_(pull)
+    new = torch.linalg.solve(square, product + pull * old.T).T.float().numpy()
+    if bias is None:
+        return {key: new.reshape(child.weights[key].shape)}
+    return {key: new[:, :-1].reshape(child.weights[key].shape), bias: np.ascontiguousarray(new[:, -1])}
+
+
+def _at_places(
+    node: Node, features: Tensor, targets: Tensor, positions: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What a convolution reads and should give at some places of each image."""
+    (kh, kw), (sh, sw), (ph, pw), (dh, dw) = (node.attrs[a] for a in ("kernel", "stride", "padding", "dilation"))
+    padded = torch.nn.functional.pad(features, (pw, pw, ph, ph))
+    count, _, height, width = targets.shape
+    pictures = torch.arange(count)[:, None].expand(count, positions)
+    top = torch.randint(height, (count, positions), generator=generator)
+    left = torch.randint(width, (count, positions), generator=generator)
+    taps = [padded[pictures, :, top * sh + i * dh, left * sw + j * dw] for i in range(kh) for j in range(kw)]
+    return torch.stack(taps, dim=3).flatten(0, 1).flatten(1), targets[pictures, :, top, left].flatten(0, 1)
+
+
+def _at_tokens(
+    node: Node, features: Tensor, targets: Tensor, positions: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What a linear layer reads and should give for some tokens of each image, or for the images if these are all."""
+    x, y = features.flatten(0, -2), targets.flatten(0, -2)
+    most = positions * len(features)
+    if len(x) > most:
+        some = torch.randperm(len(x), generator=generator)[:most]
+        x, y = x[some], y[some]
+    return x, y
+
+
+class _Look:
+    """Computes some tensors within a network."""
+
+    def __init__(self, model: Model, values: Sequence[Value]) -> None:
+        graph = model.graph
+        needed = {value.node for value in values}
+        for node in reversed(graph.nodes):
+            if node.id in needed:
+                needed.update(value.node for value in node.inputs)
+        nodes = tuple(node for node in graph if node.id in needed)
+        inner = Graph(graph.inputs, nodes, tuple(values))
+        self._values = tuple(values)
+        self._module = to_module(Model(inner, {key: model.weights[key] for key in inner.weight_types})).eval()
+
+    def __call__(self, inputs: Tensor) -> Mapping[Value, Tensor]:
+        with torch.no_grad():
+            found = self._module(inputs)
+        return dict(zip(self._values, found if isinstance(found, tuple) else (found,), strict=True))
+
+
+def _is_batch(graph: Graph, value: Value, dim: int) -> bool:
+    return isinstance(graph.types[value].shape[dim], Batch)
+
+
+def _batches(task: Task, images: int, seed: int, size: int = 100) -> Iterable[tuple[Tensor, Tensor]]:
+    """Some training images as the network takes them, not augmented, with their targets."""
+    rows = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))[:images]
+    for start in range(0, len(rows), size):
+        some = rows[start : start + size]
+        yield task.prepare(task.train.inputs[some]), task.train.targets[some]
