@@ -47,9 +47,12 @@ def main() -> None:
     accuracy.add_argument("--epochs", type=float, default=8.0)
     accuracy.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5], help="of channels to drop")
     accuracy.add_argument("--seeds", type=int, default=3, help="for what depends on chance")
+    accuracy.add_argument("--images", type=int, default=1000, help="training images for the refit")
     accuracy.set_defaults(run=run_accuracy)
     reach = parts.add_parser("reach")
     reach.add_argument("names", nargs="*", help="networks of the zoo (default: all)")
+    reach.add_argument("--width", type=float, default=1.0, help="of the networks, as a share of their own")
+    reach.add_argument("--pixels", type=int, default=10**9, help="images of at most so many pixels in height and width")
     reach.set_defaults(run=run_reach)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -71,7 +74,10 @@ def run_accuracy(options: argparse.Namespace) -> None:
     for name, importances in importances_of(model, task, options.seeds).items():
         cells = []
         for share in options.shares:
-            found = [qualities(model, task, importance, share, seed) for seed, importance in enumerate(importances)]
+            found = [
+                qualities(model, task, importance, share, options.images, seed)
+                for seed, importance in enumerate(importances)
+            ]
             cells += [f"{np.mean(column):.1f}{spread(column)}" for column in zip(*found, strict=True)]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     for share in options.shares:
@@ -116,13 +122,15 @@ def trimmed(model: Model, importance: Importance, share: float) -> Edit:
     return drop(model.graph, droppable(model.graph, units))
 
 
-def qualities(model: Model, task: tasks.Task, importance: Importance, share: float, seed: int) -> tuple[float, float]:
+def qualities(
+    model: Model, task: tasks.Task, importance: Importance, share: float, images: int, seed: int
+) -> tuple[float, float]:
     """Validation accuracy with new statistics, without and with a refit."""
     edit = trimmed(model, importance, share)
     weights, _ = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
     module = to_module(Model(apply(model.graph, edit), weights))
     tasks.recalibrate(module, task, seed=seed)
-    refitted = to_module(refit(model, edit, task, seed=seed))
+    refitted = to_module(refit(model, edit, task, images=images, seed=seed))
     return tuple(tasks.evaluate(m, task, "validation").quality for m in (module, refitted))  # type: ignore[return-value]
 
 
@@ -139,7 +147,9 @@ def run_reach(options: argparse.Namespace) -> None:
     rows, ours, theirs = [], 0, 0
     print("| network | netgraft: parameters | seconds | Torch-Pruning: parameters | seconds |\n|---|---|---|---|---|")
     for name in options.names or zoo.names():
-        one, other = attempt(halved_by_us, name), attempt(halved_by_torch_pruning, name)
+        one, other = (
+            attempt(halve, name, options.width, options.pixels) for halve in (halved_by_us, halved_by_torch_pruning)
+        )
         ours, theirs = ours + (not isinstance(one, str)), theirs + (not isinstance(other, str))
         cells = [found if isinstance(found, str) else f"{found[0]:.2f}x | {found[1]:.1f}" for found in (one, other)]
         cells = [cell if " | " in cell else f"{cell} |" for cell in cells]
@@ -148,11 +158,13 @@ def run_reach(options: argparse.Namespace) -> None:
     print(f"\nnetgraft: {ours} of {len(rows)}; Torch-Pruning: {theirs} of {len(rows)}")
 
 
-def attempt(halve: Callable[[nn.Module, torch.Tensor], nn.Module], name: str) -> tuple[float, float] | str:
+def attempt(
+    halve: Callable[[nn.Module, torch.Tensor], nn.Module], name: str, width: float, pixels: int
+) -> tuple[float, float] | str:
     """The share of parameters left of a network that runs, and seconds of processor time; or what failed."""
     torch.manual_seed(0)
-    channels_, height, width = zoo.entry(name).input_shape
-    module, x = zoo.build(name).eval(), torch.randn(2, channels_, height, width)
+    planes, *size = zoo.entry(name).input_shape
+    module, x = zoo.build(name, width=width).eval(), torch.randn(2, planes, *(min(pixels, n) for n in size))
     before, shapes = sum(p.numel() for p in module.parameters()), shapes_of(module, x)
     started = time.process_time()
     try:

@@ -44,6 +44,17 @@ def test_inspect_shows_costs_operations_and_what_is_frozen(tmp_path: Path) -> No
         assert expected in said
 
 
+def test_inspect_shows_channels_and_what_holds_them() -> None:
+    code, said = netgraft("inspect", DIGITS, "--channels")
+    assert code == 0
+    assert "4: made by conv1, layer1.0.conv2, layer1.1.conv2, layer1.2.conv2; read by layer1.0.conv1," in said
+    assert "the network's output: fc" in said
+    code, said = netgraft("inspect", "zoo:vit_tiny?width=0.25&blocks=1", "--channels")
+    assert code == 0
+    assert "3 x 48: made by blocks.0.attention.qkv; read by blocks.0.attention.project" in said  # heads
+    assert "normalised together by blocks.0.norm1" in said
+
+
 def test_a_saved_program_is_read(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
     torch.export.save(torch.export.export(net, (torch.zeros(2, 3, 8, 8),)), tmp_path / "net.pt2")

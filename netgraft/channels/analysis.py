@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from netgraft.errors import GraphError
 from netgraft.ir import Batch, Graph, TensorType, Value
 
 from .atoms import Atoms, Ints, Label
@@ -62,6 +64,23 @@ class Channels:
     held: Mapping[str, str]
     count: int
 
+    @cached_property
+    def group_of(self) -> Ints:
+        """For every number below ``count`` which of the groups it is a unit of, or -1 for none."""
+        numbers = np.full(self.count, -1)
+        for number, group in enumerate(self.groups):
+            numbers[list(group.units)] = number
+        return numbers
+
+    def groups_of(self, units: Iterable[int]) -> tuple[ChannelGroup, ...]:
+        """The groups of some units. GraphError where one of them is no unit of any."""
+        numbers = set()
+        for unit in units:
+            if not (0 <= unit < self.count and self.group_of[unit] >= 0):
+                raise GraphError(f"{unit} is no channel that can be dropped")
+            numbers.add(int(self.group_of[unit]))
+        return tuple(self.groups[number] for number in sorted(numbers))
+
 
 def channels(graph: Graph) -> Channels:
     """The channels of a graph; found once for each graph."""
@@ -77,7 +96,7 @@ def droppable(graph: Graph, units: Sequence[int]) -> list[int]:
     """
     found, gone = channels(graph), np.zeros(channels(graph).count, np.int64)
     gone[list(units)] = np.arange(len(units), 0, -1)  # the least for the last
-    groups = [group for group in found.groups if gone[list(group.units)].any()]
+    groups = found.groups_of(units)
     labels = [found.values[value][dim] for group in groups for value, dim in group.sites]
     labels += [found.weights[key][axis] for group in groups for key, axis in group.axes]
     for label in {id(label): label for label in [*labels, *found.groupings.values()]}.values():
@@ -121,6 +140,13 @@ class _Final:
         self.family = atoms.families(self.is_unit)
         self._known: dict[int, tuple[Label, Label, tuple[int, ...], bool]] = {}
 
+    def together(self) -> list[Ints]:
+        """The units of each family, in the order of their first ones."""
+        units = np.flatnonzero(self.is_unit)
+        units = units[np.argsort(self.family[units], kind="stable")]
+        starts = np.flatnonzero(np.diff(self.family[units])) + 1
+        return sorted(np.split(units, starts), key=lambda found: int(found[0])) if len(units) else []
+
     def labels(self, labels: Labels) -> Labels:
         return tuple([None if label is None else self._lookup(label)[1] for label in labels])
 
@@ -152,7 +178,8 @@ class _Final:
             units = self.standing[label].reshape(len(label), -1)
             used = units.any(axis=0)
             final = None if not used.any() else units if used.all() else np.ascontiguousarray(units[:, used])
-            families = () if final is None else tuple(np.unique(self.family[final[final > 0]]).tolist())
+            held = self.family[final[final > 0]] if final is not None else np.zeros(0, np.int64)
+            families = tuple(np.flatnonzero(np.bincount(held)).tolist())
             # With the label itself, so that no other one is given its id.
             known = self._known[id(label)] = label, final, families, _in_runs(final)
         return known
@@ -160,9 +187,6 @@ class _Final:
 
 def _groups(reading: Reading, final: _Final) -> Iterator[ChannelGroup]:
     """The groups in the order in which their channels appear in the graph."""
-    units: defaultdict[int, list[int]] = defaultdict(list)
-    for unit in np.flatnonzero(final.is_unit).tolist():
-        units[int(final.family[unit])].append(unit)
     makers, readers = _owners(final, reading.makers), _owners(final, reading.readers)
     normalised = _owners(final, reading.normalised)
     sites: defaultdict[int, list[Site]] = defaultdict(list)
@@ -181,10 +205,11 @@ def _groups(reading: Reading, final: _Final) -> Iterator[ChannelGroup]:
         for axis, label in enumerate(labels):
             for family in final.families(label):
                 axes[family].append((key, axis))
-    for family, found in units.items():
+    for found in final.together():
+        family = int(final.family[found[0]])
         if len(found) > 1 and sites[family] and axes[family]:
             yield ChannelGroup(
-                tuple(found),
+                tuple(found.tolist()),
                 tuple(makers.get(family, ())),
                 tuple(readers.get(family, ())),
                 tuple(normalised.get(family, ())),
@@ -207,8 +232,8 @@ def _once(label: Label) -> bool:
     """Whether every unit has one entry, and every entry one unit or none."""
     if label is None:
         return True
-    held = label[label > 0]
-    return label.shape[1] == 1 and len(np.unique(held)) == len(held)
+    held = np.sort(label[label > 0])
+    return label.shape[1] == 1 and bool((held[1:] > held[:-1]).all())
 
 
 def _in_runs(label: Label) -> bool:
@@ -217,6 +242,6 @@ def _in_runs(label: Label) -> bool:
     if label.shape[1] > 1:
         return False
     column = label[:, 0]
-    starts = np.flatnonzero(np.concatenate([[True], column[1:] != column[:-1]]))
-    lengths = np.diff(np.append(starts, len(column)))[column[starts] > 0]
+    ends = np.flatnonzero(np.append(column[1:] != column[:-1], True))
+    lengths = (ends - np.append(-1, ends[:-1]))[column[ends] > 0]
     return bool((lengths == lengths[0]).all())

@@ -12,6 +12,7 @@ holds *units*: atoms that can be dropped, each on its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -229,12 +230,13 @@ class Atoms:
 
 def merge(labels: Sequence[Label], sizes: Sequence[int]) -> Label:
     """The label of the one dimension that several of ``sizes`` become, the first one outermost."""
+    known = [label for label in labels if label is not None]
+    if len(known) == 1 and len(known[0]) == prod(sizes):
+        return known[0]
     columns = []
     for axis, label in enumerate(labels):
         if label is not None:
-            inner = int(np.prod(sizes[axis + 1 :], dtype=np.int64))
-            outer = int(np.prod(sizes[:axis], dtype=np.int64))
-            columns.append(np.tile(np.repeat(label, inner, axis=0), (outer, 1)))
+            columns.append(np.tile(np.repeat(label, prod(sizes[axis + 1 :]), axis=0), (prod(sizes[:axis]), 1)))
     return np.concatenate(columns, axis=1) if columns else None
 
 

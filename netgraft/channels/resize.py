@@ -32,7 +32,7 @@ def repeat(graph: Graph, copies: Mapping[int, int], origin: str = "repeat") -> E
 
     GraphError where a unit's group does not allow it (:attr:`ChannelGroup.repeats`).
     """
-    sturdy = {unit for group in channels(graph).groups if group.repeats for unit in group.units}
+    sturdy = {unit for group in channels(graph).groups_of(copies) if group.repeats for unit in group.units}
     for unit, times in copies.items():
         if unit not in sturdy or times < 1:
             raise GraphError(f"channel {unit} cannot be there {times} times: see ChannelGroup.repeats")
@@ -40,7 +40,9 @@ def repeat(graph: Graph, copies: Mapping[int, int], origin: str = "repeat") -> E
 
 
 def _resized(graph: Graph, times: Mapping[int, int], origin: str) -> Edit:
-    groups = _groups(graph, frozenset(times), origin)
+    groups = channels(graph).groups_of(times)
+    if not groups:
+        raise GraphError(f"{origin}: no channels")
     chosen = _Chosen(graph, times)
     region = _region(graph, groups)
     sites = {site for group in groups for site in group.sites}
@@ -61,17 +63,6 @@ def _resized(graph: Graph, times: Mapping[int, int], origin: str) -> Edit:
             carry[key] = chosen.cut(carry[key], (key, axis))
     exact = all(count > 0 for count in times.values())
     return Edit(region, Graph(segment.inputs, tuple(nodes), segment.outputs), carry, origin, exact)
-
-
-def _groups(graph: Graph, units: frozenset[int], origin: str) -> list[ChannelGroup]:
-    """The groups that the units are of."""
-    groups = [group for group in channels(graph).groups if not units.isdisjoint(group.units)]
-    strangers = units.difference(*(group.units for group in groups))
-    if strangers or not units:
-        raise GraphError(
-            f"{origin}: {min(strangers)} is no channel that can be dropped" if strangers else f"{origin}: no channels"
-        )
-    return groups
 
 
 def _region(graph: Graph, groups: Sequence[ChannelGroup]) -> Region:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +71,8 @@ class Taylor:
         found, total = channels(graph), np.zeros(group.channels)
         for key, axis in group.axes:
             if key in self.gradients and (key, axis) not in found.reads:
-                change = np.asarray(weights[key], np.float64) * self.gradients[key]
-                total += _to_units(group, found.weights[key][axis], _rows(change, axis).sum(axis=1))
+                change = weights[key] * self.gradients[key]
+                total += _to_units(group, found.weights[key][axis], _along(change, axis))
         return total**2
 
 
@@ -109,8 +110,8 @@ def _by_axis(graph: Graph, group: ChannelGroup, weights: Weights, axes: Iterable
     """The norms of what belongs to each unit along some axes, each axis' over its mean, summed up."""
     total = np.zeros(group.channels)
     for (key, axis), label in _labelled(graph, axes):
-        powers = np.abs(_rows(np.asarray(weights[key], np.float64), axis)) ** norm
-        total += _even(_to_units(group, label, powers.sum(axis=1)) ** (1 / norm))
+        powers = np.abs(weights[key]) if norm == 1 else np.abs(weights[key]) ** norm
+        total += _even(_to_units(group, label, _along(powers, axis)) ** (1 / norm))
     return total
 
 
@@ -119,9 +120,13 @@ def _labelled(graph: Graph, axes: Iterable[Axis]) -> Iterator[tuple[Axis, Label]
     return (((key, axis), found.weights[key][axis]) for key, axis in axes)
 
 
-def _rows(tensor: npt.NDArray[np.float64], axis: int) -> npt.NDArray[np.float64]:
-    """One row for each entry along an axis."""
-    return np.moveaxis(tensor, axis, 0).reshape(tensor.shape[axis], -1)
+def _along(tensor: npt.NDArray[Any], axis: int) -> Scores:
+    """The sum for each entry along an axis."""
+    if axis < 2 < tensor.ndim:  # a window lies together in memory
+        tensor = tensor.reshape(*tensor.shape[:2], -1).sum(axis=2)
+    others = tuple(other for other in range(tensor.ndim) if other != axis)
+    total: Scores = tensor.sum(axis=others).astype(np.float64)
+    return total
 
 
 def _to_units(group: ChannelGroup, label: Label, by_entry: npt.NDArray[np.floating]) -> Scores:

@@ -35,14 +35,16 @@ class Trim:
         """One edit for every group and every width that a ratio gives it."""
         sites = [(group, width) for group in channels(graph).groups for width in self._widths(group)]
         found: set[tuple[Region, str]] = set()
+        known: dict[int, Scores] = {}
         for i in rng.permutation(len(sites)):
             group, width = sites[i]
             if width > group.channels:
                 yield widen(graph, group, width, rng, f"{self.name}.wider")
                 continue
             extent = "inner" if len(group.makers) == 1 else "stage"
-            scores = self.importance(graph, group, weights)
-            edit = trim(graph, group, scores, width, f"{self.name}.{extent}")
+            if group.units[0] not in known:
+                known[group.units[0]] = self.importance(graph, group, weights)
+            edit = trim(graph, group, known[group.units[0]], width, f"{self.name}.{extent}")
             # Where more must stay than a width asks for, another width may say the same.
             if edit is not None and (mark := (edit.region, edit.replacement.digest)) not in found:
                 found.add(mark)
