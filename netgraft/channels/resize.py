@@ -167,8 +167,10 @@ def _attrs(graph: Graph, node: Node, chosen: _Chosen, outputs: Sequence[TensorTy
             return {"parameters": out.shape[1] if node.attrs["parameters"] > 1 else 1}
         case "constant":
             return {"type": out}
-        case "attention" if node.attrs["scale"] is None:  # by the width that it had
-            return {"scale": entries(graph.input_types(node)[0])[-1] ** -0.5}
+        case "attention" if node.attrs["scale"] is None:
+            *_, width = entries(graph.input_types(node)[0])
+            narrower = chosen.site(node.inputs[0], graph.input_types(node)[0].rank - 1) is not None
+            return {"scale": width**-0.5} if narrower else {}
         case "expand":
             return {"shape": out.shape}
         case "reshape":
