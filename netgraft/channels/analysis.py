@@ -94,9 +94,9 @@ def droppable(graph: Graph, units: Sequence[int]) -> list[int]:
     """Those of ``units`` that can go together: all but the last ones (in their order) of which every dimension needs
     some to stay.
     """
-    found, gone = channels(graph), np.zeros(channels(graph).count, np.int64)
+    found = channels(graph)
+    groups, gone = found.groups_of(units), np.zeros(found.count, np.int64)
     gone[list(units)] = np.arange(len(units), 0, -1)  # the least for the last
-    groups = found.groups_of(units)
     labels = [found.values[value][dim] for group in groups for value, dim in group.sites]
     labels += [found.weights[key][axis] for group in groups for key, axis in group.axes]
     for label in {id(label): label for label in [*labels, *found.groupings.values()]}.values():

@@ -1,4 +1,11 @@
-"""Trim: fewer channels where a group of layers has to agree on them, with the weights of those that stay; or more."""
+"""Trim: fewer channels where a group of layers has to agree on them, with the weights of those that stay; or more.
+
+By hand, with the layers that read the channels refitted on data (:mod:`netgraft.recipes.refit`)::
+
+    group = channels(model.graph).groups[0]
+    edit = trim(model.graph, group, reads(model.graph, group, model.weights), 24)
+    child = refit(model, edit, task, seed=0)
+"""
 
 from __future__ import annotations
 
