@@ -17,10 +17,11 @@ import torch
 from netgraft.channels import channels, drop, droppable
 from netgraft.convert.to_torch import to_module
 from netgraft.ir import Builder, Edit, Graph, Model, Node, TensorType, Value, apply, inherit
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 
 CLOSE = 1e-5
 """How far apart results may be, relative to the largest."""
-SUMMING = frozenset(["conv2d", "conv_transpose2d", "linear", "matmul", "attention", "sum"])
+SUMMING = CONVOLUTIONS | TRANSPOSED | {"linear", "matmul", "attention", "sum"}
 
 
 class _Masking:

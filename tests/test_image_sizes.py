@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from netgraft.mutations.narrow import channel_groups, narrow
 from torch import Tensor, nn
 
 from netgraft.convert.from_torch import from_module
 from netgraft.convert.source import emit
 from netgraft.convert.to_torch import to_module
 from netgraft.ir import Graph, apply
-from netgraft.mutations.narrow import channel_groups, narrow
 
 EXAMPLE = (2, 3, 24, 16)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from netgraft.errors import GraphError
 from netgraft.ir import Batch, Carry, Edit, Graph, Keep, Node, Region, Repeat, Slice, TensorType, Value
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 
 from .analysis import Axis, ChannelGroup, Site, channels, entries
 from .atoms import Ints, Label
@@ -155,7 +156,7 @@ def _attrs(graph: Graph, node: Node, chosen: _Chosen, outputs: Sequence[TensorTy
     """The attributes that speak of sizes, as they are for ``outputs``."""
     out = outputs[0]
     match node.op:
-        case "conv2d" | "conv_transpose2d":
+        case op if op in CONVOLUTIONS | TRANSPOSED:
             return {"out_channels": out.shape[1], "groups": chosen.groups(node)}
         case "linear":
             return {"out_features": out.shape[-1]}

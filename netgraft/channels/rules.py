@@ -12,6 +12,7 @@ from math import prod
 from typing import Any, Final
 
 from netgraft.ir import Batch, Graph, Node, TensorType, Value
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 from netgraft.ir.shapes import axis as counted
 
 from .atoms import Atoms, Label, join, merge, part
@@ -142,8 +143,8 @@ def _convolution(r: Reading, node: Node, labels: Sequence[Labels]) -> Sequence[L
     r.read(node, inner)
     made = r.make(node, outputs // count)
     out = merge((group, made), (count, outputs // count))
-    square: Labels = (None, None)
-    if node.op == "conv2d":
+    square: Labels = (None,) * len(window)
+    if node.op in CONVOLUTIONS:
         r.hold(node, "weight", out, inner, *square, reads=1)
     elif count == 1:
         r.hold(node, "weight", inner, out, *square, reads=0)
@@ -258,8 +259,10 @@ def _attention(r: Reading, node: Node, labels: Sequence[Labels]) -> Sequence[Lab
 
 
 def _window(r: Reading, node: Node, labels: Sequence[Labels]) -> Sequence[Labels]:
-    """Pooling and resizing of images: each channel alone."""
-    return (_without(r, node, labels[0], {2, 3}),)
+    """Pooling and resizing of images: each channel alone. Of another image that says how large, any may go."""
+    for given in labels:
+        r.pin(node, *given[2:])
+    return ((*labels[0][:2], *(None for _ in labels[0][2:])),)
 
 
 def _mean(r: Reading, node: Node, labels: Sequence[Labels]) -> Sequence[Labels]:
@@ -431,8 +434,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "frozen": _opaque,
     "constant": _constant,
     "linear": _linear,
-    "conv2d": _convolution,
-    "conv_transpose2d": _convolution,
+    **dict.fromkeys(CONVOLUTIONS | TRANSPOSED, _convolution),
     "batch_norm": _batch_norm,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
@@ -446,11 +448,11 @@ RULES: Final[Mapping[str, Rule]] = {
     "concat": _concat,
     "matmul": _matmul,
     "attention": _attention,
-    "max_pool2d": _window,
-    "avg_pool2d": _window,
+    **{f"{kind}_pool{sides}d": _window for kind in ("max", "avg") for sides in (1, 2, 3)},
     "adaptive_avg_pool2d": _window,
     "adaptive_max_pool2d": _window,
     "interpolate": _window,
+    "interpolate_like": _window,
     "mean": _mean,
     "sum": _sum,
     "flatten": _reshape,

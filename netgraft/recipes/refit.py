@@ -60,7 +60,7 @@ def refit(
     child's, the targets the parent's, at ``positions`` random places of each of ``images`` training images. ``ridge``
     is the pull towards the weights that were inherited, as a share of the features' mean square. Deviations: AMC
     refits 1x1 convolutions and linear layers only; its features are the parent's; and nothing pulls there. Layers in
-    groups keep what they inherited.
+    groups, and convolutions of one or three sides, keep what they inherited.
     """
     weights, _ = inherit(parent.graph, edit, parent.weights, np.random.default_rng(seed))
     child = Model(apply(parent.graph, edit), weights, parent.name)
