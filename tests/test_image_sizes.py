@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from netgraft.mutations.narrow import channel_groups, narrow
 from torch import Tensor, nn
 
+from netgraft.channels import channels, drop
 from netgraft.convert.from_torch import from_module
 from netgraft.convert.source import emit
 from netgraft.convert.to_torch import to_module
@@ -98,7 +98,7 @@ def test_sizes_follow_a_map_where_they_are_no_multiple_and_a_scale_where_they_ar
     assert [node.attrs["scale"] for node in graph if node.op == "interpolate"] == [(2.0, 2.0)]
 
 
-def test_who_only_gives_a_size_can_be_narrowed() -> None:
+def test_who_only_gives_a_size_can_be_trimmed() -> None:
     class Sized(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -110,9 +110,9 @@ def test_who_only_gives_a_size_can_be_narrowed() -> None:
 
     graph = from_module(Sized(), torch.randn(EXAMPLE)).graph
     assert any(node.op == "interpolate_like" and node.inputs[1].node == "conv" for node in graph)
-    (group,) = channel_groups(graph)
+    (group,) = channels(graph).groups
     assert set(group.makers) == {"conv"}
-    child = apply(graph, narrow(graph, group, range(5)))
+    child = apply(graph, drop(graph, group.units[5:]))
     assert child["conv"].attrs["out_channels"] == 5
 
 
