@@ -18,9 +18,10 @@ from netgraft.front import Front, Pick
 from netgraft.ir import Model
 from netgraft.recipes import Plan, optimize
 from netgraft.sources import load
+from netgraft.spaces.tabular import tabular
 from netgraft.study import Study
 from netgraft.tasks import Task
 
 __version__ = "0.1.0"
 
-__all__ = ["Front", "Model", "NetgraftError", "Pick", "Plan", "Study", "Task", "load", "optimize", "task"]
+__all__ = ["Front", "Model", "NetgraftError", "Pick", "Plan", "Study", "Task", "load", "optimize", "tabular", "task"]

@@ -110,6 +110,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
     # the search and its memory
     "spaces.families.*": ("ir.*", "numpy"),
+    "spaces.tabular.*": ("ir.* convert.pickles costs.analytic spaces.families.*", "numpy pyarrow"),
     "spaces.*": ("ir.* candidate metrics mutations.*", "numpy"),
     "study": ("ir.* candidate", "numpy safetensors"),
     "search.*": ("ir.* candidate metrics events engine mutations.* spaces.* study", "numpy"),

@@ -1,7 +1,7 @@
 """What a pickle holds, read as data: nothing is imported, no class instantiated and nothing called.
 
 A pickle is a program for a small machine. This one understands the instructions that build plain data, keeps instances
-of the classes it is told of as :class:`Record`, and refuses everything else.
+of the classes it is told of as :class:`Record`, and refuses everything else. An ordered dict becomes a dict.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class _Name:
     name: str
 
 
+_ORDERED: Final = "collections.OrderedDict"
 _NUMPY: Final = frozenset(
     ["numpy.dtype", "numpy.ndarray"]
     + [f"numpy.{core}.multiarray.{what}" for core in ("core", "_core") for what in ("scalar", "_reconstruct")]
@@ -49,12 +50,12 @@ _TUPLES: Final = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_pickle(data: bytes, classes: Collection[str]) -> Any:
-    """The object in a pickle: numbers, strings, lists, tuples, dicts, and a :class:`Record` for each instance.
+    """The object in a pickle: numbers, strings, lists, tuples, sets, dicts, and a :class:`Record` for each instance.
 
     ``classes`` are the full names of those that may occur; numpy's numbers become numbers, its arrays records.
     SourceError for any other class or function, for what is no pickle, and for a damaged one.
     """
-    machine = _Machine(frozenset(classes) | _NUMPY)
+    machine = _Machine(frozenset(classes) | _NUMPY | {_ORDERED})
     try:
         for instruction, argument, _ in pickletools.genops(data):
             if instruction.name == "STOP":
@@ -94,6 +95,8 @@ class _Machine:
                 stack.append([])
             case "EMPTY_DICT":
                 stack.append({})
+            case "EMPTY_SET":
+                stack.append(set())
             case "TUPLE":
                 stack.append(tuple(self._marked()))
             case "APPEND":
@@ -102,6 +105,9 @@ class _Machine:
             case "APPENDS":
                 items = self._marked()
                 _of(list, stack[-1]).extend(items)
+            case "ADDITEMS":
+                items = self._marked()
+                _of(set, stack[-1]).update(map(_key, items))
             case "SETITEM":
                 items = [stack.pop(), stack.pop()]
                 _fill(stack[-1], items[::-1])
@@ -151,13 +157,22 @@ def _of(kind: type, value: Any) -> Any:
 
 def _fill(target: Any, items: list[Any]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # No deep tuples, whose hashes would be computed recursively.
-        if not isinstance(key, str | int):
-            raise TypeError(f"expected a key of a dict, found {type(key).__name__}")
-        _of(dict, target)[key] = value
+        _of(dict, target)[_key(key)] = value
+
+
+def _key(key: Any) -> Any:
+    """What may be a key of a dict; no deep tuples, whose hashes would be computed recursively."""
+    for part in key if isinstance(key, tuple) else (key,):
+        if not isinstance(part, str | int):
+            raise TypeError(f"expected a key of a dict, found {type(part).__name__}")
+    return key
 
 
 def _made(name: str, arguments: tuple[Any, ...]) -> Any:
+    if name == _ORDERED:
+        if arguments:
+            raise TypeError("expected an empty ordered dict")
+        return {}
     if not name.endswith(".multiarray.scalar"):
         return Record(name, arguments)
     kind, raw = arguments

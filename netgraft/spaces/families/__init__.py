@@ -1,7 +1,8 @@
-"""Families of networks for CIFAR-10, as graphs: drawn by their own rules, or built from a readable configuration.
+"""Families of networks for small images, as graphs: drawn by their own rules, or built from a readable configuration.
 
-They are what AutoGO's segments were mined from. ``family:NAME?arch=TEXT`` names a member as a source; the names that
-:func:`sample` and :func:`enumerated` give are ``NAME?arch=TEXT``.
+Some are what AutoGO's segments were mined from, some what benchmark tables were measured on.
+``family:NAME?arch=TEXT`` names a member as a source; the names that :func:`sample` and :func:`enumerated` give are
+``NAME?arch=TEXT``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from netgraft.errors import SourceError
 from netgraft.ir import Graph
 
 from .family import Family
+from .fbnet import FAMILY as _FBNET
+from .fbnet import fbnet
 from .hiaml import FAMILY as _HIAML
 from .hiaml import hiaml
 from .inception import FAMILY as _INCEPTION
@@ -28,6 +31,8 @@ from .nasbench201 import FAMILY as _NASBENCH201
 from .nasbench201 import nasbench201, nasbench201_benchmark, nasbench201_cells
 from .nasbench_macro import FAMILY as _NASBENCH_MACRO
 from .nasbench_macro import nasbench_macro
+from .nats_size import FAMILY as _NATS_SIZE
+from .nats_size import nats_size
 from .two_path import FAMILY as _TWO_PATH
 from .two_path import two_path
 
@@ -36,6 +41,7 @@ __all__ = [
     "Family",
     "enumerated",
     "family",
+    "fbnet",
     "hiaml",
     "inception",
     "member",
@@ -44,6 +50,7 @@ __all__ = [
     "nasbench201_benchmark",
     "nasbench201_cells",
     "nasbench_macro",
+    "nats_size",
     "sample",
     "two_path",
 ]
@@ -55,6 +62,8 @@ FAMILIES: Final[Mapping[str, Family]] = {
         _NASBENCH201,
         _NASBENCH201_BENCHMARK,
         _NASBENCH_MACRO,
+        _NATS_SIZE,
+        _FBNET,
         _HIAML,
         _TWO_PATH,
         _INCEPTION,

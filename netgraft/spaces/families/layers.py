@@ -97,12 +97,19 @@ class Network:
         """Images joined along their channels; a single one as it is."""
         return parts[0] if len(parts) == 1 else self._builder.add("concat", *parts, id=at)
 
-    def classify(self, x: Value, *, identity: bool) -> Graph:
+    def shuffle(self, at: str, x: Value, groups: int) -> Value:
+        """The channels of ``groups`` groups of an image, interleaved."""
+        channels, height, width = (int(size) for size in self._builder.type(x).concrete()[1:])
+        x = self.add(f"{at}.split", "reshape", x, shape=(-1, groups, channels // groups, height, width))
+        x = self.add(f"{at}.turn", "permute", x, dims=(0, 2, 1, 3, 4))
+        return self.add(f"{at}.join", "reshape", x, shape=(-1, channels, height, width))
+
+    def classify(self, x: Value, *, identity: bool, classes: int = CLASSES) -> Graph:
         """The finished graph: global average, the ``identity`` that is a dropout of rate 0, and the classifier."""
         x = self._builder.add("mean", x, id="head.mean", dims=(2, 3))
         if identity:
             x = self._builder.add("identity", x, id="head.identity")
-        return self._builder.build(self._builder.add("linear", x, id="head.linear", out_features=CLASSES))
+        return self._builder.build(self._builder.add("linear", x, id="head.linear", out_features=classes))
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -30,8 +30,9 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 WIDTHS = (16, 32, 64)
 CELLS = 5
 
-# Source and target of the six edges, in the order of an arch string.
-_EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+"""Source and target of the six edges, in the order of an arch string."""
+
 _ARCH = re.compile(r"\|(\w+)~0\|\+\|(\w+)~0\|(\w+)~1\|\+\|(\w+)~0\|(\w+)~1\|(\w+)~2\|")
 _SHUFFLED = 88
 _EXAMPLE = "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
@@ -52,8 +53,8 @@ def nasbench201(arch: str) -> Graph:
     for stage, width in enumerate(WIDTHS):
         if stage:
             x = _reduction(net, f"reduce{stage}", x, width)
-        for cell in range(CELLS):
-            x = _cell(net, f"stage{stage}.cell{cell}", x, ops, _EXPANSIONS)
+        for number in range(CELLS):
+            x = cell(net, f"stage{stage}.cell{number}", x, ops, _EXPANSIONS)
     return net.classify(x, identity=True)
 
 
@@ -68,16 +69,16 @@ def nasbench201_benchmark(arch: str) -> Graph:
     x = net.norm("stem.bn", net.conv("stem.conv", net.image, WIDTHS[0], 3))
     for stage, width in enumerate(WIDTHS):
         if stage:
-            x = _residual_reduction(net, f"reduce{stage}", x, width)
-        for cell in range(CELLS):
-            x = _cell(net, f"stage{stage}.cell{cell}", x, ops, _EXPANSIONS | {"avg_pool_3x3": _average})
+            x = residual_reduction(net, f"reduce{stage}", x, width)
+        for number in range(CELLS):
+            x = cell(net, f"stage{stage}.cell{number}", x, ops, _EXPANSIONS | {"avg_pool_3x3": _average})
     x = net.add("last.relu", "relu", net.norm("last.bn", x))
     return net.classify(x, identity=False)
 
 
 def nasbench201_cells() -> tuple[str, ...]:
     """All 15,625 cells as strings; the position is the architecture's index in the benchmark."""
-    cells = [_string(ops) for ops in product(OPERATIONS, repeat=len(_EDGES))]
+    cells = [arch_of(ops) for ops in product(OPERATIONS, repeat=len(EDGES))]
     # The benchmark's authors shuffled them so, with Python's generator; their first cell is |avg_pool_3x3~0|+...
     random.Random(_SHUFFLED).shuffle(cells)
     return tuple(cells)
@@ -85,7 +86,7 @@ def nasbench201_cells() -> tuple[str, ...]:
 
 def draw(rng: np.random.Generator) -> str:
     """A cell without ``none``: six independent uniform draws over the other four operations."""
-    return _string([OPERATIONS[1:][i] for i in rng.integers(4, size=len(_EDGES))])
+    return arch_of([OPERATIONS[1:][i] for i in rng.integers(4, size=len(EDGES))])
 
 
 def operations(arch: str) -> tuple[str, ...]:
@@ -111,7 +112,7 @@ def function(arch: str) -> str:
     values: list[tuple[str, ...]] = [("x",)]
     for node in range(1, 4):
         terms: list[str] = []
-        for op, (source, target) in zip(ops, _EDGES, strict=True):
+        for op, (source, target) in zip(ops, EDGES, strict=True):
             if target == node and op != "none":
                 terms += _terms(op, values[source])
         # Constants, which training chooses, add up to one.
@@ -133,13 +134,15 @@ def _terms(op: str, read: tuple[str, ...]) -> list[str]:
     return [f"conv{kernel}({' + '.join(term for term in sorted(counts) for _ in range(counts[term] // common))})"]
 
 
-def _string(ops: Sequence[str]) -> str:
+def arch_of(ops: Sequence[str]) -> str:
+    """The string of a cell with these operations on its six edges."""
     a, b, c, d, e, f = ops
     return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
 
 
-def _cell(net: Network, at: str, x: Value, ops: Sequence[str], expansions: Mapping[str, Expansion]) -> Value:
-    edges = [(slot, source, target) for slot, (source, target) in enumerate(_EDGES) if ops[slot] != "none"]
+def cell(net: Network, at: str, x: Value, ops: Sequence[str], expansions: Mapping[str, Expansion]) -> Value:
+    """A cell on ``x``: what its edges do is looked up in ``expansions``, what does not reach its output is left out."""
+    edges = [(slot, source, target) for slot, (source, target) in enumerate(EDGES) if ops[slot] != "none"]
     read = {3}
     for _, source, target in sorted(edges, key=lambda edge: -edge[2]):
         if target in read:
@@ -187,7 +190,8 @@ def _reduction(net: Network, at: str, x: Value, width: int) -> Value:
     return net.add(f"{at}.relu2", "relu", net.total(f"{at}.add", main, short))
 
 
-def _residual_reduction(net: Network, at: str, x: Value, width: int) -> Value:
+def residual_reduction(net: Network, at: str, x: Value, width: int) -> Value:
+    """The benchmark's residual block that halves the map."""
     main = net.unit(f"{at}.a", net.add(f"{at}.a.relu", "relu", x), width, 3, 2)
     main = net.unit(f"{at}.b", net.add(f"{at}.b.relu", "relu", main), width, 3)
     short = net.conv(f"{at}.short", net.pool(f"{at}.pool", "avg_pool2d", x, 2, 2), width, 1)
@@ -195,7 +199,7 @@ def _residual_reduction(net: Network, at: str, x: Value, width: int) -> Value:
 
 
 _PAPER = "Dong and Yang, ICLR 2020, arXiv:2001.00326"
-_DRAWN = (len(OPERATIONS) - 1) ** len(_EDGES)
+_DRAWN = (len(OPERATIONS) - 1) ** len(EDGES)
 
 FAMILY = Family("nasbench201", _PAPER, draw, nasbench201, size=_DRAWN, members=nasbench201_cells)
 BENCHMARK = Family("nasbench201_benchmark", _PAPER, draw, nasbench201_benchmark, size=_DRAWN, members=nasbench201_cells)

@@ -1,0 +1,79 @@
+"""Benchmark tables as search spaces: what somebody trained and measured, asked for by architecture.
+
+.. code-block:: python
+
+    table = ng.tabular("nats-tss", data="NATS-tss-v1_0-3ffb9-simple")   # or a folder with accuracy.parquet
+    table.accuracy("|nor_conv_3x3~0|+...", "cifar10", "test")           # by arch, index or graph
+    table.cost(11, "macs"), table.simulate(11)                          # what it costs, and what training it takes
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from netgraft.errors import DataError, OptionError
+
+from .benchmark import Benchmark, Observation, Space
+from .chains import FBNET, MACRO
+from .choices import Choices, Decisions
+from .labels import Columns, Labels, Training, columns_of, plausible
+from .nats import META, NatsFiles
+from .size import SIZE
+from .topology import TOPOLOGY
+
+__all__ = [
+    "SPACES",
+    "Benchmark",
+    "Choices",
+    "Columns",
+    "Decisions",
+    "Labels",
+    "Observation",
+    "Space",
+    "Training",
+    "plausible",
+    "tabular",
+]
+
+SPACES: Final[Mapping[str, Space]] = {space.name: space for space in (TOPOLOGY, SIZE, MACRO, FBNET)}
+"""The spaces by name."""
+
+
+def space(name: str) -> Space:
+    """The space called ``name``; OptionError, with the nearest name, where there is none."""
+    if name not in SPACES:
+        near = difflib.get_close_matches(name, SPACES, n=1)
+        guess = f"; did you mean {near[0]!r}?" if near else ";"
+        raise OptionError(f"there is no benchmark space {name!r}{guess} there are: {', '.join(SPACES)}")
+    return SPACES[name]
+
+
+def tabular(name: str, data: str | Path | Sequence[str | Path]) -> Benchmark:
+    """The benchmark of a space, with the measurements in ``data``.
+
+    ``name``: ``nats-tss`` (NAS-Bench-201's cells), ``nats-sss``, ``nasbench-macro`` or ``fbnet``. ``data``: a folder of
+    NATS-Bench in fast mode (one ``000011.pbz2`` an architecture, read without unpickling, as they are asked for), a
+    folder of parquet files, or parquet files, with the columns that :func:`.labels.columns_of` describes. The project
+    ships no table: data under other licences stays with those who publish it. DataError says what is wrong with a file.
+    """
+    chosen = space(name)
+    paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None:
+        raise DataError(
+            f"{missing} does not exist; {name} needs a folder of NATS-Bench in fast mode, or parquet files with a "
+            "column arch"
+        )
+    archs = list(chosen.members()) if chosen.members else None
+    if len(paths) == 1 and (paths[0] / META).exists():
+        if archs is None or name not in (TOPOLOGY.name, SIZE.name):
+            raise DataError(f"{paths[0]} is a folder of NATS-Bench, which has no {name}")
+        return Benchmark(chosen, archs, NatsFiles(paths[0], archs))
+    files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
+    if not files:
+        raise DataError(f"{paths[0]} holds neither {META} nor a parquet file")
+    rows, columns = columns_of(files, None if archs is None else {arch: i for i, arch in enumerate(archs)})
+    return Benchmark(chosen, archs or rows, columns)

@@ -1,0 +1,223 @@
+"""A benchmark table: a space of architectures, and what somebody measured of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from netgraft.errors import DataError, SourceError
+from netgraft.ir import Graph
+from netgraft.spaces.families import Family
+
+from .choices import Choices
+from .labels import Labels, Training
+
+Clock = Callable[[str, Training], float | None]
+"""The time (s) that training an arch and judging it takes, where the table does not know it; None: cannot say."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is known of a space without any measurement.
+
+    ``families`` make the networks of its archs, the first the ones that were measured; ``candidates`` are archs that a
+    graph could be of, ``function`` names what an arch computes, ``counts`` are costs that follow from an arch alone.
+    ``observed`` is what a search looks at by default, ``judged`` what its answer is judged by. ``seconds`` are budgets
+    by data set.
+    """
+
+    name: str
+    about: str
+    choices: Choices
+    families: Sequence[Family]
+    candidates: Callable[[Graph], Iterable[str]]
+    function: Callable[[str], str]
+    counts: Callable[[str], Mapping[str, float]]
+    members: Callable[[], Sequence[str]] | None
+    observed: tuple[str, int | None]
+    judged: tuple[str, int | None] = ("test", None)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    clock: Clock | None = None
+
+
+class Observation(NamedTuple):
+    """One simulated training: its accuracy in percent, its time in seconds, and whether that is an estimate."""
+
+    accuracy: float
+    seconds: float
+    estimated: bool
+
+
+Which = int | str | Graph
+"""An architecture: its index, its arch string, or its network."""
+
+
+class Benchmark:
+    """A space with its measurements.
+
+    An architecture is named by its index, by its arch or by its network (a graph; the arch with the same digest is
+    looked for, among those that it could be). ``dataset`` is cifar10, cifar100 or imagenet16-120, ``split`` valid or
+    test; ``epochs`` is how long a network was trained, the longest where None. What was not measured is a DataError.
+    """
+
+    def __init__(self, space: Space, archs: Sequence[str], labels: Labels) -> None:
+        self.space, self.archs, self.labels = space, archs, labels
+        self._number = {arch: i for i, arch in enumerate(archs)}
+        self._found: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        """Of the space."""
+        return self.space.name
+
+    def __len__(self) -> int:
+        return len(self.archs)
+
+    def __repr__(self) -> str:
+        return (
+            f"<{self.name}: {len(self):,} architectures; {', '.join(map(str, self.labels.trainings)) or 'costs only'}>"
+        )
+
+    def index(self, which: Which) -> int:
+        """The index of an architecture."""
+        if isinstance(which, int | np.integer):
+            if not 0 <= which < len(self):
+                raise DataError(f"{self.name} has architectures 0 to {len(self) - 1}, not {which}")
+            return int(which)
+        arch = which if isinstance(which, str) else self._arch_of(which)
+        if not isinstance(which, str) and arch not in self._number:  # perhaps another spelling of the same
+            arch = next(iter(self._classes.get(self.space.function(arch), ())), arch)
+        if arch not in self._number:
+            self.space.choices.read(arch)  # says what is wrong with it, if anything is
+            raise DataError(f"the table of {self.name} does not hold {arch}")
+        return self._number[arch]
+
+    def arch(self, which: Which) -> str:
+        """The arch of an architecture."""
+        return self.archs[self.index(which)]
+
+    def graph(self, which: Which) -> Graph:
+        """The network of an architecture, as it was measured."""
+        return self.space.families[0].build(self.arch(which))
+
+    def equals(self, which: Which) -> list[str]:
+        """All archs of the table that compute the same function, this one among them."""
+        return list(self._classes[self.space.function(self.arch(which))])
+
+    @cached_property
+    def _classes(self) -> Mapping[str, list[str]]:
+        """The archs of the table by what they compute."""
+        found: dict[str, list[str]] = {}
+        for arch in self.archs:
+            found.setdefault(self.space.function(arch), []).append(arch)
+        return found
+
+    def training(self, dataset: str = "cifar10", split: str = "test", epochs: int | None = None) -> Training:
+        """The training of these; DataError, with those that there are, where the table has none."""
+        found = [t for t in self.labels.trainings if t[:2] == (dataset, split) and epochs in (None, t.epochs)]
+        if not found:
+            asked = f"{dataset} {split}" + ("" if epochs is None else f" after {epochs} epochs")
+            has = ", ".join(map(str, self.labels.trainings)) or "no accuracies at all"
+            raise DataError(f"the table of {self.name} has no accuracies for {asked}; it has: {has}")
+        return max(found, key=lambda t: t.epochs)
+
+    def known(self, which: Which, training: Training) -> bool:
+        """Whether the table has an accuracy of this architecture."""
+        return self.labels.accuracy(self.index(which), training, None, None) is not None
+
+    def accuracy(
+        self,
+        which: Which,
+        dataset: str = "cifar10",
+        split: str = "test",
+        epochs: int | None = None,
+        *,
+        at: int | None = None,
+        trial: int | None = None,
+    ) -> float:
+        """Accuracy in percent: the mean of all trials, or that of one; after the last epoch, or after epoch ``at``."""
+        training = self.training(dataset, split, epochs)
+        index = self.index(which)
+        trials = self.labels.trials(index, training)
+        if trial is not None and not 0 <= trial < trials:
+            raise DataError(f"{self.archs[index]} was trained {trials} times for {training}; trials count from 0")
+        found = self.labels.accuracy(index, training, at, trial)
+        if found is None:
+            when = "" if at is None else f", at epoch {at}"
+            raise DataError(f"the table of {self.name} has no accuracy of {self.archs[index]} ({training}{when})")
+        return found
+
+    def cost(self, which: Which, metric: str) -> float:
+        """``macs``, ``parameters``, ``latency`` (ms) or ``latency@DEVICE`` (ms), as the benchmark counts them."""
+        index = self.index(which)
+        if metric in self.labels.metrics:
+            found = self.labels.cost(index, metric)
+            if found is not None:
+                return found
+        counts = self.space.counts(self.archs[index])
+        if metric in counts:
+            return counts[metric]
+        if metric in self.labels.metrics:
+            raise DataError(f"the table of {self.name} has no {metric} of {self.archs[index]}")
+        has = ", ".join(dict.fromkeys([*counts, *self.labels.metrics]))
+        raise DataError(f"the table of {self.name} has no {metric!r}; it has: {has}")
+
+    def simulate(
+        self,
+        which: Which,
+        dataset: str = "cifar10",
+        split: str | None = None,
+        epochs: int | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> Observation:
+        """Trains and judges an architecture, by looking it up: one of its trials (``rng`` chooses; else their mean) and
+        the time that it took (Dong et al., 2021: the training of all epochs, and one pass over the validation split).
+
+        Where the table has no times, the space's clock estimates them; where it has no clock, a training takes 0 s.
+        """
+        default_split, default_epochs = self.space.observed
+        training = self.training(dataset, split or default_split, epochs if epochs is not None else default_epochs)
+        return self.observe(self.index(which), training, rng)
+
+    def observe(self, index: int, training: Training, rng: np.random.Generator | None) -> Observation:
+        """:meth:`simulate` by index and training."""
+        labels, arch = self.labels, self.archs[index]
+        trials = labels.trials(index, training)
+        trial = int(rng.integers(trials)) if rng is not None and trials > 1 else None
+        accuracy = labels.accuracy(index, training, None, trial)
+        if accuracy is None:
+            raise DataError(f"the table of {self.name} has no accuracy of {arch} ({training})")
+        seconds = labels.seconds(index, training, None)
+        if seconds is not None:
+            return Observation(accuracy, seconds, False)
+        estimate = self.space.clock(arch, training) if self.space.clock else None
+        return Observation(accuracy, estimate or 0.0, True)
+
+    def best(self, dataset: str = "cifar10", split: str = "test", epochs: int | None = None) -> tuple[str, float]:
+        """The architecture of the highest accuracy that the table has, and that accuracy."""
+        training = self.training(dataset, split, epochs)
+        found = ((self.labels.accuracy(i, training, None, None), i) for i in range(len(self)))
+        known = [(accuracy, -i) for accuracy, i in found if accuracy is not None]
+        if not known:
+            raise DataError(f"the table of {self.name} has no accuracy at all for {training}")
+        accuracy, i = max(known)
+        return self.archs[-i], accuracy
+
+    def _arch_of(self, graph: Graph) -> str:
+        digest = graph.digest
+        if digest not in self._found:
+            same = (
+                arch
+                for arch in self.space.candidates(graph)
+                if any(family.build(arch).digest == digest for family in self.space.families)
+            )
+            arch = next(same, None)
+            if arch is None:
+                raise SourceError(f"the graph {digest} is no network of {self.name}")
+            self._found[digest] = arch
+        return self._found[digest]

@@ -1,0 +1,116 @@
+"""NATS-Bench's own files in fast mode: a folder with one bz2-compressed pickle an architecture, read as data."""
+
+from __future__ import annotations
+
+import bz2
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+from netgraft.convert.pickles import read_pickle
+from netgraft.errors import DataError, SourceError
+
+from .labels import Training
+
+META: Final = "meta.pbz2"
+_LARGEST: Final = 256 << 20  # bytes of one file unpacked: hundreds of times what one is
+
+# Data and split of the search, and what the files call the data and the evaluation. CIFAR-10's validation accuracy is
+# that of a network trained on half of the training images, its test accuracy that of one trained on all of them.
+_SETS: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
+    ("cifar10", "valid"): ("cifar10-valid", "x-valid"),
+    ("cifar10", "test"): ("cifar10", "ori-test"),
+    ("cifar100", "valid"): ("cifar100", "x-valid"),
+    ("cifar100", "test"): ("cifar100", "x-test"),
+    ("imagenet16-120", "valid"): ("ImageNet16-120", "x-valid"),
+    ("imagenet16-120", "test"): ("ImageNet16-120", "x-test"),
+}
+_COSTS: Final = {"macs": ("flop", 1e6), "parameters": ("params", 1e6), "latency": ("latency", 1e3)}
+
+
+class NatsFiles:
+    """Labels in a folder such as ``NATS-tss-v1_0-3ffb9-simple``; an architecture is read when it is asked for.
+
+    Costs are those of CIFAR-10: multiply-accumulates, parameters, and latency in ms on the benchmark's GPU.
+    """
+
+    metrics: Sequence[str] = tuple(_COSTS)
+
+    def __init__(self, folder: Path, archs: Sequence[str]) -> None:
+        """``folder`` must hold ``meta.pbz2`` and list the same ``archs``; DataError says what is missing."""
+        meta = _read(folder / META)
+        if not isinstance(meta, dict) or list(meta.get("meta_archs", ())) != list(archs):
+            raise DataError(f"{folder / META} lists other architectures than this space has")
+        self.folder, self._archs = folder, archs
+        self.indices = frozenset(int(p.name[:-5]) for p in folder.glob("*.pbz2") if re.fullmatch(r"\d+\.pbz2", p.name))
+        """Which architectures the folder holds."""
+        if not self.indices:
+            raise DataError(f"{folder} holds no architecture, as 000011.pbz2 would be one")
+        epochs = sorted(int(hp) for hp in self._record(min(self.indices)))
+        self.trainings: Sequence[Training] = tuple(Training(*key, hp) for hp in epochs for key in _SETS)
+        # A benchmark asks for the same few again and again; 4,096 of them as plain data are a few hundred MB.
+        self._runs = lru_cache(maxsize=4096)(self._read_runs)
+
+    def accuracy(self, index: int, training: Training, at: int | None, trial: int | None) -> float | None:
+        """See :class:`Labels`."""
+        name = f"{_SETS[training[:2]][1]}@{(at or training.epochs) - 1}"
+        found = [run["eval_acc1es"].get(name) for run in self._runs(index, training)]
+        found = found if trial is None else found[trial : trial + 1]
+        return None if not found or None in found else sum(found) / len(found)
+
+    def trials(self, index: int, training: Training) -> int:
+        """See :class:`Labels`."""
+        return len(self._runs(index, training))
+
+    def seconds(self, index: int, training: Training, at: int | None) -> float | None:
+        """See :class:`Labels`: the mean over the trials, as the benchmark's ``simulate_train_eval`` counts it."""
+        last = at or training.epochs
+        name = f"{_SETS[training[:2]][1]}@{last - 1}"
+        runs = [r for r in self._runs(index, training) if name in r["eval_times"] and r["train_times"]]
+        spent = [sum(run["train_times"][e] for e in range(last)) + run["eval_times"][name] for run in runs]
+        return sum(spent) / len(spent) if spent else None
+
+    def cost(self, index: int, metric: str) -> float | None:
+        """See :class:`Labels`."""
+        name, unit = _COSTS[metric]
+        first = self.trainings[0]
+        values = [run[name] for run in self._runs(index, first)]
+        flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
+        return unit * sum(flat) / len(flat) if flat else None
+
+    def _read_runs(self, index: int, training: Training) -> list[dict[str, Any]]:
+        """The trials of one training, in the order of their seeds."""
+        if index not in self.indices:
+            return []
+        entry = self._record(index)[f"{training.epochs:02d}"]
+        if entry["arch_str"] != self._archs[index]:
+            raise DataError(f"{self._file(index)} is of another architecture: {entry['arch_str']}")
+        name = _SETS[training[:2]][0]
+        return [entry["all_results"][name, seed] for seed in entry["dataset_seed"].get(name, ())]
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.pbz2"
+
+    def _record(self, index: int) -> dict[str, Any]:
+        record = _read(self._file(index))
+        if not isinstance(record, dict) or not all(isinstance(hp, str) and hp.isdigit() for hp in record):
+            raise DataError(f"{self._file(index)} does not hold the trainings of an architecture")
+        return record
+
+
+def _read(path: Path) -> Any:
+    """What a compressed pickle holds; DataError where it is missing or damaged, or asks for more than data."""
+    try:
+        with bz2.open(path) as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise DataError(f"{path} is no file of NATS-Bench: it unpacks to more than {_LARGEST >> 20} MB")
+        return read_pickle(data, ())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; a folder of NATS-Bench in fast mode has it") from None
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be unpacked: {error}") from None
+    except SourceError as error:
+        raise DataError(f"{path} {error}") from None
