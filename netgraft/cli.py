@@ -1,4 +1,4 @@
-"""The command line: ``netgraft optimize | inspect | measure | worker | export | report | demo | bank | predictor``."""
+"""The command line: ``netgraft optimize | inspect | measure | worker | export | report | demo``, and groups of more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from netgraft import bank_commands, predictor_commands, segments, sources, tasks, zoo
+from netgraft import (
+    bank_commands,
+    bench_commands,
+    device_commands,
+    predictor_commands,
+    segments,
+    sources,
+    tasks,
+    zoo,
+)
 from netgraft import console as screen
 from netgraft import report as report_page
 from netgraft.channels import channels as find_channels
@@ -77,6 +86,8 @@ class _Commands(typer.core.TyperGroup):
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
 app.add_typer(bank_commands.commands, name="bank")
 app.add_typer(predictor_commands.commands, name="predictor")
+app.add_typer(bench_commands.commands, name="bench")
+app.add_typer(device_commands.commands, name="device")
 
 # Paragraphs for the end of a command's help.
 SOURCES_HELP = (

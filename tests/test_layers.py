@@ -112,6 +112,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "spaces.families.*": ("ir.*", "numpy"),
     "spaces.tabular.*": ("ir.* convert.pickles costs.analytic spaces.families.*", "numpy pyarrow"),
     "spaces.*": ("ir.* candidate metrics mutations.*", "numpy"),
+    "devices.*": ("spaces.families.*", "numpy scipy"),
     "study": ("ir.* candidate", "numpy safetensors"),
     "search.*": ("ir.* candidate metrics events engine mutations.* spaces.* study", "numpy"),
     # sources of networks: plain torch modules, and the strings that name one
@@ -128,6 +129,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "picture": ("ir.*", ""),
     "console": ("candidate events report.*", "rich"),
     "__init__": ("*", "torch"),
+    "bench_commands": ("spaces.tabular.* search.* console", "numpy typer rich"),
+    "device_commands": ("ir.* costs.measured.* devices.* spaces.tabular.*", "numpy typer rich"),
     "bank_commands": ("ir.* segments.* sources console picture", "numpy typer rich"),
     "predictor_commands": ("predictor.* sources console", "typer rich"),
     "cli": ("*", "numpy torch typer rich"),

@@ -77,6 +77,9 @@ class Benchmark:
     def __len__(self) -> int:
         return len(self.archs)
 
+    def __contains__(self, arch: object) -> bool:
+        return arch in self._number
+
     def __repr__(self) -> str:
         return (
             f"<{self.name}: {len(self):,} architectures; {', '.join(map(str, self.labels.trainings)) or 'costs only'}>"

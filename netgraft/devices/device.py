@@ -1,0 +1,165 @@
+"""One device: a few measurements, and what they say about every architecture of the space."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from netgraft.errors import DataError
+
+from .features import Array
+from .prior import LEVEL, Prior, arrays_of, prior_of, read_arrays
+
+LEAST: Final = 5
+"""Fewer measurements than this say too little."""
+
+_OWN: Final = (0.002, 0.005, 0.015)
+_SHARED: Final = (0.7, 1.5)
+_NOISE: Final = (0.01, 0.02, 0.04, 0.08, 0.15)
+
+
+class Prediction(NamedTuple):
+    """Latencies in ms, and the ends of a 95 % interval for one measurement of each."""
+
+    ms: Array
+    low: Array
+    high: Array
+
+
+class _Setting(NamedTuple):
+    """How far this device may differ: in weights of its own, along the known directions, and by noise; its say."""
+
+    own: float
+    shared: float
+    noise: float
+    inverse: Array
+    weight: float
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of which ``archs`` were measured: ``ms`` each, in the order of ``archs``.
+
+    A Bayesian linear model of log latency under the :class:`~.prior.Prior`. How far the device may depart from the
+    known ones, and its noise, are averaged over a small grid by their likelihood given the measurements. Those must be
+    alike: one batch size, one engine, one power mode. Noise is assumed to be relative.
+    """
+
+    prior: Prior
+    archs: tuple[str, ...]
+    ms: Array
+
+    def predict(self, archs: Sequence[str]) -> Prediction:
+        """The latencies of any architectures of the space, measured anywhere before or not."""
+        rows, measured = self.prior.rows(archs), self._rows
+        shared = rows @ self.prior.directions.T
+        own_cross, shared_cross = rows @ measured.T, shared @ (measured @ self.prior.directions.T).T
+        own_self, shared_self = (rows**2).sum(1), (shared**2).sum(1)
+        base = rows @ self.prior.mean
+        means, squares = np.zeros(len(rows)), np.zeros(len(rows))
+        for setting in self._settings:
+            cross = LEVEL**2 + setting.shared**2 * shared_cross + setting.own**2 * own_cross
+            mean = base + cross @ (setting.inverse @ self._residuals)
+            before = LEVEL**2 + setting.shared**2 * shared_self + setting.own**2 * own_self
+            variance = before - np.einsum("ij,jk,ik->i", cross, setting.inverse, cross) + setting.noise**2
+            means += setting.weight * mean
+            squares += setting.weight * (np.maximum(variance, setting.noise**2) + mean**2)
+        spread = np.sqrt(np.maximum(squares - means**2, 0.0)) * stats.t.ppf(0.975, len(self.archs) - 1)
+        return Prediction(*(np.exp(value) for value in (means, means - spread, means + spread)))
+
+    @property
+    def noise(self) -> float:
+        """The relative noise of a measurement, as far as the model can tell."""
+        return float(sum(setting.weight * setting.noise for setting in self._settings))
+
+    def surprises(self) -> Array:
+        """How far each measurement is from what the others say, in standard deviations: beyond 4 it may be wrong."""
+        best = max(self._settings, key=lambda setting: setting.weight)
+        found: Array = best.inverse @ self._residuals / np.sqrt(np.diag(best.inverse))
+        return found
+
+    @cached_property
+    def _rows(self) -> Array:
+        return self.prior.rows(self.archs)
+
+    @cached_property
+    def _residuals(self) -> Array:
+        residuals: Array = np.log(self.ms) - self._rows @ self.prior.mean
+        return residuals
+
+    @cached_property
+    def _settings(self) -> list[_Setting]:
+        rows = self._rows
+        shared = rows @ self.prior.directions.T
+        gram_shared, gram_own = shared @ shared.T, rows @ rows.T
+        found = []
+        for own, scale, noise in product(_OWN, _SHARED, _NOISE):
+            k = LEVEL**2 + scale**2 * gram_shared + own**2 * gram_own + noise**2 * np.eye(len(rows))
+            inverse = np.asarray(np.linalg.inv(k), dtype=np.float64)
+            likelihood = -0.5 * (self._residuals @ inverse @ self._residuals + np.linalg.slogdet(k)[1])
+            found.append(_Setting(own, scale, noise, inverse, likelihood))
+        top = max(setting.weight for setting in found)
+        kept = [s._replace(weight=float(np.exp(s.weight - top))) for s in found if s.weight > top - 6]
+        total = sum(setting.weight for setting in kept)
+        return [setting._replace(weight=setting.weight / total) for setting in kept]
+
+    def save(self, path: Path) -> None:
+        """Writes the device, its prior included, for :func:`read_device`."""
+        with path.open("wb") as file:
+            np.savez_compressed(file, **arrays_of(self.prior), archs=np.array(self.archs), ms=self.ms)
+
+
+def fit(prior: Prior, archs: Sequence[str], ms: Sequence[float]) -> Device:
+    """The device on which these architectures took these times (ms), each measured once or several times."""
+    times = np.asarray(ms, dtype=np.float64)
+    if len(archs) != len(times):
+        raise DataError(f"{len(archs)} architectures, but {len(times)} times")
+    if len(set(archs)) < LEAST:
+        raise DataError(f"{len(set(archs))} architectures were measured; {LEAST} are needed, 10 or 20 are better")
+    wrong = next((i for i, time in enumerate(times) if not (np.isfinite(time) and time > 0)), None)
+    if wrong is not None:
+        raise DataError(f"{archs[wrong]} cannot have taken {times[wrong]} ms; times are positive numbers")
+    prior.rows(archs)  # an arch of another space is better heard of now
+    return Device(prior, tuple(archs), times)
+
+
+def read_device(path: Path) -> Device:
+    """The device in a file that :meth:`Device.save` wrote; DataError where it is none."""
+    arrays = read_arrays(path)
+    prior = prior_of(arrays, path)
+    if not {"archs", "ms"} <= arrays.keys():
+        raise DataError(f"{path} holds a prior but no device; write one with 'netgraft device fit'")
+    return fit(prior, arrays["archs"].tolist(), arrays["ms"].tolist())
+
+
+def read_measurements(path: Path) -> tuple[list[str], list[float]]:
+    """Architectures and times of a CSV file with the columns arch and ms; lines without a time are left out."""
+    archs: list[str] = []
+    ms: list[float] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if not {"arch", "ms"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{path} needs the columns arch and ms; its first line is {reader.fieldnames}")
+            for row in reader:
+                text = (row["ms"] or "").strip()
+                if not text:
+                    continue
+                try:
+                    ms.append(float(text))
+                except ValueError:
+                    raise DataError(f"{path}, line {reader.line_num}: {text!r} is no time in ms") from None
+                archs.append((row["arch"] or "").strip())
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; 'netgraft device plan' writes one to fill in") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}") from None
+    return archs, ms
