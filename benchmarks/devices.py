@@ -6,8 +6,8 @@ Every device of the two tables is left out in turn, with all batch sizes of the 
 which architectures are measured, comes from the other hardware alone. Spearman's correlation over all architectures
 that were not measured, beside three rivals: multiply-accumulates; the best other device, chosen with all of its labels
 (which nobody could do); and an operator table, one cost for each choice, fitted (ridge, strength by leaving one out) to
-the same measurements. ``80 % of all labels`` shows how far noise lets anybody come. ``--write DIR`` writes the priors of
-all devices, which netgraft ships.
+the same measurements. ``80 % of all labels`` shows about how far noise lets anybody come. ``--write DIR`` writes the
+priors of all devices, which netgraft ships.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ def fit(
             )
     console.print(
         f"{out}: {len(device.archs)} measurements from {device.ms.min():.4g} to {device.ms.max():.4g} ms, "
-        f"noise about {device.noise:.0%}",
+        f"noise about {device.noise:.0%}"
+        + ("; it seems to leave out operations that nobody reads" if device.prunes > 0.5 else ""),
         soft_wrap=True,
     )
     console.print(f"next: netgraft device predict {out} ARCH", soft_wrap=True)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from netgraft import devices
 from netgraft.cli import app
 from netgraft.devices import Known, fit, hardware, read_device, read_measurements, shipped
-from netgraft.devices.features import features
+from netgraft.devices.features import features, live_cell
 from netgraft.errors import DataError, NetgraftError, OptionError, SourceError
 from netgraft.spaces.families import nasbench201_cells
 from netgraft.spaces.families.nasbench201 import operations
@@ -116,6 +116,19 @@ def test_dead_operations_are_told_apart() -> None:
     live = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|skip_connect~1|none~2|"
     dead = "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|"
     assert not np.array_equal(*features("nats-tss", [live, dead]))
+
+
+def test_a_device_that_leaves_out_dead_operations(known: Known, truth: np.ndarray) -> None:
+    """It is known as one from its measurements, and predicted as well as the others."""
+    place = {cell: i for i, cell in enumerate(nasbench201_cells())}
+    every = 7 * np.array([4 + sum(costs(0.2, 1.4, 3.0, 2.0)[op] for op in operations(c)) for c in nasbench201_cells()])
+    pruned = every[[place[live_cell(cell)] for cell in CELLS]]
+    prior = known.prior()
+    chosen = [CELLS.index(arch) for arch in prior.plan[:20]]
+    device = fit(prior, prior.plan[:20], pruned[chosen])
+    assert device.prunes > 0.99
+    assert spearmanr(device.predict(CELLS).ms, pruned)[0] > 0.98
+    assert fit(prior, prior.plan[:20], truth[chosen]).prunes < 0.01
 
 
 def test_a_wrong_measurement_stands_out(known: Known, truth: np.ndarray) -> None:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,7 +15,7 @@ from scipy import stats
 
 from netgraft.errors import DataError
 
-from .features import Array
+from .features import Array, ways
 from .prior import LEVEL, Prior, arrays_of, prior_of, read_arrays
 
 LEAST: Final = 5
@@ -24,6 +24,7 @@ LEAST: Final = 5
 _OWN: Final = (0.002, 0.005, 0.015)
 _SHARED: Final = (0.7, 1.5)
 _NOISE: Final = (0.01, 0.02, 0.04, 0.08, 0.15)
+_UNLIKELY: Final = 6.0  # in log likelihood
 
 
 class Prediction(NamedTuple):
@@ -34,9 +35,22 @@ class Prediction(NamedTuple):
     high: Array
 
 
-class _Setting(NamedTuple):
-    """How far this device may differ: in weights of its own, along the known directions, and by noise; its say."""
+@dataclass(frozen=True)
+class _View:
+    """The measured architectures as a device sees them that prunes dead operations, or does not."""
 
+    prunes: bool
+    rows: Array
+    shared: Array
+    residuals: Array
+
+
+class _Setting(NamedTuple):
+    """How this device may treat architectures, and how far it may differ: in weights of its own, along the known
+    directions, and by noise; the inverse covariance of its measurements, and its say.
+    """
+
+    view: _View
     own: float
     shared: float
     noise: float
@@ -48,9 +62,9 @@ class _Setting(NamedTuple):
 class Device:
     """A device of which ``archs`` were measured: ``ms`` each, in the order of ``archs``.
 
-    A Bayesian linear model of log latency under the :class:`~.prior.Prior`. How far the device may depart from the
-    known ones, and its noise, are averaged over a small grid by their likelihood given the measurements. Those must be
-    alike: one batch size, one engine, one power mode. Noise is assumed to be relative.
+    A Bayesian linear model of log latency under the :class:`~.prior.Prior`. Whether the device prunes dead operations,
+    how far it may depart from the known ones, and its noise are averaged over a small grid by their likelihood given
+    the measurements. Those must be alike: one batch size, one engine, one power mode. Noise is assumed to be relative.
     """
 
     prior: Prior
@@ -59,55 +73,57 @@ class Device:
 
     def predict(self, archs: Sequence[str]) -> Prediction:
         """The latencies of any architectures of the space, measured anywhere before or not."""
-        rows, measured = self.prior.rows(archs), self._rows
-        shared = rows @ self.prior.directions.T
-        own_cross, shared_cross = rows @ measured.T, shared @ (measured @ self.prior.directions.T).T
-        own_self, shared_self = (rows**2).sum(1), (shared**2).sum(1)
-        base = rows @ self.prior.mean
-        means, squares = np.zeros(len(rows)), np.zeros(len(rows))
-        for setting in self._settings:
-            cross = LEVEL**2 + setting.shared**2 * shared_cross + setting.own**2 * own_cross
-            mean = base + cross @ (setting.inverse @ self._residuals)
-            before = LEVEL**2 + setting.shared**2 * shared_self + setting.own**2 * own_self
-            variance = before - np.einsum("ij,jk,ik->i", cross, setting.inverse, cross) + setting.noise**2
-            means += setting.weight * mean
-            squares += setting.weight * (np.maximum(variance, setting.noise**2) + mean**2)
+        means, squares = np.zeros(len(archs)), np.zeros(len(archs))
+        for _, group in groupby(self._settings, key=lambda setting: setting.view.prunes):
+            settings = list(group)
+            view = settings[0].view
+            rows = self.prior.rows(archs, view.prunes)
+            shared = rows @ self.prior.directions.T
+            own_cross, shared_cross = rows @ view.rows.T, shared @ view.shared.T
+            own_self, shared_self = (rows**2).sum(1), (shared**2).sum(1)
+            base = rows @ self.prior.mean
+            for setting in settings:
+                cross = LEVEL**2 + setting.shared**2 * shared_cross + setting.own**2 * own_cross
+                mean = base + cross @ (setting.inverse @ view.residuals)
+                before = LEVEL**2 + setting.shared**2 * shared_self + setting.own**2 * own_self
+                left = before - np.einsum("ij,jk,ik->i", cross, setting.inverse, cross)
+                means += setting.weight * mean
+                squares += setting.weight * (np.maximum(left, 0.0) + setting.noise**2 + mean**2)
         spread = np.sqrt(np.maximum(squares - means**2, 0.0)) * stats.t.ppf(0.975, len(self.archs) - 1)
         return Prediction(*(np.exp(value) for value in (means, means - spread, means + spread)))
 
     @property
     def noise(self) -> float:
         """The relative noise of a measurement, as far as the model can tell."""
-        return float(sum(setting.weight * setting.noise for setting in self._settings))
+        return sum(setting.weight * setting.noise for setting in self._settings)
+
+    @property
+    def prunes(self) -> float:
+        """The probability that the device does not run dead operations."""
+        return sum(setting.weight for setting in self._settings if setting.view.prunes)
 
     def surprises(self) -> Array:
         """How far each measurement is from what the others say, in standard deviations: beyond 4 it may be wrong."""
         best = max(self._settings, key=lambda setting: setting.weight)
-        found: Array = best.inverse @ self._residuals / np.sqrt(np.diag(best.inverse))
+        found: Array = best.inverse @ best.view.residuals / np.sqrt(np.diag(best.inverse))
         return found
 
     @cached_property
-    def _rows(self) -> Array:
-        return self.prior.rows(self.archs)
-
-    @cached_property
-    def _residuals(self) -> Array:
-        residuals: Array = np.log(self.ms) - self._rows @ self.prior.mean
-        return residuals
-
-    @cached_property
     def _settings(self) -> list[_Setting]:
-        rows = self._rows
-        shared = rows @ self.prior.directions.T
-        gram_shared, gram_own = shared @ shared.T, rows @ rows.T
+        """The grid, less what is most unlikely; those of one view follow each other."""
         found = []
-        for own, scale, noise in product(_OWN, _SHARED, _NOISE):
-            k = LEVEL**2 + scale**2 * gram_shared + own**2 * gram_own + noise**2 * np.eye(len(rows))
-            inverse = np.asarray(np.linalg.inv(k), dtype=np.float64)
-            likelihood = -0.5 * (self._residuals @ inverse @ self._residuals + np.linalg.slogdet(k)[1])
-            found.append(_Setting(own, scale, noise, inverse, likelihood))
+        for prunes in ways(self.prior.space):
+            rows = self.prior.rows(self.archs, prunes)
+            residuals = np.log(self.ms) - rows @ self.prior.mean
+            view = _View(prunes, rows, rows @ self.prior.directions.T, residuals)
+            gram_shared, gram_own = view.shared @ view.shared.T, rows @ rows.T
+            for own, shared, noise in product(_OWN, _SHARED, _NOISE):
+                k = LEVEL**2 + shared**2 * gram_shared + own**2 * gram_own + noise**2 * np.eye(len(rows))
+                inverse = np.asarray(np.linalg.inv(k), dtype=np.float64)
+                likelihood = -0.5 * float(residuals @ inverse @ residuals + np.linalg.slogdet(k)[1])
+                found.append(_Setting(view, own, shared, noise, inverse, likelihood))
         top = max(setting.weight for setting in found)
-        kept = [s._replace(weight=float(np.exp(s.weight - top))) for s in found if s.weight > top - 6]
+        kept = [s._replace(weight=float(np.exp(s.weight - top))) for s in found if s.weight > top - _UNLIKELY]
         total = sum(setting.weight for setting in kept)
         return [setting._replace(weight=setting.weight / total) for setting in kept]
 

@@ -1,7 +1,8 @@
 """What decides how long an architecture takes: numbers that follow from its arch, so networks need not be measured.
 
-A device that runs what it is told to runs dead operations as well, one that optimises graphs first does not: features
-count both. Scales are chosen so that a common prior on all weights makes sense.
+Most devices of the tables ran dead operations as well (a convolution that nobody reads), those whose engine optimises
+graphs first do not: to them, an architecture is the one that is left. Scales are chosen so that a common prior on all
+weights makes sense.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netgraft.spaces.families.fbnet import LAYERS, STAGES, layers_of
-from netgraft.spaces.families.nasbench201 import EDGES, OPERATIONS, operations
+from netgraft.spaces.families.nasbench201 import EDGES, OPERATIONS, arch_of, operations
 
 Array = npt.NDArray[np.float64]
 
@@ -25,26 +26,32 @@ _DEPTHS: Final = {"none": 0.0, "skip_connect": 0.1, "nor_conv_1x1": 1.0, "nor_co
 @lru_cache(maxsize=1 << 16)
 def _cell(arch: str) -> Array:
     """Operations by edge (all, and those that matter), their numbers and products, pairs of edges, the longest path."""
-    ops = operations(arch)
-    edges = [(source, target, op) for (source, target), op in zip(EDGES, ops, strict=True) if op != "none"]
-    reached, read, depth = {0}, {3}, {0: 0.0}
-    for source, target, op in sorted(edges, key=lambda edge: edge[1]):
-        if source in reached:
-            reached.add(target)
+    ops, live = operations(arch), operations(live_cell(arch))
+    depth = {0: 0.0}
+    for (source, target), op in sorted(zip(EDGES, ops, strict=True), key=lambda edge: edge[0][1]):
+        if op != "none" and source in depth:
             depth[target] = max(depth.get(target, 0.0), depth[source] + _DEPTHS[op])
-    for source, target, _ in sorted(edges, key=lambda edge: -edge[1]):
-        if target in read:
-            read.add(source)
-    live = [
-        op if source in reached and target in read else "none" for (source, target), op in zip(EDGES, ops, strict=True)
-    ]
     kinds = OPERATIONS[1:]
     every, lively = (np.array([[op == kind for kind in kinds] for op in row], dtype=np.float64) for row in (ops, live))
     counts = every.sum(0)
     products = [counts[i] * counts[j] / 4 for i in range(len(kinds)) for j in range(i + 1)]
     pairs = [0.3 * np.outer(every[e], every[f]).ravel() for f, e in combinations(range(len(EDGES)), 2)]
-    longest = [depth.get(3, 0.0), float(3 in reached)]
+    longest = [depth.get(3, 0.0), float(3 in depth)]
     return np.concatenate([every.ravel(), counts, lively.ravel(), lively.sum(0), longest, products, *pairs])
+
+
+@lru_cache(maxsize=1 << 16)
+def live_cell(arch: str) -> str:
+    """The cell without what its output does not depend on, or what does not depend on its input."""
+    edges = list(zip(EDGES, operations(arch), strict=True))
+    reached, read = {0}, {3}
+    for (source, target), op in sorted(edges, key=lambda edge: edge[0][1]):
+        if op != "none" and source in reached:
+            reached.add(target)
+    for (source, target), op in sorted(edges, key=lambda edge: -edge[0][1]):
+        if op != "none" and target in read:
+            read.add(source)
+    return arch_of([op if source in reached and target in read else "none" for (source, target), op in edges])
 
 
 @lru_cache(maxsize=1 << 16)
@@ -59,7 +66,19 @@ def _layers(arch: str) -> Array:
 FEATURES: Final[Mapping[str, Callable[[str], Array]]] = {"nats-tss": _cell, "fbnet": _layers}
 """The features of an arch, by space."""
 
+_LIVE: Final[Mapping[str, Callable[[str], str]]] = {"nats-tss": live_cell}
+"""The arch without dead operations, in the spaces whose archs have them."""
 
-def features(space: str, archs: Sequence[str]) -> Array:
-    """A row for each arch of a space; SourceError for what is no arch of it."""
+
+def ways(space: str) -> tuple[bool, ...]:
+    """How devices may treat an arch of a space: run all of it, or (True) without its dead operations."""
+    return (False, True) if space in _LIVE else (False,)
+
+
+def features(space: str, archs: Sequence[str], prunes: bool = False) -> Array:
+    """A row for each arch of a space, as a device sees it that ``prunes`` dead operations, or does not; SourceError for
+    what is no arch of the space.
+    """
+    if prunes and space in _LIVE:
+        archs = [_LIVE[space](arch) for arch in archs]
     return np.array([FEATURES[space](arch) for arch in archs])

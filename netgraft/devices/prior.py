@@ -13,7 +13,7 @@ import numpy as np
 
 from netgraft.errors import DataError, OptionError
 
-from .features import FEATURES, Array, features
+from .features import FEATURES, Array, features, ways
 
 LEVEL: Final = 3.0
 """Standard deviation of a device's speed, in logarithms: any speed is possible."""
@@ -40,9 +40,9 @@ class Prior:
     plan: tuple[str, ...]
     devices: tuple[str, ...]
 
-    def rows(self, archs: Sequence[str]) -> Array:
-        """The centred features of archs."""
-        return features(self.space, archs) - self.centre
+    def rows(self, archs: Sequence[str], prunes: bool = False) -> Array:
+        """The centred features of archs, for a device that ``prunes`` dead operations or does not."""
+        return features(self.space, archs, prunes) - self.centre
 
 
 def hardware(device: str) -> str:
@@ -60,7 +60,10 @@ def space_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Known:
-    """Known devices: the weights of each, fitted to its latencies of ``archs``, whose centred features are ``rows``."""
+    """Known devices: the weights of each, fitted to its latencies of ``archs``, whose centred features are ``rows``.
+
+    Whether a device prunes dead operations is decided by which way of seeing the archs fits its latencies better.
+    """
 
     space: str
     archs: tuple[str, ...]
@@ -73,14 +76,13 @@ class Known:
         """The devices of a table: ``latencies`` (ms) of ``archs`` by device, NaN where there is none."""
         x = features(space, archs)
         centre = x.mean(0)
-        x = x - centre
+        seen = [features(space, archs, prunes) - centre for prunes in ways(space)]
         weights = {}
         for device, column in latencies.items():
             known = ~np.isnan(column)
-            y, rows = np.log(column[known]), x[known]
-            gram = rows.T @ rows + _RIDGE * np.eye(x.shape[1])
-            weights[device] = np.linalg.solve(gram, rows.T @ (y - y.mean()))
-        return cls(space, tuple(archs), centre, x, weights)
+            fits = [_fitted(rows[known], np.log(column[known])) for rows in seen]
+            weights[device] = min(fits, key=lambda fitted: fitted[1])[0]
+        return cls(space, tuple(archs), centre, x - centre, weights)
 
     def prior(self, without: Collection[str] = (), planned: int = _PLANNED, seed: int = 0) -> Prior:
         """The prior that the devices give, those ``without`` left out, with a plan of ``planned`` measurements.
@@ -103,6 +105,14 @@ class Known:
         plan = tuple(self.archs[chosen[i]] for i in _design(self.rows[chosen], directions, planned))
         devices = tuple(device for device in self.weights if device not in without)
         return Prior(self.space, self.centre, mean, directions, plan, devices)
+
+
+def _fitted(rows: Array, logs: Array) -> tuple[Array, float]:
+    """Weights by ridge regression, a level left free, and the standard deviation of what they leave over."""
+    mean, level = rows.mean(0), logs.mean()
+    x, y = rows - mean, logs - level
+    weights = np.asarray(np.linalg.solve(x.T @ x + _RIDGE * np.eye(x.shape[1]), x.T @ y))
+    return weights, float(np.std(y - x @ weights))
 
 
 def _design(rows: Array, directions: Array, count: int, own: float = 0.005, noise: float = 0.05) -> list[int]:
