@@ -108,7 +108,7 @@ def fit(
     console.print(
         f"{out}: {len(device.archs)} measurements from {device.ms.min():.4g} to {device.ms.max():.4g} ms, "
         f"noise about {device.noise:.0%}"
-        + ("; it seems to leave out operations that nobody reads" if device.prunes > 0.5 else ""),
+        + (f"; of a cell it seems to run {device.way} only" if device.way != "everything" else ""),
         soft_wrap=True,
     )
     console.print(f"next: netgraft device predict {out} ARCH", soft_wrap=True)

@@ -15,14 +15,14 @@ from scipy import stats
 
 from netgraft.errors import DataError
 
-from .features import Array, ways
+from .features import WAYS, Array
 from .prior import LEVEL, Prior, arrays_of, prior_of, read_arrays
 
 LEAST: Final = 5
 """Fewer measurements than this say too little."""
 
 _OWN: Final = (0.002, 0.005, 0.015)
-_SHARED: Final = (0.7, 1.5)
+_SHARED: Final = (0.7, 1.5, 3.0)
 _NOISE: Final = (0.01, 0.02, 0.04, 0.08, 0.15)
 _UNLIKELY: Final = 6.0  # in log likelihood
 
@@ -37,9 +37,9 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class _View:
-    """The measured architectures as a device sees them that prunes dead operations, or does not."""
+    """The measured architectures as a device sees them that runs them in one way."""
 
-    prunes: bool
+    way: str
     rows: Array
     shared: Array
     residuals: Array
@@ -62,7 +62,7 @@ class _Setting(NamedTuple):
 class Device:
     """A device of which ``archs`` were measured: ``ms`` each, in the order of ``archs``.
 
-    A Bayesian linear model of log latency under the :class:`~.prior.Prior`. Whether the device prunes dead operations,
+    A Bayesian linear model of log latency under the :class:`~.prior.Prior`. What the device runs of an architecture,
     how far it may depart from the known ones, and its noise are averaged over a small grid by their likelihood given
     the measurements. Those must be alike: one batch size, one engine, one power mode. Noise is assumed to be relative.
     """
@@ -74,10 +74,10 @@ class Device:
     def predict(self, archs: Sequence[str]) -> Prediction:
         """The latencies of any architectures of the space, measured anywhere before or not."""
         means, squares = np.zeros(len(archs)), np.zeros(len(archs))
-        for _, group in groupby(self._settings, key=lambda setting: setting.view.prunes):
+        for _, group in groupby(self._settings, key=lambda setting: setting.view.way):
             settings = list(group)
             view = settings[0].view
-            rows = self.prior.rows(archs, view.prunes)
+            rows = self.prior.rows(archs, view.way)
             shared = rows @ self.prior.directions.T
             own_cross, shared_cross = rows @ view.rows.T, shared @ view.shared.T
             own_self, shared_self = (rows**2).sum(1), (shared**2).sum(1)
@@ -98,9 +98,10 @@ class Device:
         return sum(setting.weight * setting.noise for setting in self._settings)
 
     @property
-    def prunes(self) -> float:
-        """The probability that the device does not run dead operations."""
-        return sum(setting.weight for setting in self._settings if setting.view.prunes)
+    def way(self) -> str:
+        """What the device most probably runs of an architecture: one of the ways of the space."""
+        ways = WAYS[self.prior.space]
+        return max(ways, key=lambda way: sum(s.weight for s in self._settings if s.view.way == way))
 
     def surprises(self) -> Array:
         """How far each measurement is from what the others say, in standard deviations: beyond 4 it may be wrong."""
@@ -112,10 +113,10 @@ class Device:
     def _settings(self) -> list[_Setting]:
         """The grid, less what is most unlikely; those of one view follow each other."""
         found = []
-        for prunes in ways(self.prior.space):
-            rows = self.prior.rows(self.archs, prunes)
+        for way in WAYS[self.prior.space]:
+            rows = self.prior.rows(self.archs, way)
             residuals = np.log(self.ms) - rows @ self.prior.mean
-            view = _View(prunes, rows, rows @ self.prior.directions.T, residuals)
+            view = _View(way, rows, rows @ self.prior.directions.T, residuals)
             gram_shared, gram_own = view.shared @ view.shared.T, rows @ rows.T
             for own, shared, noise in product(_OWN, _SHARED, _NOISE):
                 k = LEVEL**2 + shared**2 * gram_shared + own**2 * gram_own + noise**2 * np.eye(len(rows))

@@ -41,17 +41,25 @@ def _cell(arch: str) -> Array:
 
 
 @lru_cache(maxsize=1 << 16)
-def live_cell(arch: str) -> str:
-    """The cell without what its output does not depend on, or what does not depend on its input."""
+def read_cell(arch: str) -> str:
+    """The cell without what its output does not read: what is left when unused operations are removed."""
     edges = list(zip(EDGES, operations(arch), strict=True))
-    reached, read = {0}, {3}
-    for (source, target), op in sorted(edges, key=lambda edge: edge[0][1]):
-        if op != "none" and source in reached:
-            reached.add(target)
+    read = {3}
     for (source, target), op in sorted(edges, key=lambda edge: -edge[0][1]):
         if op != "none" and target in read:
             read.add(source)
-    return arch_of([op if source in reached and target in read else "none" for (source, target), op in edges])
+    return arch_of([op if target in read else "none" for (_, target), op in edges])
+
+
+@lru_cache(maxsize=1 << 16)
+def live_cell(arch: str) -> str:
+    """The same without what does not depend on the cell's input either: what is left when constants are folded, too."""
+    edges = list(zip(EDGES, operations(arch), strict=True))
+    reached = {0}
+    for (source, target), op in sorted(edges, key=lambda edge: edge[0][1]):
+        if op != "none" and source in reached:
+            reached.add(target)
+    return read_cell(arch_of([op if source in reached else "none" for (source, _), op in edges]))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -66,19 +74,16 @@ def _layers(arch: str) -> Array:
 FEATURES: Final[Mapping[str, Callable[[str], Array]]] = {"nats-tss": _cell, "fbnet": _layers}
 """The features of an arch, by space."""
 
-_LIVE: Final[Mapping[str, Callable[[str], str]]] = {"nats-tss": live_cell}
-"""The arch without dead operations, in the spaces whose archs have them."""
+WAYS: Final[Mapping[str, Mapping[str, Callable[[str], str]]]] = {
+    "nats-tss": {"everything": str, "what is read": read_cell, "what depends on the input": live_cell},
+    "fbnet": {"everything": str},
+}
+"""What a device may run of an arch, by space, and the arch that is left then."""
 
 
-def ways(space: str) -> tuple[bool, ...]:
-    """How devices may treat an arch of a space: run all of it, or (True) without its dead operations."""
-    return (False, True) if space in _LIVE else (False,)
-
-
-def features(space: str, archs: Sequence[str], prunes: bool = False) -> Array:
-    """A row for each arch of a space, as a device sees it that ``prunes`` dead operations, or does not; SourceError for
-    what is no arch of the space.
+def features(space: str, archs: Sequence[str], way: str = "everything") -> Array:
+    """A row for each arch of a space, as a device sees it that runs it in one of the :data:`WAYS`; SourceError for what
+    is no arch of the space.
     """
-    if prunes and space in _LIVE:
-        archs = [_LIVE[space](arch) for arch in archs]
-    return np.array([FEATURES[space](arch) for arch in archs])
+    left = WAYS[space][way]
+    return np.array([FEATURES[space](left(arch)) for arch in archs])

@@ -13,7 +13,7 @@ import numpy as np
 
 from netgraft.errors import DataError, OptionError
 
-from .features import FEATURES, Array, features, ways
+from .features import FEATURES, WAYS, Array, features
 
 LEVEL: Final = 3.0
 """Standard deviation of a device's speed, in logarithms: any speed is possible."""
@@ -40,9 +40,9 @@ class Prior:
     plan: tuple[str, ...]
     devices: tuple[str, ...]
 
-    def rows(self, archs: Sequence[str], prunes: bool = False) -> Array:
-        """The centred features of archs, for a device that ``prunes`` dead operations or does not."""
-        return features(self.space, archs, prunes) - self.centre
+    def rows(self, archs: Sequence[str], way: str = "everything") -> Array:
+        """The centred features of archs, for a device that runs them in one of the ways of their space."""
+        return features(self.space, archs, way) - self.centre
 
 
 def hardware(device: str) -> str:
@@ -62,7 +62,7 @@ def space_of(name: str) -> str:
 class Known:
     """Known devices: the weights of each, fitted to its latencies of ``archs``, whose centred features are ``rows``.
 
-    Whether a device prunes dead operations is decided by which way of seeing the archs fits its latencies better.
+    What a device runs of an arch is decided by which of the ways fits its latencies best.
     """
 
     space: str
@@ -76,7 +76,7 @@ class Known:
         """The devices of a table: ``latencies`` (ms) of ``archs`` by device, NaN where there is none."""
         x = features(space, archs)
         centre = x.mean(0)
-        seen = [features(space, archs, prunes) - centre for prunes in ways(space)]
+        seen = [features(space, archs, way) - centre for way in WAYS[space]]
         weights = {}
         for device, column in latencies.items():
             known = ~np.isnan(column)
