@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from netgraft.errors import DataError
@@ -25,6 +26,7 @@ _OWN: Final = (0.002, 0.005, 0.015)
 _SHARED: Final = (0.7, 1.5, 3.0)
 _NOISE: Final = (0.01, 0.02, 0.04, 0.08, 0.15)
 _UNLIKELY: Final = 6.0  # in log likelihood
+_WRONG: Final = float(np.log(0.02 / 4))  # two in a hundred measurements are wrong, by any factor within exp(4)
 
 
 class Prediction(NamedTuple):
@@ -47,13 +49,15 @@ class _View:
 
 class _Setting(NamedTuple):
     """How this device may treat architectures, and how far it may differ: in weights of its own, along the known
-    directions, and by noise; the inverse covariance of its measurements, and its say.
+    directions, and by noise; the covariance of its measurements, those that stand, its inverse, and its say.
     """
 
     view: _View
     own: float
     shared: float
     noise: float
+    covariance: Array
+    kept: npt.NDArray[np.int64]
     inverse: Array
     weight: float
 
@@ -64,7 +68,8 @@ class Device:
 
     A Bayesian linear model of log latency under the :class:`~.prior.Prior`. What the device runs of an architecture,
     how far it may depart from the known ones, and its noise are averaged over a small grid by their likelihood given
-    the measurements. Those must be alike: one batch size, one engine, one power mode. Noise is assumed to be relative.
+    the measurements. Those must be alike: one batch size, one engine, one power mode. Noise is assumed to be relative;
+    up to a tenth of the measurements may be wrong.
     """
 
     prior: Prior
@@ -106,7 +111,12 @@ class Device:
     def surprises(self) -> Array:
         """How far each measurement is from what the others say, in standard deviations: beyond 4 it may be wrong."""
         best = max(self._settings, key=lambda setting: setting.weight)
-        found: Array = best.inverse @ best.view.residuals / np.sqrt(np.diag(best.inverse))
+        k, r = best.covariance, best.view.residuals
+        found = np.zeros(len(r))
+        for i in range(len(r)):
+            others = best.kept[best.kept != i]
+            weights = np.linalg.solve(k[np.ix_(others, others)], k[others, i])
+            found[i] = (r[i] - weights @ r[others]) / np.sqrt(k[i, i] - weights @ k[others, i])
         return found
 
     @cached_property
@@ -120,18 +130,39 @@ class Device:
             gram_shared, gram_own = view.shared @ view.shared.T, rows @ rows.T
             for own, shared, noise in product(_OWN, _SHARED, _NOISE):
                 k = LEVEL**2 + shared**2 * gram_shared + own**2 * gram_own + noise**2 * np.eye(len(rows))
-                inverse = np.asarray(np.linalg.inv(k), dtype=np.float64)
-                likelihood = -0.5 * float(residuals @ inverse @ residuals + np.linalg.slogdet(k)[1])
-                found.append(_Setting(view, own, shared, noise, inverse, likelihood))
+                kept, inverse, likelihood = _without_outliers(k, residuals)
+                found.append(_Setting(view, own, shared, noise, k, kept, inverse, likelihood))
         top = max(setting.weight for setting in found)
-        kept = [s._replace(weight=float(np.exp(s.weight - top))) for s in found if s.weight > top - _UNLIKELY]
-        total = sum(setting.weight for setting in kept)
-        return [setting._replace(weight=setting.weight / total) for setting in kept]
+        likely = [s._replace(weight=float(np.exp(s.weight - top))) for s in found if s.weight > top - _UNLIKELY]
+        total = sum(setting.weight for setting in likely)
+        return [setting._replace(weight=setting.weight / total) for setting in likely]
 
     def save(self, path: Path) -> None:
         """Writes the device, its prior included, for :func:`read_device`."""
         with path.open("wb") as file:
             np.savez_compressed(file, **arrays_of(self.prior), archs=np.array(self.archs), ms=self.ms)
+
+
+def _without_outliers(k: Array, residuals: Array) -> tuple[npt.NDArray[np.int64], Array, float]:
+    """Which measurements stand, the inverse covariance of these (zero for the others), and the likelihood of all.
+
+    What the others make less likely than a wrong measurement is counted as one: up to a tenth, one by one.
+    """
+    n = len(residuals)
+    kept = np.arange(n)
+    while True:
+        inverse = np.linalg.inv(k[np.ix_(kept, kept)])
+        precisions = np.diag(inverse)
+        told = -0.5 * ((inverse @ residuals[kept]) ** 2 / precisions - np.log(precisions / (2 * np.pi)))
+        worst = int(np.argmin(told))
+        if told[worst] > _WRONG or n - len(kept) == n // 10:
+            break
+        kept = np.delete(kept, worst)
+    r = residuals[kept]
+    likelihood = -0.5 * float(r @ inverse @ r - np.linalg.slogdet(inverse)[1] + len(r) * np.log(2 * np.pi))
+    full = np.zeros((n, n))
+    full[np.ix_(kept, kept)] = inverse
+    return kept, full, likelihood + (n - len(kept)) * _WRONG
 
 
 def fit(prior: Prior, archs: Sequence[str], ms: Sequence[float]) -> Device:
