@@ -253,7 +253,7 @@ def test_graphs_come_back(write: Any, protocol: int) -> None:
     assert logits.shape == (2, 5)
 
 
-@pytest.mark.parametrize("name", families.FAMILIES)
+@pytest.mark.parametrize("name", [n for n in families.FAMILIES if n != "fbnet"])  # these graphs have no permutations
 def test_members_of_families_come_back(write: Any, name: str) -> None:
     for _, graph in families.sample(name, 2, 1):
         if not any(node.op == "mul_scalar" for node in graph):
@@ -450,7 +450,7 @@ def test_a_pickle_that_would_run_something(tmp_path: Path, classes: types.Module
         (b"\x80\x04cbuiltins\neval\nX\x01\x00\x00\x001\x85R.", "asks for builtins.eval"),
         (b"\x80\x04P1\n.", "instruction PERSID"),
         (b"\x80\x04\x82\x01.", "instruction EXT1"),
-        (b"\x80\x04\x8f.", "instruction EMPTY_SET"),
+        (b"\x80\x04(\x91.", "instruction FROZENSET"),
     ],
 )
 def test_files_that_are_no_graph(tmp_path: Path, data: bytes, message: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from netgraft.ir import Graph
@@ -16,6 +16,7 @@ from netgraft.spaces.families.nasbench201 import (
     OPERATIONS,
     WIDTHS,
     arch_of,
+    function,
     nasbench201_cells,
     operations,
 )
@@ -23,34 +24,6 @@ from netgraft.spaces.families.nasbench201 import (
 from .benchmark import Space
 from .choices import Choices
 from .labels import Training
-
-Term = Any
-"""An operation and the terms that it reads, or ``x``."""
-
-
-@cache
-def function(arch: str) -> str:
-    """A name for what a cell computes: cells with the same name are the same function of the same weights.
-
-    A node is a sum of terms. A skip adds the terms of what it reads, ``none`` nothing; the mean of nothing is nothing,
-    a convolution of nothing is a constant (the shift of its batch norm), whatever its kernel. 5,155 functions are left
-    of the 15,625 cells. Finer equalities (a mean of a sum is a sum of means) are not looked for.
-    """
-    sums: dict[int, tuple[Term, ...]] = {0: ("x",)}
-    for node in (1, 2, 3):
-        terms: list[Term] = []
-        for (source, target), op in zip(EDGES, operations(arch), strict=True):
-            if target != node or op == "none":
-                continue
-            read = sums[source]
-            if op == "skip_connect":
-                terms.extend(read)
-            elif read:
-                terms.append((op, read))
-            elif op != "avg_pool_3x3":
-                terms.append("constant")
-        sums[node] = tuple(sorted(terms, key=repr))
-    return repr(sums[3])
 
 
 def candidates(graph: Graph) -> Iterator[str]:
@@ -98,7 +71,7 @@ def _wiring(arch: str) -> tuple[_Counts, str]:
     live = [(source, target, op) for source, target, op in edges if target in read]
     kinds = Counter(op for *_, op in live)
     zeros = sum(not any(target == node for _, target, _ in live) for node in read - {0})
-    sums: dict[int, Term] = {0: "x"}
+    sums: dict[int, Any] = {0: "x"}
     for node in sorted(read - {0}):
         sums[node] = sorted(((op, sums[source]) for source, target, op in live if target == node), key=repr)
     order = ("nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "skip_connect")
