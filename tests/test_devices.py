@@ -163,6 +163,17 @@ def test_shipped_priors(space: str) -> None:
     assert prior.rows(prior.plan).shape == (40, len(prior.mean))
 
 
+def test_the_shipped_prior_is_what_the_table_gives(shared_data: Path) -> None:
+    table = tabular("fbnet", shared_data / "hardware" / "fbnet_latency_ms.parquet")
+    costs = [(metric.partition("@")[2], metric) for metric in table.labels.metrics]
+    columns = {d: np.array([table.labels.cost(i, m) for i in range(len(table))], dtype=np.float64) for d, m in costs}
+    prior, kept = Known.of("fbnet", table.archs, columns).prior(planned=5), shipped("fbnet")
+    assert prior.devices == kept.devices
+    assert prior.mean == pytest.approx(kept.mean, abs=1e-5)
+    assert prior.directions == pytest.approx(kept.directions, abs=1e-5)
+    assert prior.plan == kept.plan[:5]
+
+
 def test_leaving_hardware_out_on_the_real_table(shared_data: Path) -> None:
     """Three of the 22 devices, with everything of the same hardware left out: a GPU, a CPU and an accelerator."""
     table = tabular("nats-tss", shared_data / "nasbench201" / "latency_ms.parquet")

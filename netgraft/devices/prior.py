@@ -21,7 +21,7 @@ LEVEL: Final = 3.0
 _PLANNED: Final = 40
 _CANDIDATES, _TARGETS = 1500, 600
 _RIDGE: Final = 1.0
-_NAMES: Final = {"nasbench201": "nats-tss", "hw-nas-bench-fbnet": "fbnet"}
+_NAMES: Final = {"nasbench201": "nats-tss"}
 
 
 @dataclass(frozen=True)
