@@ -11,9 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
+from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import flops, parameters
 from netgraft.errors import DataError, NetgraftError, OptionError, SourceError
+from netgraft.ir import untrained
+from netgraft.sources import load
 from netgraft.spaces import families
 from netgraft.spaces.families import fbnet, nasbench201_benchmark, nats_size
 from netgraft.spaces.tabular import SPACES, Benchmark, plausible, tabular
@@ -154,9 +158,17 @@ def test_a_graph_is_found_again(name: str) -> None:
         for _ in range(4):
             arch = space.choices.arch(space.choices.draw(rng))
             graph = family.build(arch)
-            found = [other for other in space.candidates(graph) if family.build(other).digest == graph.digest]
-            assert len(found) == 1
-            assert space.function(found[0]) == space.function(arch)
+            found = space.arch_of(graph)
+            assert found is not None
+            assert space.function(found) == space.function(arch)
+
+
+def test_a_network_read_from_torch_is_found() -> None:
+    """Skips are no operations there."""
+    graph = nats_size("8:8:8:16:16")
+    read = load(to_module(untrained(graph, "net", 0)), example_inputs=torch.zeros(2, 3, 32, 32)).graph
+    assert read.digest != graph.digest
+    assert SPACES["nats-sss"].arch_of(read) == "8:8:8:16:16"
 
 
 def test_decisions_are_archs() -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from netgraft.errors import DataError, SourceError
-from netgraft.ir import Graph
+from netgraft.ir import Graph, Node, Value
 from netgraft.spaces.families import Family
 
 from .choices import Choices
@@ -42,6 +42,14 @@ class Space:
     judged: tuple[str, int | None] = ("test", None)
     seconds: Mapping[str, float] = field(default_factory=dict)
     clock: Clock | None = None
+
+    def arch_of(self, graph: Graph) -> str | None:
+        """An arch whose network is ``graph``, identities aside, or None where there is none."""
+        digest = _plain(graph).digest
+        for arch in self.candidates(graph):
+            if any(_plain(family.build(arch)).digest == digest for family in self.families):
+                return arch
+        return None
 
 
 class Observation(NamedTuple):
@@ -212,15 +220,22 @@ class Benchmark:
         return self.archs[-i], accuracy
 
     def _arch_of(self, graph: Graph) -> str:
-        digest = graph.digest
-        if digest not in self._found:
-            same = (
-                arch
-                for arch in self.space.candidates(graph)
-                if any(family.build(arch).digest == digest for family in self.space.families)
-            )
-            arch = next(same, None)
+        if graph.digest not in self._found:
+            arch = self.space.arch_of(graph)
             if arch is None:
-                raise SourceError(f"the graph {digest} is no network of {self.name}")
-            self._found[digest] = arch
-        return self._found[digest]
+                raise SourceError(f"the graph {graph.digest} is no network of {self.name}")
+            self._found[graph.digest] = arch
+        return self._found[graph.digest]
+
+
+def _plain(graph: Graph) -> Graph:
+    """The graph without identities: a skip may be one, or nothing at all where a module was read."""
+    nodes: list[Node] = []
+    through: dict[Value, Value] = {}
+    for node in graph:
+        read = node.reading(through)
+        if node.op == "identity":
+            through[node.value()] = read.inputs[0]
+        else:
+            nodes.append(read)
+    return Graph(graph.inputs, tuple(nodes), tuple(through.get(value, value) for value in graph.outputs))

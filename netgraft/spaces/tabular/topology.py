@@ -31,24 +31,21 @@ def candidates(graph: Graph) -> Iterator[str]:
     yield from _by_counts().get(_counts(graph), ())
 
 
-_Counts = tuple[int, int, int, int, int]
+_Counts = tuple[int, ...]
 
 
 def _counts(graph: Graph) -> _Counts | None:
-    """Convolutions of both kernels, means, skips and zeros of each cell; None for what is no network of cells."""
+    """Convolutions of both kernels, means, sums and zeros of each cell; None for what is no network of cells."""
     found: Counter[str] = Counter(
         f"conv{node.attrs['kernel'][0]}" if node.op == "conv2d" else node.op for node in graph
     )
     cells, reductions = CELLS * len(WIDTHS), len(WIDTHS) - 1
-    # What is outside of the cells: the stem and, in each reduction, two convolutions, a shortcut's and its mean.
-    rest = {"conv3": 1 + 2 * reductions, "conv1": reductions, "avg_pool2d": reductions}
-    counts = [found[op] - rest.get(op, 0) for op in ("conv1", "conv3", "avg_pool2d", "identity", "mul_scalar")]
-    if counts[3] % cells == 1:  # GENNAPE's networks end in an identity
-        counts[3] -= 1
+    # What is outside of the cells: the stem and, in each reduction, two convolutions, a shortcut's, its mean and a sum.
+    rest = {"conv3": 1 + 2 * reductions, "conv1": reductions, "avg_pool2d": reductions, "add": reductions}
+    counts = [found[op] - rest.get(op, 0) for op in ("conv1", "conv3", "avg_pool2d", "add", "mul_scalar")]
     if any(count < 0 or count % cells for count in counts):
         return None
-    a, b, c, d, e = (count // cells for count in counts)
-    return a, b, c, d, e
+    return tuple(count // cells for count in counts)
 
 
 @lru_cache(maxsize=1)
@@ -74,9 +71,9 @@ def _wiring(arch: str) -> tuple[_Counts, str]:
     sums: dict[int, Any] = {0: "x"}
     for node in sorted(read - {0}):
         sums[node] = sorted(((op, sums[source]) for source, target, op in live if target == node), key=repr)
-    order = ("nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "skip_connect")
-    a, b, c, d = (kinds[op] for op in order)
-    return (a, b, c, d, zeros), repr(sums[3])
+    adds = len(live) + zeros - len(read - {0})
+    counts = tuple(kinds[op] for op in ("nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"))
+    return (*counts, adds, zeros), repr(sums[3])
 
 
 # What the benchmark counts: all operations of a cell, whether or not their result is used. A convolution of a cell
