@@ -28,6 +28,7 @@ from netgraft import (
     predictor_commands,
     segments,
     sources,
+    table_commands,
     tasks,
     zoo,
 )
@@ -40,6 +41,7 @@ from netgraft.costs.measured import ENGINES, Network, compare, engines, footprin
 from netgraft.costs.measured import measure as measure_one
 from netgraft.costs.measured.worker import pack as pack_worker
 from netgraft.costs.measured.worker import serve
+from netgraft.costs.tables import Table
 from netgraft.data import task as load_data
 from netgraft.engine import Engine, Inline, WorkerDied, apart, collect_rarely, engine_from
 from netgraft.errors import NetgraftError, OptionError, SourceError
@@ -88,6 +90,7 @@ app.add_typer(bank_commands.commands, name="bank")
 app.add_typer(predictor_commands.commands, name="predictor")
 app.add_typer(bench_commands.commands, name="bench")
 app.add_typer(device_commands.commands, name="device")
+app.add_typer(table_commands.commands, name="table")
 
 # Paragraphs for the end of a command's help.
 SOURCES_HELP = (
@@ -180,6 +183,10 @@ def optimize(
             "onnxruntime or openvino"
         ),
     ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(help="estimate latency by a latency table: a file of 'netgraft table build', or shipped"),
+    ] = None,
     freeze: Annotated[
         list[str] | None, typer.Option(help="leave alone what this pattern of module paths matches, such as 'head.*'")
     ] = None,
@@ -198,6 +205,7 @@ def optimize(
         stock = segments.load(bank)
         stock.check()  # better now than in the middle of a search
     mutation = default_mutations(stock, allowed)
+    latencies = table_commands.table_from(table) if table else None
     model = load(source, input_shape)
     fixed_by(model.graph, freeze or [], only or [])  # a wrong pattern is better heard of before data is read
     task = load_data(data, model, subset=subset, normalize=normalize)
@@ -218,7 +226,7 @@ def optimize(
         command = shlex.join(["netgraft", *sys.argv[1:]])
         run(
             *(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers, command, mutation),
-            *(freeze or [], only or []),
+            *(freeze or [], only or [], latencies),
         )
 
 
@@ -335,8 +343,31 @@ def measure(
         str | None, typer.Option(help="another machine: a folder that 'netgraft worker' serves, or ssh://host[:port]")
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="say peak memory (Linux) and the file's size, too")] = False,
+    table: Annotated[
+        str | None,
+        typer.Option(help="measure nothing, but estimate by a file of 'netgraft table build', or the shipped table"),
+    ] = None,
 ) -> None:
     """Measure latency with a 99 % interval; of two networks, the ratio of the second to the first."""
+    if table is not None:
+        latencies = table_commands.table_from(table)
+        if (engine, precision, batch, threads, on) != (latencies.engine, "fp32", 1, 1, None) or memory:
+            raise OptionError(
+                f"--table estimates for {latencies.engine}, fp32, a batch of 1, one thread; leave out --table"
+            )
+        for name in [source] if second is None else [source, second]:
+            found = latencies.estimate(load(name, input_shape).graph)
+            unknown = (
+                f"; {1 - found.known:.0%} of it in kernels that the table never saw" if found.known < 0.995 else ""
+            )
+            console.print(
+                f"{name}: about {found.milliseconds:.4g} ms, 90 % interval [{found.low:.4g}, {found.high:.4g}] "
+                f"(estimated by the table for {latencies.about.get('processor', 'an unknown processor')}, "
+                f"{latencies.engine}{unknown})",
+                markup=False,
+                soft_wrap=True,
+            )
+        return
     if memory and on:
         raise OptionError("--memory is measured on this machine; leave out --on")
     first = _network(source, input_shape)
@@ -542,6 +573,7 @@ def run(
     mutation: Mutation,
     freeze: Sequence[str] = (),
     only: Sequence[str] = (),
+    table: Table | None = None,
 ) -> None:
     """Optimizes with progress on the terminal, and ends with the table and the report; exit code 130 after Ctrl-C."""
     for note in task.notes:
@@ -562,6 +594,7 @@ def run(
             freeze=freeze,
             only=only,
             engine=engine,
+            table=table,
             settings={"source": source, "data": data, "command": command},
             on_event=watcher,
         )

@@ -96,8 +96,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert": ("", ""),
     "costs.analytic": ("ir.* candidate metrics", "numpy"),
     "costs.autogo": ("ir.*", ""),
-    "costs.measured.*": ("ir.* convert.*", "numpy onnxruntime openvino ai_edge_litert torch"),
+    "costs.measured.*": ("ir.* convert.*", "numpy onnx onnxruntime openvino ai_edge_litert torch"),
     "costs.frozen": ("ir.* convert.* costs.analytic", "torch"),
+    "costs.published.*": ("", "numpy"),
+    "costs.tables.*": ("ir.* costs.analytic costs.measured.*", "numpy scipy sklearn"),
     "costs": ("costs.analytic costs.autogo costs.frozen costs.measured.*", ""),
     # where new networks come from
     "segments.bpe": ("ir.*", "numpy"),
@@ -133,6 +135,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "device_commands": ("ir.* costs.measured.* devices.* spaces.tabular.*", "numpy typer rich"),
     "bank_commands": ("ir.* segments.* sources console picture", "numpy typer rich"),
     "predictor_commands": ("predictor.* sources console", "typer rich"),
+    "table_commands": ("ir.* costs.tables.* recipes.* sources console", "typer rich"),
     "cli": ("*", "numpy torch typer rich"),
 }
 

@@ -25,15 +25,15 @@ from .clock import Clock
 Step = Callable[[int, int], None]
 
 
-def counted(graph: Graph) -> dict[str, float]:
+def counted(graph: Graph, latency: Callable[[Graph], float] = latency_estimate) -> dict[str, float]:
     """The scores that follow from the graph alone: ``flops``, ``parameters``, ``memory`` (bytes of activations at batch
-    1) and ``latency`` (an estimate, in ms), which is ``estimate``, too: measuring replaces the former.
+    1) and ``latency`` (as estimated, in ms), which is ``estimate``, too: measuring replaces the former.
     """
     return {
         "flops": flops(graph),
         "parameters": parameters(graph),
         "memory": activation_memory(graph),
-        "latency": (estimate := latency_estimate(graph)),
+        "latency": (estimate := latency(graph)),
         "estimate": estimate,
     }
 
@@ -82,11 +82,13 @@ class Trainer:
 
 @dataclass(frozen=True)
 class Count:
-    """First rung: what follows from the graph alone."""
+    """First rung: what follows from the graph alone, with ``latency`` as the estimate of that."""
+
+    latency: Callable[[Graph], float] = latency_estimate
 
     def __call__(self, candidate: Candidate) -> Result:
         """Scores: those of :func:`counted`."""
-        return Result(candidate, counted(candidate.model.graph))
+        return Result(candidate, counted(candidate.model.graph, self.latency))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from importlib.metadata import version
 from math import isfinite
@@ -27,12 +28,14 @@ import torch
 from netgraft.candidate import Trial, TrialState
 from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
+from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured import measure
+from netgraft.costs.tables import Table
 from netgraft.engine import Engine, Inline
 from netgraft.errors import DataError, EmptyFrontError, OptionError, SourceError, StudyError
 from netgraft.events import LimitScaled, Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded, nobody
 from netgraft.front import Front
-from netgraft.ir import Model, render
+from netgraft.ir import Graph, Model, render
 from netgraft.metrics import Goal, Limit, parse_goals, parse_limit
 from netgraft.mutations import Mix, Mutation
 from netgraft.mutations.fixed import fixed_by
@@ -46,6 +49,7 @@ from netgraft.search.guided import promise
 from netgraft.search.strategy import Ranking
 from netgraft.segments import Bank, default
 from netgraft.spaces import Space
+from netgraft.spaces.space import GraphScores
 from netgraft.study import Study
 from netgraft.tasks import Score, Task, evaluate
 
@@ -131,6 +135,7 @@ def optimize(
     only: Sequence[str] = (),
     engine: Engine | None = None,
     predictor: Predictor | None = None,
+    table: Table | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
 ) -> Front:
@@ -142,7 +147,8 @@ def optimize(
     The parts of the network that the patterns ``freeze`` match are left as they are, and all but those that ``only``
     matches: patterns of module paths such as ``head.*``, as :func:`netgraft.mutations.fixed.fixed_by` reads them.
     ``on_event`` hears what happens, as :mod:`netgraft.events`. A ``predictor`` chooses among many more proposals, as
-    far as it turns out to be right in this run: see :mod:`netgraft.search.guided`.
+    far as it turns out to be right in this run: see :mod:`netgraft.search.guided`. With a ``table`` latency is
+    estimated by it (:mod:`netgraft.costs.tables`) instead of by counting.
 
     A limit on latency in a unit of time is turned into a share of the original's, which is measured once, when the run
     begins; the journal keeps it. With such a limit the same seed gives the same trials only in a run that is resumed.
@@ -157,19 +163,25 @@ def optimize(
     chosen = (plan or Plan()).for_examples(len(task.train))
     fixed = fixed_by(model.graph, freeze, only)
     mutation = sparing(mutation or default_mutations(), fixed)
-    wanted = [parse_limit(text, counted(model.graph) | {"quality": 1.0}) for text in limits]  # before any work is done
+    latency = table.latency if table else latency_estimate
+    score = partial(counted, latency=latency)
+    wanted = [parse_limit(text, score(model.graph) | {"quality": 1.0}) for text in limits]  # before any work is done
     engine_name = engine_of(wanted)
+    if table is not None and table.engine != engine_name:
+        raise OptionError(f"the table is one of {table.engine}, and latency is limited in {engine_name}")
     timed = "latency" in {goal.metric for goal in parsed} | {limit.metric for limit in wanted}
     if next(mutation.edits(model.graph, model.weights, np.random.default_rng(seed)), None) is None:
         raise SourceError(
             f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
             "inputs or outputs ('netgraft inspect' shows why)"
         )
-    asked = _settings(model, task, goals, limits, budget, seed, chosen, mutation, fixed, predictor, settings or {})
+    asked = _settings(
+        model, task, goals, limits, budget, seed, chosen, mutation, fixed, predictor, table, settings or {}
+    )
     with _opened(Path(out), asked, resume) as study:
         try:
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
-            original = _original(study, model, task, chosen, seed, on_event)
+            original = _original(study, model, task, chosen, seed, score, on_event)
             on_event(TrialRecorded(study.trials[0]))
             trainer = Trainer(original, task, seed, chosen.learning_rate, chosen.teacher)
             bounds = _bounds(study, original, limits, on_event)
@@ -186,9 +198,9 @@ def optimize(
                     clock = Clock(original, study.trials[0].scores["latency"], engine_name)
                     strategy = Corrected(strategy)
                 search(
-                    Space(original, mutation, counted, by_graph),
+                    Space(original, mutation, score, by_graph),
                     strategy,
-                    _rungs(trainer, chosen, parsed, bounds, clock, promise if predictor is not None else None),
+                    _rungs(trainer, chosen, parsed, bounds, clock, promise if predictor is not None else None, latency),
                     budget=search_budget,
                     study=study,
                     engine=engine or Inline(),
@@ -234,6 +246,7 @@ def _settings(
     mutation: Mutation,
     fixed: frozenset[str],
     predictor: Predictor | None,
+    table: Table | None,
     given: Mapping[str, Any],
 ) -> dict[str, Any]:
     grafts = [part for part in _parts(mutation) if isinstance(part, Graft)]
@@ -256,6 +269,7 @@ def _settings(
         "banks": [fingerprint(*graft.bank.columns.digests) for graft in grafts],
         "ops": [sorted(graft.allowed) if graft.allowed else "any" for graft in grafts],
         "predictor": "none" if predictor is None else predictor.digest,
+        "table": "none" if table is None else table.digest,
         "threads": torch.get_num_threads(),
         "goals": list(goals),
         "limits": list(limits),
@@ -314,6 +328,7 @@ _FIXED = {
     "ops": "other operations allowed",
     "fixed": "other parts left alone",
     "predictor": "another predictor, or none",
+    "table": "another latency table, or none",
     "goals": "other goals",
     "limits": "other limits",
     "seed": "another seed",
@@ -350,7 +365,9 @@ def fingerprint(*parts: str | npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def _original(study: Study, model: Model, task: Task, plan: Plan, seed: int, on_event: Listener) -> Model:
+def _original(
+    study: Study, model: Model, task: Task, plan: Plan, seed: int, score: GraphScores, on_event: Listener
+) -> Model:
     """The network to start from (trained first if the plan says so), recorded as trial 0."""
     if 0 in study.trials:
         recorded = study.trials[0].model
@@ -358,7 +375,7 @@ def _original(study: Study, model: Model, task: Task, plan: Plan, seed: int, on_
         return study.load_model(recorded)
     started = time.perf_counter()
     to_onnx(model)  # what cannot be written cannot be measured at the end: better to hear it now
-    score = _judge(model, task)
+    judged = _judge(model, task)
     if plan.pretrain_epochs:
         on_event(PretrainingBegun(plan.pretrain_epochs))
         trainer = Trainer(model, task, seed, learning_rate=0.1, teaching=False)
@@ -366,8 +383,8 @@ def _original(study: Study, model: Model, task: Task, plan: Plan, seed: int, on_
         trained = trainer.train(model, epochs, "pretrain", 0, lambda *at: on_event(StepDone(*at)))
         if trained is None:
             raise OptionError("training the original diverged; try without --pretrain, on a network that is trained")
-        model, score = trained, _judge(trained, task)
-    scores = counted(model.graph) | {"quality": score.quality, "quality_error": score.error}
+        model, judged = trained, _judge(trained, task)
+    scores = {**score(model.graph), "quality": judged.quality, "quality_error": judged.error}
     seconds = time.perf_counter() - started
     trial = Trial(0, 0, model.graph.digest, TrialState.COMPLETE, scores=scores, seconds=seconds)
     study.add_trial(replace(trial, model=study.save_model(model)))
@@ -392,6 +409,7 @@ def _rungs(
     limits: Sequence[Limit],
     clock: Clock | None,
     ranking: Ranking | None,
+    latency: Callable[[Graph], float],
 ) -> list[Rung]:
     assert plan.tune_epochs is not None
     others = [goal for goal in goals if goal.metric != "quality"]
@@ -399,7 +417,7 @@ def _rungs(
     by_quality = [limit for limit in limits if limit.metric == "quality"]
     by_time = [limit for limit in limits if limit.metric == "latency" and clock]
     return [
-        Rung("count", Count(), limits=by_graph),
+        Rung("count", Count(latency), limits=by_graph),
         Rung("check", Check(trainer), goals=[Goal("agreement"), *others], keep=plan.keep, promise=ranking),
         Rung("tune", Tune(trainer, plan.tune_epochs, clock, by_time), limits=[*by_time, *by_quality]),
     ]

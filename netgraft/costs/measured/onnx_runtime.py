@@ -44,7 +44,7 @@ class _Program:
     def __init__(self, source: bytes | Path, threads: int) -> None:
         self.source = source if isinstance(source, bytes) else str(source)
         self.threads = threads
-        self.inputs = [_input(spec) for spec in self._session().get_inputs()]
+        self.inputs = [input_of(spec) for spec in self._session().get_inputs()]
 
     def _session(self) -> Any:
         import onnxruntime as ort
@@ -62,7 +62,8 @@ class _Program:
         return lambda: run(None, feed)
 
 
-def _input(spec: Any) -> Input:
+def input_of(spec: Any) -> Input:
+    """What a session says of one of its inputs."""
     inner = spec.type.removeprefix("tensor(").removesuffix(")")
     dtype = _DTYPES.get(inner, inner)
     return Input(spec.name, spec.shape, spec.type if dtype == "string" else dtype)

@@ -1,0 +1,235 @@
+"""What predicts measured latency: FLOPs, parameters, memory, the analytic estimate, a table of kernels.
+
+    python benchmarks/latency_truth.py measure --out truth.jsonl [--seed 1]
+    python benchmarks/latency_truth.py report truth.jsonl --collection zoo.table.part
+
+``measure`` takes about 300 networks (networks of the zoo in narrow widths and for small images, random children of
+these, and of a few parents two dozen children each) beside a ResNet-20, in onnxruntime on one thread, with fresh
+sessions that take turns; it goes on where it was stopped. ``report`` fits tables to a collection of ``netgraft table
+build`` (its .part file) and prints how close each predictor comes.
+
+No network is predicted by a table that saw it (none with an equal digest is kept). *unseen family*: the table was
+fitted without all networks of the zoo file that the network (or its ancestor) comes from, in four parts. *seen
+family*: by the whole collection, which holds other sizes and other children of the same architectures.
+FLOPs, parameters and memory are turned into milliseconds by one factor each (the median quotient over all
+networks): what they are off beyond that is their own fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.stats import spearmanr
+
+from netgraft import sources, zoo
+from netgraft.convert.onnx import to_onnx
+from netgraft.costs.analytic import activation_memory, flops, latency_estimate, parameters
+from netgraft.costs.measured import compare
+from netgraft.costs.tables import Table, fitted
+from netgraft.costs.tables.kernels import kernels
+from netgraft.costs.tables.observed import Observed
+from netgraft.errors import NetgraftError
+from netgraft.ir import untrained
+from netgraft.recipes.optimize import default_mutations
+from netgraft.recipes.table import AT_ONCE, LONGEST, REFERENCE, SECONDS, Drawn, around, batched, collection, descendant
+
+PARENTS = (
+    "zoo:resnet20",
+    "zoo:mobilenet_v3_small?input=3x64x64",
+    "zoo:wrn_16_4?width=0.5",
+    "zoo:densenet40?input=3x16x16",
+    "zoo:shufflenet_v2?input=3x64x64",
+    "family:hiaml?seed=3",
+    "family:nasbench201?seed=4",
+)
+ZOO = 24
+"""Networks of the zoo that take part, drawn at random: reading one takes several times as long as measuring it."""
+PARTS = 4
+Floats = npt.NDArray[np.float64]
+
+
+def networks(seed: int, children: int) -> Iterator[tuple[str, Drawn]]:
+    """Every network with the group that it is reported in."""
+    for name in np.random.default_rng(seed).permutation(zoo.names())[:ZOO].tolist():
+        for found in around(name, seed, variants=3, children=3):
+            yield ("children, all" if "#" in found.name else "zoo"), found
+    mutation = default_mutations()
+    for source in PARENTS:
+        parent = sources.load(source)
+        rng = np.random.default_rng([seed, *source.encode()])
+        origin = source.partition(":")[2].partition("?")[0]
+        yield f"children of {origin}", Drawn(source, origin, parent.graph)
+        for number in range(children):
+            child = descendant(parent.graph, mutation, rng, 1 + int(rng.integers(6)))
+            if child is not None and latency_estimate(child) <= LONGEST:
+                yield f"children of {origin}", Drawn(f"{source}#{number}", origin, child)
+
+
+def measure(out: Path, seed: int, children: int) -> None:
+    """Measures what ``out`` does not hold yet."""
+    done = {line["digest"] for line in _lines(out)}
+    reference = to_onnx(sources.load(REFERENCE))
+
+    def new() -> Iterator[tuple[str, Drawn]]:
+        for group, found in networks(seed, children):
+            if found.graph.digest not in done:
+                done.add(found.graph.digest)
+                yield group, found
+
+    with out.open("a", encoding="utf-8") as file:
+        for together in batched(new(), AT_ONCE):
+            runnable = []
+            for group, found in together:
+                try:
+                    model = to_onnx(untrained(found.graph, found.name))
+                    runnable.append((group, found, model))
+                except NetgraftError:
+                    continue
+            try:
+                ratios = compare([model for *_, model in runnable], reference, seconds=SECONDS * len(runnable))
+            except NetgraftError as error:
+                print(f"left out {[found.name for _, found, _ in runnable]}: {error}", flush=True)
+                continue
+            for (group, found, _), ratio in zip(runnable, ratios, strict=True):
+                line = {
+                    "group": group,
+                    "name": found.name,
+                    "origin": found.origin,
+                    "digest": found.graph.digest,
+                    "ratio": ratio.ratio,
+                    "low": ratio.low,
+                    "high": ratio.high,
+                    "reference_ms": ratio.baseline_ms,
+                    "null": ratio.null,
+                    "noisy": ratio.noisy,
+                    "FLOPs": flops(found.graph),
+                    "parameters": parameters(found.graph),
+                    "activation memory": activation_memory(found.graph),
+                    "analytic estimate": latency_estimate(found.graph),
+                    "kernels": [kernel.key for kernel in kernels(found.graph)],
+                }
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                print(f"{found.name}: {ratio.ratio:.3f} of the reference's {ratio.baseline_ms:.3f} ms", flush=True)
+
+
+def report(truth: Path, journal: Path) -> None:
+    """Prints the tables."""
+    observed = collection(journal)
+    known = {one.digest for one in observed}
+    lines = [line for line in _lines(truth) if line["digest"] not in known]
+    reference = float(np.median([line["reference_ms"] for line in lines]))
+    measured = np.array([line["ratio"] * reference for line in lines])
+    predicted: dict[str, Floats] = {}
+    for name in ("FLOPs", "parameters", "activation memory"):
+        counted = np.array([line[name] for line in lines], np.float64)
+        predicted[name] = counted * np.median(measured / counted)
+    predicted["analytic estimate"] = np.array([line["analytic estimate"] for line in lines])
+    whole = _fitted(observed)
+    scale = reference / whole.reference_ms  # the machine may be faster or slower than when the table was made
+    predicted["table, seen family"] = scale * _estimates(whole, lines)
+    unseen = np.empty(len(lines))
+    families = sorted({_family(one.origin) for one in observed})
+    for part in range(PARTS):
+        held = set(families[part::PARTS])
+        mine = [i for i, line in enumerate(lines) if _part(line["origin"], families) == part]
+        table = _fitted([one for one in observed if _family(one.origin) not in held])
+        unseen[mine] = scale * _estimates(table, [lines[i] for i in mine])
+    predicted["table, unseen family"] = unseen
+
+    nulls = np.abs(np.log([line["null"] for line in lines]))
+    widths = np.log([line["high"] / line["low"] for line in lines]) / 2
+    print(
+        f"{len(lines)} networks, {measured.min():.3f} to {measured.max():.2f} ms; the collection: {len(observed)}. "
+        f"The reference against its twin is off by {np.median(nulls):.1%} (median), {np.percentile(nulls, 90):.1%} "
+        f"(90th percentile); half-width of a network's 99 % interval {np.median(widths):.1%} (median).\n"
+    )
+    groups: dict[str, list[int]] = {"all": list(range(len(lines))), "zoo": [], "children, all": []}
+    for i, line in enumerate(lines):
+        groups.setdefault(line["group"], []).append(i)
+        if line["group"] not in ("zoo", "children, all"):
+            groups["children, all"].append(i)
+    for group, members in groups.items():
+        print(f"\n{group}: {len(members)} networks\n")
+        print("| predictor | Spearman | median error | 90 % | bias |\n|---|---|---|---|---|")
+        for name, values in predicted.items():
+            print(f"| {name} | {_row(values[members], measured[members])} |")
+    inside = _inside(whole, lines, measured / scale)
+    print(f"\nthe table's 90 % interval holds the measured time of {inside:.0%} of the networks (seen family)")
+    worst = np.argsort(-np.abs(np.log(predicted["table, unseen family"] / measured)))[:8]
+    print(
+        "furthest off (unseen family): "
+        + "; ".join(f"{lines[i]['name']} {unseen[i]:.3f} for {measured[i]:.3f} ms" for i in worst)
+    )
+
+
+def _row(predicted: Floats, measured: Floats) -> str:
+    logs = np.log(predicted / measured)
+    off = np.exp(np.abs(logs)) - 1
+    rank = spearmanr(predicted, measured).statistic
+    return f"{rank:.3f} | {np.median(off):.1%} | {np.percentile(off, 90):.1%} | {np.expm1(np.median(logs)):+.1%}"
+
+
+def _fitted(observed: Sequence[Observed]) -> Table:
+    return fitted(observed, REFERENCE, "onnxruntime", {})
+
+
+def _estimates(table: Table, lines: Sequence[Mapping[str, Any]]) -> Floats:
+    return np.array([table.total(_keys(line)) / 1e3 for line in lines])
+
+
+def _inside(table: Table, lines: Sequence[Mapping[str, Any]], measured: Floats) -> float:
+    found = [table.interval(_keys(line)) for line in lines]
+    return float(np.mean([one.low <= ms <= one.high for one, ms in zip(found, measured, strict=True)]))
+
+
+def _keys(line: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(kind, tuple(sizes)) for kind, sizes in line["kernels"]]
+
+
+def _family(origin: str) -> str:
+    """The file of the zoo that a network comes from; other families are never in a collection of the zoo."""
+    return zoo.entry(origin).build.__module__ if origin in zoo.names() else origin
+
+
+def _part(origin: str, families: Sequence[str]) -> int:
+    return families.index(_family(origin)) % PARTS if _family(origin) in families else 0
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("measure")
+    first.add_argument("--out", type=Path, required=True)
+    first.add_argument("--seed", type=int, default=1)
+    first.add_argument("--children", type=int, default=24, help="children of each of the parents")
+    second = commands.add_parser("report")
+    second.add_argument("truth", type=Path)
+    second.add_argument("--collection", type=Path, required=True)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    if args.command == "measure":
+        measure(args.out, args.seed, args.children)
+    else:
+        report(args.truth, args.collection)
+
+
+if __name__ == "__main__":
+    main()

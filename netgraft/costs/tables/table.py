@@ -1,0 +1,351 @@
+"""A latency table: what kernels took on one device, and an estimate for any graph from it.
+
+Between the sizes that were measured, a Gaussian process (Rasmussen and Williams, 2006) for each kind of kernel says
+by what factor the time departs from a roofline, and how sure it is. Kernels of a kind that was never seen are taken to
+depart like others of their family, and make the estimate less sure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from netgraft.errors import MeasureError
+from netgraft.ir import Graph
+
+from .kernels import NAMES, Key, kernels
+from .observed import Observed
+from .prior import features, guess
+
+FORMAT: Final = 1
+FEWEST: Final = 8
+"""Sizes of a kind that must have been measured for a regression of its own."""
+MOST: Final = 1500
+"""Sizes of a kind that a regression is made of at most."""
+LEARNED: Final = 300
+"""Sizes of a kind that its length scales are learned from at most."""
+FLOOR: Final = 0.04
+"""Standard deviation of the logarithm of one measurement of a kernel, at least."""
+UNSEEN: Final = 0.7
+"""The same of a kernel of a kind that was never seen."""
+QUANTILE: Final = 1.645
+"""How many standard deviations the 90 % interval reaches to either side."""
+DOUBTFUL: Final = 0.25
+"""How far, as a logarithm, a network's kernels and its own time may be apart, more than usual, to be reconciled."""
+LEAST: Final = 0.05
+"""Microseconds that a kernel is taken to need at least: some vanish into others."""
+
+Floats = npt.NDArray[np.float64]
+
+SHIPPED: Final = Path(__file__).with_name("onnxruntime.table")
+"""A table that comes with netgraft: of one machine, which its ``about`` names."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One size of a kind of kernel: the mean of what was measured, in microseconds, and in how many networks."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    microseconds: float
+    count: int
+
+    @property
+    def key(self) -> Key:
+        """What tells kernels of different time apart."""
+        return self.kind, self.sizes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Milliseconds of a network by a table, and the interval that should hold the measured time in 90 % of cases.
+
+    ``known`` is the share of the time that kernels of kinds take which the table has measurements of.
+    """
+
+    milliseconds: float
+    low: float
+    high: float
+    known: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """Times of kernels at batch 1 on one thread.
+
+    ``run`` is the microseconds of every call, ``spread`` the standard deviation of the logarithm of a network's time
+    that sums of kernels do not explain; ``shapes`` holds, for each kind, the logarithms of the length scales and
+    variances that its regression has learned. ``about`` says where it was measured, for people.
+    """
+
+    engine: str
+    about: Mapping[str, str]
+    reference: str
+    reference_ms: float
+    networks: int
+    run: float
+    spread: float
+    entries: tuple[Entry, ...]
+    shapes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    # --- asking ---
+
+    def latency(self, graph: Graph) -> float:
+        """Milliseconds that the network is estimated to take: what :func:`estimate` gives, without its interval."""
+        return self.total(kernel.key for kernel in kernels(graph)) / 1e3
+
+    def total(self, keys: Iterable[Key]) -> float:
+        """Microseconds of a network that becomes these kernels."""
+        return self.run + sum(time for time, _, _ in self._times(keys))
+
+    def estimate(self, graph: Graph) -> Estimate:
+        """Milliseconds with an interval."""
+        return self.interval(kernel.key for kernel in kernels(graph))
+
+    def interval(self, keys: Iterable[Key]) -> Estimate:
+        """The same of a network that becomes these kernels. Errors of kernels of one kind are taken to go together."""
+        found = list(keys)
+        by_kind: dict[str, float] = defaultdict(float)
+        total, known = self.run, self.run
+        for key, (time, deviation, seen) in zip(found, self._times(found), strict=True):
+            total += time
+            known += time if seen else 0.0
+            by_kind[key[0]] += time * deviation
+        deviation = math.hypot(self.spread, math.sqrt(sum(d * d for d in by_kind.values())) / total)
+        factor = math.exp(QUANTILE * deviation)
+        return Estimate(total / 1e3, total / factor / 1e3, total * factor / 1e3, known / total)
+
+    def by_kernel(self, graph: Graph) -> list[tuple[str, str, float]]:
+        """The node (the last one of a kernel), the kind and the estimated milliseconds of every kernel, in order."""
+        found = kernels(graph)
+        return [
+            (k.nodes[-1], k.kind, t[0] / 1e3) for k, t in zip(found, self._times(k.key for k in found), strict=True)
+        ]
+
+    def _times(self, asked: Iterable[Key]) -> list[tuple[float, float, bool]]:
+        """Microseconds of kernels, the standard deviations of their logarithms, and whether their kind was seen."""
+        keys = list(asked)
+        new: dict[str, list[Key]] = defaultdict(list)
+        for key in dict.fromkeys(keys):
+            if key not in self._memory:
+                new[key[0]].append(key)
+        for kind, unknown in new.items():
+            means, deviations, seen = self._departures(kind, unknown)
+            for key, mean, deviation in zip(unknown, means, deviations, strict=True):
+                self._memory[key] = guess(key) * math.exp(mean), float(deviation), seen
+        return [self._memory[key] for key in keys]
+
+    @cached_property
+    def _memory(self) -> dict[Key, tuple[float, float, bool]]:
+        return {}
+
+    def _departures(self, kind: str, keys: Sequence[Key]) -> tuple[Floats, Floats, bool]:
+        """Logarithms of the factors by which kernels depart from the first guess, with their standard deviations."""
+        regression = self._regression(kind)
+        if regression is not None:
+            middle, process = regression
+            mean, deviation = process.predict(np.stack([features(key) for key in keys]), return_std=True)
+            return middle + mean, deviation, True
+        seen = self._by_kind.get(kind, [])
+        family = kind.partition(".")[0]
+        near = seen or [e for name, es in self._by_kind.items() if name.partition(".")[0] == family for e in es]
+        logs = np.array([_departure(entry) for entry in near] or [0.0])
+        spread = UNSEEN if not seen else max(0.3, float(logs.std()))
+        return np.full(len(keys), float(np.median(logs))), np.full(len(keys), spread), bool(seen)
+
+    @cached_property
+    def _by_kind(self) -> dict[str, list[Entry]]:
+        kinds: dict[str, list[Entry]] = defaultdict(list)
+        for entry in self.entries:
+            kinds[entry.kind].append(entry)
+        return kinds
+
+    def _regression(self, kind: str) -> tuple[float, Any] | None:
+        if kind not in self._regressions:
+            entries = self._by_kind.get(kind, [])
+            enough = len(entries) >= FEWEST and kind in self.shapes
+            self._regressions[kind] = _process(entries, np.array(self.shapes[kind])) if enough else None
+        return self._regressions[kind]
+
+    @cached_property
+    def _regressions(self) -> dict[str, tuple[float, Any] | None]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The table without what was worked out from it: workers do that themselves."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that tell tables apart."""
+        return blake2b(json.dumps(self._data(), sort_keys=True).encode(), digest_size=8).hexdigest()
+
+    # --- files ---
+
+    def save(self, path: Path) -> None:
+        """Write the table: compressed JSON."""
+        path.write_bytes(zlib.compress(json.dumps(self._data(), separators=(",", ":")).encode(), 9))
+
+    def _data(self) -> dict[str, Any]:
+        return {
+            "netgraft_table": FORMAT,
+            **{name: getattr(self, name) for name in _PLAIN},
+            "about": dict(self.about),
+            "entries": [[e.kind, list(e.sizes), round(e.microseconds, 3), e.count] for e in self.entries],
+            "shapes": {kind: [round(value, 3) for value in values] for kind, values in self.shapes.items()},
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> Table:
+        """Read a table; MeasureError says what is wrong with the file."""
+        try:
+            packed = zlib.decompressobj()
+            text = packed.decompress(path.read_bytes(), LARGEST)
+            data = json.loads(text)
+            if data["netgraft_table"] != FORMAT:
+                raise MeasureError(
+                    f"{path} is a table of format {data['netgraft_table']}; this netgraft reads {FORMAT}"
+                )
+            entries = tuple(_entry(*row) for row in data["entries"])
+            shapes = {str(kind): tuple(map(float, values)) for kind, values in data["shapes"].items()}
+            about = {str(name): str(value) for name, value in data["about"].items()}
+            plain = {name: kind(data[name]) for name, kind in _PLAIN.items()}
+        except OSError as error:
+            raise MeasureError(f"{path} cannot be read: {error.strerror}") from None
+        except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MeasureError(f"{path} is no latency table of 'netgraft table build': {error}") from None
+        return cls(about=about, entries=entries, shapes=shapes, **plain)
+
+
+LARGEST: Final = 1 << 26
+"""Bytes that a table may have when it is unpacked."""
+_PLAIN: Final[Mapping[str, Any]] = {
+    "engine": str,
+    "reference": str,
+    "reference_ms": float,
+    "networks": int,
+    "run": float,
+    "spread": float,
+}
+
+
+def _entry(kind: Any, sizes: Any, microseconds: Any, count: Any) -> Entry:
+    family = str(kind).partition(".")[0]
+    if family not in NAMES or len(sizes) != len(NAMES[family].split()):
+        raise ValueError(f"there is no kernel {kind!r} of {len(sizes)} sizes")
+    if not 0 < float(microseconds) < 1e9 or int(count) < 1:
+        raise ValueError(f"{kind!r} takes {microseconds} microseconds in {count} networks")
+    return Entry(str(kind), tuple(int(size) for size in sizes), float(microseconds), int(count))
+
+
+# --- making one ---
+
+
+def fitted(observed: Sequence[Observed], reference: str, engine: str, about: Mapping[str, str]) -> Table:
+    """A table from what was observed of at least a few dozen networks.
+
+    What the profiler says of a network's kernels is longer than the truth by something each time it reads the clock,
+    and by a factor where the machine was busy. So kernels are made shorter and scaled until they add up to the
+    network's own time.
+    """
+    reference_ms = float(np.median([one.reference_ms for one in observed]))
+    totals = np.array([one.ratio * reference_ms * 1e3 for one in observed])
+    sums = np.array([sum(row.microseconds for row in one.kernels) + one.strange for one in observed])
+    runs = np.array([sum(row.runs for row in one.kernels) for one in observed], np.float64)
+    run, looking = _overheads(totals, sums, runs)
+    values: dict[Key, list[float]] = defaultdict(list)
+    factors = sums / np.maximum(totals - run + looking * runs, 1.0)
+    usual = float(np.median(factors))
+    # Where the two measurements contradict each other, the machine was busy during one of them.
+    factors[np.abs(np.log(factors / usual)) > DOUBTFUL] = usual
+    for one, factor in zip(observed, factors, strict=True):
+        for row in one.kernels:
+            values[row.kind, row.sizes].append(max(LEAST, row.microseconds / factor - looking * row.runs))
+    entries = tuple(
+        Entry(kind, sizes, float(np.mean(times)), len(times)) for (kind, sizes), times in sorted(values.items())
+    )
+    by_kind: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        by_kind[entry.kind].append(entry)
+    shapes = {kind: _shape(found) for kind, found in by_kind.items() if len(found) >= FEWEST}
+    rough = Table(engine, about, reference, reference_ms, len(observed), run, 0.0, entries, shapes)
+    off = np.log(
+        [rough.total(row.key for row in one.kernels) / total for one, total in zip(observed, totals, strict=True)]
+    )
+    return replace(rough, spread=1.48 * float(np.median(np.abs(off))))
+
+
+def _overheads(totals: Floats, sums: Floats, runs: Floats) -> tuple[float, float]:
+    """Microseconds of a call beside its kernels, and of the profiler's looking at one; neither is negative."""
+    from scipy.optimize import least_squares
+
+    def off(parameters: Floats) -> Floats:
+        run, looking, factor = parameters
+        return np.asarray(np.log(factor * np.maximum(totals - run + looking * runs, 1.0) / sums))
+
+    bounds = ([0.0, 0.0, 0.5], [min(10.0, 0.5 * float(totals.min())), 10.0, 2.0])
+    found = least_squares(
+        off, [min(5.0, 0.1 * float(totals.min())), 1.0, 1.0], bounds=bounds, loss="soft_l1", f_scale=0.05
+    )
+    run, looking, _ = found.x
+    return float(run), float(looking)
+
+
+def _departure(entry: Entry) -> float:
+    return math.log(entry.microseconds / guess(entry.key))
+
+
+def _kernel(dimensions: int) -> Any:
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteKernel
+
+    smooth = ConstantKernel(0.3, (1e-3, 10.0)) * Matern([3.0] * dimensions, (0.3, 100.0), nu=1.5)
+    wide = ConstantKernel(0.1, (1e-3, 10.0)) * RBF(8.0, (2.0, 50.0))
+    return smooth + wide + WhiteKernel(0.002, (1e-4, 0.1))
+
+
+def _data(entries: Sequence[Entry]) -> tuple[Floats, Floats, Floats, float]:
+    x = np.stack([features(entry.key) for entry in entries])
+    y = np.array([_departure(entry) for entry in entries])
+    noise = np.array([FLOOR**2 / entry.count for entry in entries])
+    middle = float(np.median(y))
+    return x, y - middle, noise, middle
+
+
+def _shape(entries: Sequence[Entry]) -> tuple[float, ...]:
+    """Length scales and variances, by maximum likelihood."""
+    import warnings
+
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    chosen = np.random.default_rng(0).permutation(len(entries))[:LEARNED]
+    x, y, noise, _ = _data([entries[i] for i in sorted(chosen)])
+    process = GaussianProcessRegressor(_kernel(x.shape[1]), alpha=noise, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a length scale at its bound: that size does not matter
+        process.fit(x, y)
+    return tuple(float(value) for value in process.kernel_.theta)
+
+
+def _process(entries: Sequence[Entry], theta: Floats) -> tuple[float, Any]:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    if len(entries) > MOST:
+        chosen = np.random.default_rng(0).permutation(len(entries))[:MOST]
+        entries = [entries[i] for i in sorted(chosen)]
+    x, y, noise, middle = _data(entries)
+    kernel = _kernel(x.shape[1])
+    if len(theta) != len(kernel.theta):
+        raise MeasureError(f"the table holds {len(theta)} numbers for {entries[0].kind}, not {len(kernel.theta)}")
+    process = GaussianProcessRegressor(kernel.clone_with_theta(theta), alpha=noise, optimizer=None)
+    return middle, process.fit(x, y)

@@ -1,0 +1,149 @@
+"""``netgraft table build | show``: latency tables on the command line."""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from netgraft import console as screen
+from netgraft import sources
+from netgraft.costs.tables import SHIPPED, Entry, Table, fitted
+from netgraft.costs.tables.observed import Observed
+from netgraft.errors import MeasureError, OptionError
+from netgraft.recipes.table import REFERENCE, collect
+
+console = Console(highlight=False)
+
+commands = typer.Typer(
+    no_args_is_help=True,
+    help="Latency tables: what kernels take on a device, measured once, for 'measure' and 'optimize --table'.",
+)
+
+FEWEST = 16
+"""Networks of which a table can be made."""
+
+
+def table_from(text: str) -> Table:
+    """The table that ``--table`` names: a file, or ``shipped``."""
+    return Table.load(SHIPPED if text == "shipped" else Path(text))
+
+
+@commands.command()
+def build(
+    out: Annotated[Path, typer.Option(help="the file to write; OUT.part beside it keeps what is measured")],
+    spaces: Annotated[
+        str,
+        typer.Option(
+            help="networks to measure, separated by commas: zoo (in several sizes, with random children), a family "
+            "such as hiaml, or SOURCES as 'bank mine' takes them"
+        ),
+    ] = "zoo",
+    engine: Annotated[str, typer.Option(help="onnxruntime: the one whose kernels can be told apart")] = "onnxruntime",
+    seed: Annotated[int, typer.Option(help="the same seed measures the same networks", min=0)] = 0,
+) -> None:
+    """Measure kernels on this machine, inside of networks, and write a table. The same command goes on after Ctrl-C.
+
+    The zoo takes about an hour of one core. To measure another machine, run it there.
+    """
+    if engine != "onnxruntime":
+        raise OptionError(
+            f"a table is made with onnxruntime, which says what each kernel takes; {engine} measures whole networks: "
+            "'netgraft measure --engine'"
+        )
+    if out.is_dir() or not out.parent.is_dir():
+        raise OptionError(f"--out {out} is no file that can be written")
+    journal = out.with_name(out.name + ".part")
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+    ) as progress:
+        line = progress.add_task("measuring")
+
+        def told(observed: Observed, count: int) -> None:
+            progress.update(line, description=f"{count} networks measured, the last one {observed.name}")
+            if not console.is_terminal and count % 20 == 0:
+                console.print(f"{count} networks measured")
+
+        observed = collect(spaces.split(","), journal, seed, told)
+        if len(observed) < FEWEST:
+            raise MeasureError(f"{spaces}: {len(observed)} networks are too few for a table; it takes {FEWEST}")
+        progress.update(line, description=f"fitting {len(observed)} networks")
+        table = fitted(observed, REFERENCE, engine, _about(spaces))
+    table.save(out)
+    kinds = len({entry.kind for entry in table.entries})
+    console.print(
+        f"{out}: {len(table.entries):,} sizes of {kinds} kinds of kernels, of {table.networks} networks; "
+        f"{out.stat().st_size / 1e3:,.0f} kB",
+        soft_wrap=True,
+    )
+
+
+@commands.command()
+def show(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="a file of 'table build', or shipped")] = "shipped",
+    source: Annotated[str | None, typer.Argument(help="a network, to see what its kernels take")] = None,
+    most: Annotated[int, typer.Option(help="how many of its kernels", min=1)] = 20,
+) -> None:
+    """Show where a table comes from and what it holds, or by it the kernels of a network that take longest."""
+    found = table_from(table)
+    if source is None:
+        rows = [(name, value) for name, value in found.about.items()]
+        rows.append(("networks", str(found.networks)))
+        rows.append(("the reference", f"{found.reference}: {found.reference_ms:.3f} ms"))
+        console.print(screen.columns(f"a latency table of {found.engine}", ("", "value"), rows))
+        by_kind: dict[str, list[Entry]] = defaultdict(list)
+        for entry in found.entries:
+            by_kind[entry.kind].append(entry)
+        console.print(
+            screen.columns(
+                "kernels",
+                ("kind", "sizes", "microseconds", "regression"),
+                [
+                    (kind, str(len(es)), _range([e.microseconds for e in es]), "yes" if kind in found.shapes else "no")
+                    for kind, es in sorted(by_kind.items(), key=lambda item: -len(item[1]))
+                ],
+            )
+        )
+        return
+    graph = sources.load(source).graph
+    estimate = found.estimate(graph)
+    kernels = found.by_kernel(graph)
+    longest = sorted(kernels, key=lambda kernel: -kernel[2])[:most]
+    console.print(
+        screen.columns(
+            f"{source}: {estimate.milliseconds:.4g} ms in {len(kernels)} kernels",
+            ("node", "kernel", "microseconds", "share"),
+            [(node, kind, f"{1e3 * ms:.1f}", f"{ms / estimate.milliseconds:.1%}") for node, kind, ms in longest],
+        )
+    )
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.3g} to {max(values):.4g}"
+
+
+def _about(spaces: str) -> dict[str, str]:
+    """What a person wants to know of a table before using it elsewhere."""
+    return {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "onnxruntime": version("onnxruntime"),
+        "setting": "batch 1, one thread, fp32",
+        "spaces": spaces,
+        "made": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

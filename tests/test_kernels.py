@@ -1,0 +1,130 @@
+"""Which kernels a graph becomes: the rules against what onnxruntime's own optimiser makes of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import pytest
+from networks import randomised
+
+from netgraft import sources
+from netgraft.convert.onnx import to_onnx
+from netgraft.costs.measured.profile import Profiler
+from netgraft.costs.tables.attribution import attribute
+from netgraft.costs.tables.kernels import NAMES, kernels
+from netgraft.costs.tables.prior import features, guess
+from netgraft.ir import Batch, Builder, Graph, TensorType, Value
+
+Add = Callable[..., Value]
+
+
+def graph_of(channels: int, build: Callable[[Add, Value], Value]) -> Graph:
+    """A graph of images of 8x8, built with ``add``."""
+    builder = Builder()
+    x = builder.input("x", TensorType((Batch(), channels, 8, 8)))
+    return builder.build(build(builder.add, x))
+
+
+def conv(add: Add, x: Value, filters: int = 16, size: int = 3, groups: int = 1) -> Value:
+    window = {"kernel": (size, size), "padding": (size // 2, size // 2)}
+    return add("conv2d", x, out_channels=filters, groups=groups, **window)
+
+
+def residual(add: Add, x: Value) -> Value:
+    y = add("relu", add("batch_norm", conv(add, x)))
+    return add("relu", add("add", y, add("batch_norm", conv(add, y))))
+
+
+def squeeze(add: Add, x: Value) -> Value:
+    y = add("hardswish", conv(add, x))
+    gate = add("sigmoid", conv(add, add("adaptive_avg_pool2d", y, size=(1, 1)), 16, 1))
+    return conv(add, add("mul", y, gate), 20, 1)
+
+
+def joined(filters: int) -> Callable[[Add, Value], Value]:
+    def build(add: Add, x: Value) -> Value:
+        return conv(add, add("concat", conv(add, x, filters), conv(add, x, filters, 1), dim=1))
+
+    return build
+
+
+def grouped(groups: int) -> Callable[[Add, Value], Value]:
+    return lambda add, x: conv(add, add("silu", conv(add, x, 32, groups=groups)), 16, 1)
+
+
+def pre_activated(add: Add, x: Value) -> Value:
+    y = conv(add, x)
+    return add("add", y, conv(add, add("relu", add("batch_norm", y))))
+
+
+def padded(add: Add, x: Value) -> Value:
+    return add("max_pool2d", conv(add, add("pad", conv(add, x), pads=(1, 1, 1, 1))), kernel=(2, 2), stride=(2, 2))
+
+
+def both(add: Add, x: Value) -> Value:
+    """Two activated convolutions: the addition stays a kernel of its own."""
+    return conv(add, add("relu", add("add", add("relu6", conv(add, x)), add("leaky_relu", conv(add, x)))))
+
+
+CASES = {
+    "residual": graph_of(16, residual),
+    "residual of 18 channels": graph_of(18, lambda add, x: conv(add, residual(add, conv(add, x, 18)), 18)),
+    "squeeze and excite": graph_of(3, squeeze),
+    "concat of whole blocks": graph_of(16, joined(16)),
+    "concat of parts of blocks": graph_of(16, joined(12)),
+    "two groups": graph_of(32, grouped(2)),
+    "eight groups": graph_of(32, grouped(8)),
+    "depthwise": graph_of(32, grouped(32)),
+    "pre-activation": graph_of(16, pre_activated),
+    "padding": graph_of(16, padded),
+    "both activated": graph_of(16, both),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_kernels_are_those_that_onnxruntime_runs(name: str) -> None:
+    agree(CASES[name])
+
+
+@pytest.mark.parametrize(
+    "source", ["zoo:resnet20?input=3x16x16", "zoo:shufflenet_v2?input=3x32x32", "zoo:densenet40?input=3x16x16"]
+)
+def test_the_kernels_of_networks_are_those_that_onnxruntime_runs(source: str) -> None:
+    agree(sources.load(source).graph)
+
+
+def agree(graph: Graph) -> None:
+    """Every kernel is one that onnxruntime runs, and there are no others; transposes and copies it moves at will."""
+    profiler = Profiler(to_onnx(randomised(graph)))
+    profiler.session(runs=1)
+    parts = profiler.parts()
+    found = attribute(graph, parts)
+    assert [part for part in found.strange if part.operation != "Transpose"] == []
+    assert [row for row in found.rows if not row.runs and not row.kind.startswith("copy.")] == []
+    assert sum(row.runs for row in found.rows) == len(parts) - len(found.strange)
+
+
+def test_sizes_are_what_their_names_say() -> None:
+    for graph in CASES.values():
+        for kernel in kernels(graph):
+            names = NAMES[kernel.kind.partition(".")[0]].split()
+            assert len(kernel.sizes) == len(names) == len(features(kernel.key))
+            assert guess(kernel.key) > 0
+    (first, *_) = (k for k in kernels(CASES["residual"]) if k.kind == "conv.blocked")
+    sizes = dict(zip(NAMES["conv"].split(), first.sizes, strict=True))
+    assert (sizes["inputs"], sizes["filters"], sizes["rows"], sizes["out_height"]) == (16, 16, 3, 8)
+
+
+def test_what_no_output_needs_is_no_kernel() -> None:
+    builder = Builder()
+    x = builder.input("x", TensorType((Batch(), 16, 8, 8)))
+    y = conv(builder.add, x)
+    builder.add("relu", conv(builder.add, x, 32))
+    assert [k.kind for k in kernels(builder.build(y))] == ["reorder.in", "conv.blocked", "reorder.out"]
+
+
+def test_nothing_else_is_imported_for_it() -> None:
+    """A search asks thousands of times: no onnx is written or read for that."""
+    module = sys.modules["netgraft.costs.tables.kernels"]
+    assert not {"onnx", "onnxruntime", "torch"} & set(vars(module))
