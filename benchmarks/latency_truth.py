@@ -9,8 +9,8 @@ sessions that take turns; it goes on where it was stopped. ``report`` fits table
 build`` (its .part file) and prints how close each predictor comes.
 
 No network is predicted by a table that saw it (none with an equal digest is kept). *unseen family*: the table was
-fitted without all networks of the zoo file that the network (or its ancestor) comes from, in four parts. *seen
-family*: by the whole collection, which holds other sizes and other children of the same architectures.
+fitted without all networks of the zoo file that the network (or its ancestor) comes from, in four parts. *whole
+collection*: by all of it, which holds other sizes and other children of some of the architectures.
 FLOPs, parameters and memory are turned into milliseconds by one factor each (the median quotient over all
 networks): what they are off beyond that is their own fault.
 """
@@ -58,9 +58,6 @@ Floats = npt.NDArray[np.float64]
 
 def networks(seed: int, children: int) -> Iterator[tuple[str, Drawn]]:
     """Every network with the group that it is reported in."""
-    for name in np.random.default_rng(seed).permutation(zoo.names())[:ZOO].tolist():
-        for found in around(name, seed, variants=3, children=3):
-            yield ("children, all" if "#" in found.name else "zoo"), found
     mutation = default_mutations()
     for source in PARENTS:
         parent = sources.load(source)
@@ -71,6 +68,9 @@ def networks(seed: int, children: int) -> Iterator[tuple[str, Drawn]]:
             child = descendant(parent.graph, mutation, rng, 1 + int(rng.integers(6)))
             if child is not None and latency_estimate(child) <= LONGEST:
                 yield f"children of {origin}", Drawn(f"{source}#{number}", origin, child)
+    for name in np.random.default_rng(seed).permutation(zoo.names())[:ZOO].tolist():
+        for found in around(name, seed, variants=3, children=3):
+            yield ("children, all" if "#" in found.name else "zoo"), found
 
 
 def measure(out: Path, seed: int, children: int) -> None:
@@ -135,7 +135,7 @@ def report(truth: Path, journal: Path) -> None:
     predicted["analytic estimate"] = np.array([line["analytic estimate"] for line in lines])
     whole = _fitted(observed)
     scale = reference / whole.reference_ms  # the machine may be faster or slower than when the table was made
-    predicted["table, seen family"] = scale * _estimates(whole, lines)
+    predicted["table, whole collection"] = scale * _estimates(whole, lines)
     unseen = np.empty(len(lines))
     families = sorted({_family(one.origin) for one in observed})
     for part in range(PARTS):
@@ -163,7 +163,7 @@ def report(truth: Path, journal: Path) -> None:
         for name, values in predicted.items():
             print(f"| {name} | {_row(values[members], measured[members])} |")
     inside = _inside(whole, lines, measured / scale)
-    print(f"\nthe table's 90 % interval holds the measured time of {inside:.0%} of the networks (seen family)")
+    print(f"\nthe table's 90 % interval holds the measured time of {inside:.0%} of the networks (whole collection)")
     worst = np.argsort(-np.abs(np.log(predicted["table, unseen family"] / measured)))[:8]
     print(
         "furthest off (unseen family): "

@@ -37,7 +37,7 @@ from netgraft import report as report_page
 from netgraft.channels import channels as find_channels
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.frozen import frozen_flops
-from netgraft.costs.measured import ENGINES, Network, compare, engines, footprint
+from netgraft.costs.measured import ENGINES, Network, compare, energy, engines, footprint
 from netgraft.costs.measured import measure as measure_one
 from netgraft.costs.measured.worker import pack as pack_worker
 from netgraft.costs.measured.worker import serve
@@ -343,6 +343,9 @@ def measure(
         str | None, typer.Option(help="another machine: a folder that 'netgraft worker' serves, or ssh://host[:port]")
     ] = None,
     memory: Annotated[bool, typer.Option("--memory", help="say peak memory (Linux) and the file's size, too")] = False,
+    joules: Annotated[
+        bool, typer.Option("--energy", help="measure the energy of a run, too, where the processor counts it (RAPL)")
+    ] = False,
     table: Annotated[
         str | None,
         typer.Option(help="measure nothing, but estimate by a file of 'netgraft table build', or the shipped table"),
@@ -351,7 +354,7 @@ def measure(
     """Measure latency with a 99 % interval; of two networks, the ratio of the second to the first."""
     if table is not None:
         latencies = table_commands.table_from(table)
-        if (engine, precision, batch, threads, on) != (latencies.engine, "fp32", 1, 1, None) or memory:
+        if (engine, precision, batch, threads, on) != (latencies.engine, "fp32", 1, 1, None) or memory or joules:
             raise OptionError(
                 f"--table estimates for {latencies.engine}, fp32, a batch of 1, one thread; leave out --table"
             )
@@ -368,8 +371,8 @@ def measure(
                 soft_wrap=True,
             )
         return
-    if memory and on:
-        raise OptionError("--memory is measured on this machine; leave out --on")
+    if (memory or joules) and on:
+        raise OptionError("--memory and --energy are measured on this machine; leave out --on")
     first = _network(source, input_shape)
     where = f"{engine}, {precision}, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}" + (
         f", on {on}" if on else ""
@@ -402,6 +405,13 @@ def measure(
             taken = footprint(network, engine=engine, precision=precision, batch=batch, threads=threads)
             console.print(
                 f"{name}: {taken.memory / 1e6:,.1f} MB of memory at its peak, a file of {taken.file / 1e6:,.2f} MB",
+                markup=False,
+                soft_wrap=True,
+            )
+        if joules:
+            used = energy(network, engine=engine, precision=precision, batch=batch, threads=threads)
+            console.print(
+                f"{name}: {1e3 * used.run:.4g} mJ a run, {1e3 * used.extra:.4g} mJ more than the machine takes idle",
                 markup=False,
                 soft_wrap=True,
             )

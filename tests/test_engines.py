@@ -30,6 +30,7 @@ from netgraft.ir import Model, untrained
 from netgraft.report.page import render
 
 registry = sys.modules["netgraft.costs.measured.engines"]
+energy_module = sys.modules["netgraft.costs.measured.energy"]
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +241,31 @@ def test_the_report_names_the_engine_that_was_measured_in(
     with finished(tmp_path / "run") as study:
         monkeypatch.setattr(study, "settings", {**study.settings, "limits": limits})
         assert f"is measured: in {engine} on the processor" in " ".join(render(study).split())
+
+
+def test_energy_is_what_the_counters_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Packages count, parts of them do not, and a counter may start again."""
+    for name, most in (("intel-rapl:0", 1000), ("intel-rapl:1", 1000), ("intel-rapl:0:0", 1000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "max_energy_range_uj").write_text(f"{most}\n")
+        (tmp_path / name / "energy_uj").write_text("900\n")
+    monkeypatch.setattr(energy_module, "COUNTERS", tmp_path)
+    before = energy_module._read()
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("950\n")
+    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("100\n")
+    (tmp_path / "intel-rapl:0:0" / "energy_uj").write_text("999\n")
+    assert energy_module._used(before, energy_module._read()) == pytest.approx((50 + 200) * 1e-6)
+
+
+def test_energy_is_refused_where_nothing_counts_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(energy_module, "COUNTERS", tmp_path)
+    with pytest.raises(MeasureError, match="no energy counters"):
+        energy_module.energy(b"never read")
+
+
+def test_energy_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that takes one joule a reading, whatever runs."""
+    readings = iter(range(1000))
+    monkeypatch.setattr(energy_module, "_read", lambda: {"intel-rapl:0": (next(readings) * 1_000_000, 10**12)})
+    found = energy_module.energy(tiny(), seconds=0.2)
+    assert found.run > 0 and found.repeats == energy_module.REPEATS

@@ -31,6 +31,7 @@ it held the truth in 95 to 100 %). It is never narrower than half a percent to e
 this null shows of a difference that cannot be there is added to every interval.
 """
 
+from .energy import Energy, energy
 from .engines import ENGINES, engines
 from .footprint import Footprint, footprint
 from .intervals import CONFIDENCE, NOISY, RESOLUTION, Latency, Ratio
@@ -45,6 +46,7 @@ __all__ = [
     "PRECISE",
     "PRECISIONS",
     "RESOLUTION",
+    "Energy",
     "Footprint",
     "Latency",
     "Network",
@@ -52,6 +54,7 @@ __all__ = [
     "Ratio",
     "Variant",
     "compare",
+    "energy",
     "engines",
     "footprint",
     "measure",

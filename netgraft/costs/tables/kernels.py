@@ -1,6 +1,6 @@
 """The kernels that onnxruntime makes of a graph on a CPU with AVX-512: what is fused, blocked and reordered.
 
-onnxruntime (1.31, full optimisation) folds batch norms and constant factors into the convolution before them, computes
+onnxruntime (1.32, full optimisation) folds batch norms and constant factors into the convolution before them, computes
 activations and additions inside of it, and keeps images in blocks of 16 channels (NCHWc) as long as operations know
 that layout; going into and out of it are kernels of their own. The rules here were read off its optimised graphs
 (``tests/test_kernels.py`` compares the two on networks of the zoo): they are followed node by node, without building

@@ -5,7 +5,8 @@ A roofline (Williams, Waterman, Patterson, CACM 2009) with the constants of :cla
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,10 @@ from .kernels import BLOCK, NAMES, Key
 
 START: Final = 1.5
 """Microseconds for a kernel that computes next to nothing."""
+GROUP: Final = 400.0
+"""Nanoseconds for each group of a convolution that is done group by group."""
+MOST_RESIDENT: Final = 14
+"""Fewer bytes of weights than this power of two make no difference: they fit into every cache."""
 
 # Nanoseconds per element, where they are not as in most operations.
 _ELEMENT: Final = {
@@ -30,6 +35,7 @@ _ELEMENT: Final = {
     "gelu": 0.8,
     "hardswish": 0.4,
     "elu": 2.0,
+    "prelu": 5.0,
     "softplus": 8.0,
     "mish": 12.0,
     "softmax": 1.5,
@@ -44,13 +50,40 @@ def guess(key: Key) -> float:
     return START + _work(key) / 1e3
 
 
-def features(key: Key) -> npt.NDArray[np.float64]:
-    """What kernels of one kind are alike by: logarithms of their sizes, and flags as they are."""
+def surroundings(keys: Iterable[Key]) -> int:
+    """What the time of kernels with weights depends on beside themselves: how many bytes of weights there are in the
+    whole network, as a power of two. Those of a small network stay in the cache from one call to the next.
+    """
+    return max(MOST_RESIDENT, round(math.log2(1 + sum(_weights(key) for key in keys))))
+
+
+def features(key: Key, around: int) -> npt.NDArray[np.float64]:
+    """What kernels of one kind are alike by: logarithms of their sizes, and flags as they are. ``around`` is what
+    :func:`surroundings` says of their network.
+    """
     kind, sizes = key
-    names = NAMES[kind.partition(".")[0]].split()
-    flags = {"mean", "masked", "bias", "added", "activation"}
-    found = [s if name in flags else np.log2(1 + s) for name, s in zip(names, sizes, strict=True)]
-    return np.array(found, np.float64)
+    family = kind.partition(".")[0]
+    if family == "conv":
+        inputs, filters, groups, _, _, out_height, out_width, rows, columns, stride, dilation, added, activation = sizes
+        pixels, taps = out_height * out_width, rows * columns
+        logs = [inputs // groups, filters // groups, groups, pixels, out_width, taps, stride, dilation]
+        return np.array([*np.log2(1 + np.array(logs)), added, activation, around], np.float64)
+    flags = {"mean", "masked", "bias"}
+    found = [s if n in flags else np.log2(1 + s) for n, s in zip(NAMES[family].split(), sizes, strict=True)]
+    return np.array([*found, around] if family == "linear" else found, np.float64)
+
+
+def _weights(key: Key) -> int:
+    """Bytes of weights that a kernel reads."""
+    kind, sizes = key
+    match kind.partition(".")[0]:
+        case "conv":
+            inputs, filters, groups, _, _, _, _, rows, columns, *_ = sizes
+            return 4 * (inputs // groups) * filters * rows * columns
+        case "linear":
+            return 4 * sizes[1] * sizes[2]
+        case _:
+            return 0
 
 
 def _work(key: Key) -> float:
@@ -75,7 +108,7 @@ def _work(key: Key) -> float:
             heads, queries, keys, width, returned, _ = sizes
             return heads * queries * keys * (2 * (width + returned) / CALIBRATED.matrix + 1.5)
         case "reorder":
-            return 0.4 * sizes[0] * sizes[1]
+            return 0.3 * _padded(sizes[0]) * sizes[1]
         case "norm":
             return _ELEMENT.get(what, _MOST) * sizes[0] * sizes[1]
         case "resize":
@@ -102,7 +135,9 @@ def _convolution(way: str, sizes: Sequence[int]) -> float:
         case "plain":
             windows = pixels * inputs * taps
             rate = CALIBRATED.plain * out / (out + CALIBRATED.plain_filters)
-            computing = 2 * windows * out / rate + (8 * windows / CALIBRATED.bandwidth if taps > 1 else 0.0)
+            computing = (
+                GROUP * groups + 2 * windows * out / rate + (8 * windows / CALIBRATED.bandwidth if taps > 1 else 0.0)
+            )
         case "transposed":
             computing = 2 * height * width * inputs * out * taps / CALIBRATED.matrix
         case _:

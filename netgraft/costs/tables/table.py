@@ -26,7 +26,7 @@ from netgraft.ir import Graph
 
 from .kernels import NAMES, Key, kernels
 from .observed import Observed
-from .prior import features, guess
+from .prior import features, guess, surroundings
 
 FORMAT: Final = 1
 FEWEST: Final = 8
@@ -54,10 +54,14 @@ SHIPPED: Final = Path(__file__).with_name("onnxruntime.table")
 
 @dataclass(frozen=True)
 class Entry:
-    """One size of a kind of kernel: the mean of what was measured, in microseconds, and in how many networks."""
+    """One size of a kind of kernel: the mean of what was measured, in microseconds, and in how many networks.
+
+    ``around`` is what :func:`~.prior.surroundings` says of these.
+    """
 
     kind: str
     sizes: tuple[int, ...]
+    around: int
     microseconds: float
     count: int
 
@@ -134,28 +138,31 @@ class Table:
         ]
 
     def _times(self, asked: Iterable[Key]) -> list[tuple[float, float, bool]]:
-        """Microseconds of kernels, the standard deviations of their logarithms, and whether their kind was seen."""
+        """Microseconds of the kernels of a network, the standard deviations of their logarithms, and whether their kind
+        was seen.
+        """
         keys = list(asked)
+        around = surroundings(keys)
         new: dict[str, list[Key]] = defaultdict(list)
         for key in dict.fromkeys(keys):
-            if key not in self._memory:
+            if (key, around) not in self._memory:
                 new[key[0]].append(key)
         for kind, unknown in new.items():
-            means, deviations, seen = self._departures(kind, unknown)
+            means, deviations, seen = self._departures(kind, unknown, around)
             for key, mean, deviation in zip(unknown, means, deviations, strict=True):
-                self._memory[key] = guess(key) * math.exp(mean), float(deviation), seen
-        return [self._memory[key] for key in keys]
+                self._memory[key, around] = guess(key) * math.exp(mean), float(deviation), seen
+        return [self._memory[key, around] for key in keys]
 
     @cached_property
-    def _memory(self) -> dict[Key, tuple[float, float, bool]]:
+    def _memory(self) -> dict[tuple[Key, int], tuple[float, float, bool]]:
         return {}
 
-    def _departures(self, kind: str, keys: Sequence[Key]) -> tuple[Floats, Floats, bool]:
+    def _departures(self, kind: str, keys: Sequence[Key], around: int) -> tuple[Floats, Floats, bool]:
         """Logarithms of the factors by which kernels depart from the first guess, with their standard deviations."""
         regression = self._regression(kind)
         if regression is not None:
             middle, process = regression
-            mean, deviation = process.predict(np.stack([features(key) for key in keys]), return_std=True)
+            mean, deviation = process.predict(np.stack([features(key, around) for key in keys]), return_std=True)
             return middle + mean, deviation, True
         seen = self._by_kind.get(kind, [])
         family = kind.partition(".")[0]
@@ -202,7 +209,7 @@ class Table:
             "netgraft_table": FORMAT,
             **{name: getattr(self, name) for name in _PLAIN},
             "about": dict(self.about),
-            "entries": [[e.kind, list(e.sizes), round(e.microseconds, 3), e.count] for e in self.entries],
+            "entries": [[e.kind, list(e.sizes), e.around, round(e.microseconds, 3), e.count] for e in self.entries],
             "shapes": {kind: [round(value, 3) for value in values] for kind, values in self.shapes.items()},
         }
 
@@ -240,13 +247,13 @@ _PLAIN: Final[Mapping[str, Any]] = {
 }
 
 
-def _entry(kind: Any, sizes: Any, microseconds: Any, count: Any) -> Entry:
+def _entry(kind: Any, sizes: Any, around: Any, microseconds: Any, count: Any) -> Entry:
     family = str(kind).partition(".")[0]
     if family not in NAMES or len(sizes) != len(NAMES[family].split()):
         raise ValueError(f"there is no kernel {kind!r} of {len(sizes)} sizes")
     if not 0 < float(microseconds) < 1e9 or int(count) < 1:
         raise ValueError(f"{kind!r} takes {microseconds} microseconds in {count} networks")
-    return Entry(str(kind), tuple(int(size) for size in sizes), float(microseconds), int(count))
+    return Entry(str(kind), tuple(int(size) for size in sizes), int(around), float(microseconds), int(count))
 
 
 # --- making one ---
@@ -264,17 +271,16 @@ def fitted(observed: Sequence[Observed], reference: str, engine: str, about: Map
     sums = np.array([sum(row.microseconds for row in one.kernels) + one.strange for one in observed])
     runs = np.array([sum(row.runs for row in one.kernels) for one in observed], np.float64)
     run, looking = _overheads(totals, sums, runs)
-    values: dict[Key, list[float]] = defaultdict(list)
+    values: dict[tuple[str, tuple[int, ...], int], list[float]] = defaultdict(list)
     factors = sums / np.maximum(totals - run + looking * runs, 1.0)
     usual = float(np.median(factors))
     # Where the two measurements contradict each other, the machine was busy during one of them.
     factors[np.abs(np.log(factors / usual)) > DOUBTFUL] = usual
     for one, factor in zip(observed, factors, strict=True):
+        around = surroundings(row.key for row in one.kernels)
         for row in one.kernels:
-            values[row.kind, row.sizes].append(max(LEAST, row.microseconds / factor - looking * row.runs))
-    entries = tuple(
-        Entry(kind, sizes, float(np.mean(times)), len(times)) for (kind, sizes), times in sorted(values.items())
-    )
+            values[row.kind, row.sizes, around].append(max(LEAST, row.microseconds / factor - looking * row.runs))
+    entries = tuple(Entry(*what, float(np.mean(times)), len(times)) for what, times in sorted(values.items()))
     by_kind: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         by_kind[entry.kind].append(entry)
@@ -315,7 +321,7 @@ def _kernel(dimensions: int) -> Any:
 
 
 def _data(entries: Sequence[Entry]) -> tuple[Floats, Floats, Floats, float]:
-    x = np.stack([features(entry.key) for entry in entries])
+    x = np.stack([features(entry.key, entry.around) for entry in entries])
     y = np.array([_departure(entry) for entry in entries])
     noise = np.array([FLOOR**2 / entry.count for entry in entries])
     middle = float(np.median(y))
