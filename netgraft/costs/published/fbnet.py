@@ -47,4 +47,4 @@ def additive(choices: npt.NDArray[np.int64], times: npt.NDArray[np.float64]) -> 
     design = np.zeros((networks, layers * count))
     design[np.arange(networks)[:, None], np.arange(layers) * count + choices] = 1.0
     found, *_ = np.linalg.lstsq(design, times, rcond=None)
-    return Additive(found.reshape(layers, count))
+    return Additive(np.asarray(found, np.float64).reshape(layers, count))
