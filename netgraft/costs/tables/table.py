@@ -42,7 +42,7 @@ UNSEEN: Final = 0.7
 QUANTILE: Final = 1.645
 """How many standard deviations the 90 % interval reaches to either side."""
 DOUBTFUL: Final = 0.25
-"""How far, as a logarithm, a network's kernels and its own time may be apart, more than usual, to be reconciled."""
+"""How much shorter than usual, as a logarithm, a network's kernels may be than itself for that to be believed."""
 LEAST: Final = 0.05
 """Microseconds that a kernel is taken to need at least: some vanish into others."""
 
@@ -274,8 +274,8 @@ def fitted(observed: Sequence[Observed], reference: str, engine: str, about: Map
     values: dict[tuple[str, tuple[int, ...], int], list[float]] = defaultdict(list)
     factors = sums / np.maximum(totals - run + looking * runs, 1.0)
     usual = float(np.median(factors))
-    # Where the two measurements contradict each other, the machine was busy during one of them.
-    factors[np.abs(np.log(factors / usual)) > DOUBTFUL] = usual
+    # A busy machine makes kernels longer. Where they are much shorter than the whole, that was disturbed instead.
+    factors[factors < usual * math.exp(-DOUBTFUL)] = usual
     for one, factor in zip(observed, factors, strict=True):
         around = surroundings(row.key for row in one.kernels)
         for row in one.kernels:
