@@ -45,6 +45,7 @@ def test_signatures() -> None:
         "only",
         "engine",
         "predictor",
+        "table",
         "settings",
         "on_event",
     ]

@@ -18,6 +18,8 @@ from .kernels import BLOCK, NAMES, Key
 
 START: Final = 1.5
 """Microseconds for a kernel that computes next to nothing."""
+PRODUCT: Final = 6000.0
+"""Nanoseconds that a linear layer takes beyond its start, however small it is."""
 GROUP: Final = 400.0
 """Nanoseconds for each group of a convolution that is done group by group."""
 MOST_RESIDENT: Final = 14
@@ -100,7 +102,9 @@ def _work(key: Key) -> float:
             return looked * (0.04 if "blocked" in way else 0.4) + channels * height * width / CALIBRATED.bandwidth
         case "linear":
             rows, inputs, outputs, _ = sizes
-            return max(2 * rows * inputs * outputs / CALIBRATED.matrix, 4 * inputs * outputs / CALIBRATED.weights)
+            return PRODUCT + max(
+                2 * rows * inputs * outputs / CALIBRATED.matrix, 4 * inputs * outputs / CALIBRATED.weights
+            )
         case "matmul":
             batch, rows, inner, columns = sizes
             return 2 * batch * rows * inner * columns / CALIBRATED.matrix
