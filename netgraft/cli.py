@@ -359,12 +359,14 @@ def measure(
                 f"--table estimates for {latencies.engine}, fp32, a batch of 1, one thread; leave out --table"
             )
         for name in [source] if second is None else [source, second]:
-            found = latencies.estimate(load(name, input_shape).graph)
+            estimate = latencies.estimate(load(name, input_shape).graph)
             unknown = (
-                f"; {1 - found.known:.0%} of it in kernels that the table never saw" if found.known < 0.995 else ""
+                f"; {1 - estimate.known:.0%} of it in kernels that the table never saw"
+                if estimate.known < 0.995
+                else ""
             )
             console.print(
-                f"{name}: about {found.milliseconds:.4g} ms, 90 % interval [{found.low:.4g}, {found.high:.4g}] "
+                f"{name}: about {estimate.milliseconds:.4g} ms, 90 % interval [{estimate.low:.4g}, {estimate.high:.4g}] "
                 f"(estimated by the table for {latencies.about.get('processor', 'an unknown processor')}, "
                 f"{latencies.engine}{unknown})",
                 markup=False,
