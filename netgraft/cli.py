@@ -366,7 +366,8 @@ def measure(
                 else ""
             )
             console.print(
-                f"{name}: about {estimate.milliseconds:.4g} ms, 90 % interval [{estimate.low:.4g}, {estimate.high:.4g}] "
+                f"{name}: about {estimate.milliseconds:.4g} ms, "
+                f"90 % interval [{estimate.low:.4g}, {estimate.high:.4g}] "
                 f"(estimated by the table for {latencies.about.get('processor', 'an unknown processor')}, "
                 f"{latencies.engine}{unknown})",
                 markup=False,

@@ -17,7 +17,7 @@ from test_optimize import NETWORK, PLAN, optimize, trials
 
 import netgraft as ng
 from netgraft.candidate import Trial, TrialState
-from netgraft.costs.measured import Ratio
+from netgraft.costs.measured import Latency, Ratio
 from netgraft.errors import EmptyFrontError, OptionError
 from netgraft.ir import Model
 from netgraft.metrics import Limit, parse_limit
@@ -150,6 +150,18 @@ def test_limits_hold_for_what_was_measured_and_the_same_measurements_give_the_sa
     before = len(machine)
     optimize(source, tmp_path / "again", resume=True, **options)
     assert len(machine) == before, "a finished run measures nothing"
+
+
+def test_a_limit_in_milliseconds_holds_for_everything_that_is_returned(
+    source: str, tmp_path: Path, machine: list[Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original takes 8 ms here, and the estimate is far off."""
+    monkeypatch.setattr(recipe, "measure", lambda *_, **__: Latency(8.0, 7.9, 8.1, sessions=10, noisy=False))
+    front = optimize(source, tmp_path / "run", limits=("latency<=6ms@onnxruntime",), plan=SEARCH, budget="2 trials")
+    children = [finalist for number, finalist in front.study.finalists.items() if number]
+    assert children and all(finalist.latency_ms <= 6 and not finalist.breaks for finalist in children)
+    trained = [t for t in front.study.trials.values() if t.number and t.state is TrialState.COMPLETE]
+    assert trained and all(8 * trial.scores["time"] <= 6 for trial in trained)
 
 
 def test_nothing_is_measured_during_a_search_that_does_not_ask_for_time(
