@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from netgraft import predictor
 from netgraft.data import task
 from netgraft.errors import NetgraftError
 from netgraft.front import Front, Pick
@@ -24,4 +25,17 @@ from netgraft.tasks import Task
 
 __version__ = "0.1.0"
 
-__all__ = ["Front", "Model", "NetgraftError", "Pick", "Plan", "Study", "Task", "load", "optimize", "tabular", "task"]
+__all__ = [
+    "Front",
+    "Model",
+    "NetgraftError",
+    "Pick",
+    "Plan",
+    "Study",
+    "Task",
+    "load",
+    "optimize",
+    "predictor",
+    "tabular",
+    "task",
+]

@@ -114,7 +114,7 @@ def _describe(predictor: Predictor, name: str) -> None:
         )
         for group, figures in groups.items()
     ]
-    header = ("group", "networks", "scores", "rank corr.", "in 2 dev.")
+    header = ("group", "networks", "scores", "rank corr.", "in 2 sd")
     console.print(screen.columns("what it learned from", header, rows))
     console.print("Figures are of labels left out: each is compared with a network that was trained without it.")
 

@@ -18,6 +18,7 @@ def test_public_names() -> None:
         "Task",
         "load",
         "optimize",
+        "predictor",
         "tabular",
         "task",
     ]

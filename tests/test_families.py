@@ -16,7 +16,7 @@ from netgraft.errors import SourceError
 from netgraft.ir import Graph
 from netgraft.spaces import families
 from netgraft.spaces.families import nasbench201, nasbench201_benchmark, nasbench201_cells, nasbench_macro
-from netgraft.spaces.families.nasbench201 import function
+from netgraft.spaces.families.nasbench201 import function, pruned
 
 
 def counts(graph: Graph) -> tuple[int, int, int, int]:
@@ -120,6 +120,14 @@ def test_cells_that_compute_the_same() -> None:
     )
     assert function(cell(conv, none, none, none, pool, none)) != function(cell(pool, none, none, none, conv, none))
     assert function(cell(*[none] * 6)) == ""
+
+
+@pytest.mark.parametrize("index", [3, 9, 20, 77, 1234])
+def test_pruned_cells_have_the_same_graph(index: int) -> None:
+    arch = nasbench201_cells()[index]
+    short = pruned(arch)
+    assert nasbench201(short).digest == nasbench201(arch).digest
+    assert pruned(short) == short and short.count("none") >= arch.count("none")
 
 
 @pytest.mark.parametrize("arch", ["", "nor_conv_3x3", "|a~0|+|b~0|c~1|", cell(*["conv"] * 6), NB201_BEST + "|"])

@@ -6,7 +6,7 @@ networks reads (:mod:`heads`). The description of a network factors into predece
 thousands of replacements a second are scored (:mod:`cut`). Deviations from AutoGO: its encoder is a graph network that
 averages each of the three parts, so that its scores depend on the cut.
 
->>> predictor = netgraft.predictor.load()
+>>> predictor = netgraft.predictor.load()  # the shipped one; load("my.predictor") one of your own
 >>> cut = predictor.region(graph, region)
 >>> gain = cut.replacements(segments).mean - cut.unchanged().mean
 """

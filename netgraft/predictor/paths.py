@@ -99,31 +99,38 @@ class Encoder:
         return np.hstack([np.where(alive, paths, np.nan), alive, logs])
 
 
-def drawn(channels: int = 128, seed: int = 0) -> Encoder:
+def drawn(channels: int = 192, seed: int = 0) -> Encoder:
     """An encoder with random weights; the same seed draws the same.
 
-    Channel 0 counts paths. Half of the others know no order (``turn`` is 0); half tell the scales apart.
+    Channel 0 counts paths. A quarter of the others know no order (``turn`` is 0); three in eight tell scales apart.
+    Small weights read what paths are like on the whole, large ones what the heaviest is like.
     """
     rng = np.random.default_rng(seed)
-    node = rng.normal(size=(channels, len(TRAITS))) * np.array([_SPREAD(name) for name in TRAITS])
-    node *= rng.choice([0.5, 1.0, 2.0], size=(channels, 1))
-    by_scale = [i for name, i in TRAITS.items() if "@" in name]
-    node[::2, by_scale] = 0.0
+    node = rng.normal(size=(channels, len(TRAITS))) * [_SPREAD.get(name, 0.7) for name in TRAITS]
     turn = rng.normal(size=(len(STATES), len(STATES), channels))
-    turn[:, :, rng.permutation(channels)[: channels // 2]] = 0.0
+    scaled = np.array(["@" in name for name in TRAITS])
+    for channel in range(channels):
+        if channel % 2:
+            node[channel] *= rng.choice([1.0, 2.0])
+            turn[:, :, channel] *= 2.0
+            node[channel, scaled] *= channel % 8 == 1
+        else:
+            node[channel] *= rng.choice([0.5, 1.0, 2.0])
+            turn[:, :, channel] *= channel % 8 >= 4
+            node[channel, scaled] *= channel % 4 == 0
     node[0], turn[:, :, 0] = 0.0, 0.0
     return Encoder(node, turn)
 
 
-def _SPREAD(name: str) -> float:
-    small = {"norm": 0.3, "kink": 0.3, "smooth": 0.3, "noise": 0.1, "add": 0.1, "width": 0.5, "growth": 0.3}
-    return small.get(name, 0.7)
+_SPREAD = {"norm": 0.3, "kink": 0.3, "smooth": 0.3, "noise": 0.1, "add": 0.1, "width": 0.5, "growth": 0.3}
+"""Of the weights of traits that say little; 0.7 for all others."""
 
 
 def log_sum(logs: Floats, axis: int) -> Floats:
     """The logarithm of a sum along an axis, of logarithms."""
     top = logs.max(axis, keepdims=True)
-    return np.log(np.exp(logs - top).sum(axis)) + top.squeeze(axis)
+    total: Floats = np.log(np.exp(logs - top).sum(axis)) + top.squeeze(axis)
+    return total
 
 
 def enter(states: Floats, turn: Floats, state: int, weight: Floats) -> Floats:

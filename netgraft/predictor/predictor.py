@@ -138,8 +138,11 @@ def _figures(fitted: Fitted, groups: Sequence[str], scores: Floats) -> dict[str,
 
 def rank_correlation(a: Floats, b: Floats) -> float:
     """Spearman's, with equal values sharing their ranks; 0 where one of the two does not vary."""
-    ranks = []
-    for values in (a, b):
-        ordered = np.sort(values)
-        ranks.append(np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right"))
-    return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(r) for r in ranks) else 0.0
+    left, right = _ranks(a), _ranks(b)
+    return float(np.corrcoef(left, right)[0, 1]) if np.ptp(left) and np.ptp(right) else 0.0
+
+
+def _ranks(values: Floats) -> Floats:
+    ordered = np.sort(values)
+    ranks = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return ranks.astype(np.float64)

@@ -22,8 +22,10 @@ Floats = npt.NDArray[np.float64]
 
 BUCKETS: Final = 4
 SCALES: Final = 4
-STATES: Final = ("start", "spatial", "pointwise", "depthwise", "pool", "other")
-"""What a path met last: the kinds of nodes that move information, between positions or channels."""
+STATES: Final = ("start", "window", "point", "pool")
+"""What a path met last: nodes with weights that look at a neighbourhood (or at all of the image, or who knows where),
+at a single point, or that pool; at the start none.
+"""
 
 _KINDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("linear", "matmul"), "linear"),
@@ -139,19 +141,19 @@ def _named(node: Node, x: TensorType | None, out: TensorType | None) -> tuple[di
     if kind is None:
         name = str(node.attrs.get("target", node.op)) if node.op == "frozen" else node.op
         bucket = blake2b(name.encode(), digest_size=4).digest()[0] % BUCKETS
-        return {f"unknown{bucket}": 1.0}, STATES.index("other")
+        return {f"unknown{bucket}": 1.0}, STATES.index("window")
     if kind == "plain":
         return {}, None
     named = {kind: 1.0}
     if kind == "linear":
-        return named | {"mixing": 1.0, "pointwise": 1.0} | _sizes(x, out), STATES.index("pointwise")
+        return named | {"mixing": 1.0, "pointwise": 1.0} | _sizes(x, out), STATES.index("point")
     if kind in ("average", "maximum"):
         kernel, stride = node.attrs["kernel"], node.attrs["stride"]
         if prod(kernel) == 1 and prod(stride) == 1:
             return {}, None
         return named | {"window": log2(prod(kernel)) / 2, "stride": log2(prod(stride)) / 2}, STATES.index("pool")
     if kind == "attention":
-        return named | {"mixing": 1.0}, STATES.index("other")
+        return named | {"mixing": 1.0}, STATES.index("window")
     return named, None
 
 
@@ -166,13 +168,13 @@ def _convolution(node: Node, x: TensorType, out: TensorType) -> tuple[dict[str, 
     if node.op == "conv_transpose2d":
         named["transposed"] = 1.0
     if groups > 1 and groups == channels:
-        return named | {"depthwise": 1.0}, STATES.index("depthwise")
+        return named | {"depthwise": 1.0}, STATES.index("window")
     named["mixing"] = 1.0
     if groups > 1:
         named["grouped"] = 1.0
     if area == 1:
-        return named | {"pointwise": 1.0}, STATES.index("pointwise")
-    return named | {"spatial": 1.0}, STATES.index("spatial")
+        return named | {"pointwise": 1.0}, STATES.index("point")
+    return named | {"spatial": 1.0}, STATES.index("window")
 
 
 def _sizes(x: TensorType | None, out: TensorType | None) -> dict[str, float]:
