@@ -68,7 +68,7 @@ class Boundary:
             paths[rows] = np.logaddexp(np.log(np.maximum(through, _LEAST)) + self._top, self._avoiding)
             for i in (rows[lost] for lost in np.flatnonzero(~((through > _LEAST) & (through < 1 / _LEAST)).all(1))):
                 paths[i] = self._alone(segments[i])
-        table = self._encoder.totals
+        table = self._encoder.tables[2]
         inside = [table[program.steps].sum(0) for program in programs]
         totals = self._totals + np.array(inside).reshape(-1, len(TOTALS))
         return self._encoder.describe(paths, totals)
@@ -112,7 +112,7 @@ class Boundary:
         states = np.zeros((count, inputs + longest + 1, *encoder.turn.shape[1:]))
         states[:, :inputs] = self._before
         rows = np.arange(count)
-        factors, moves = encoder.factors, encoder.moves
+        factors, moves, _ = encoder.tables
         for number in range(longest):
             alive = int(np.searchsorted(-lengths, -number))  # of those longer than this
             at = states[rows[:alive], first[:alive, number]]

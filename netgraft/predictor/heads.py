@@ -30,8 +30,10 @@ _CLIP = 5.0
 """How far a feature may lie from what was seen, in its standard deviations: heads do not extrapolate beyond."""
 _STEPS, _BATCH, _RATE, _DECAY = 2000, 256, 3e-3, 1e-3
 _LEAST_STEPS = 600
-_EVENED = 10_000
-"""So many networks make all axes of the features count for about as much; chosen on NAS-Bench-201's labels."""
+_EVENED, _FEW = 10_000, 1500
+"""So many networks make all axes of the features count for about as much, and with fewer than ``_FEW`` the features are
+read as they are; chosen on NAS-Bench-201's labels.
+"""
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,11 @@ def _train(
 
 def _evened(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """A matrix that turns the features to their principal axes and, the more networks there are, lifts the axes in
-    which these differ little: with few labels such axes are noise.
+    which these differ little. With few labels such axes are noise, which an optimiser that treats all axes alike would
+    learn as fast as the others: the features are not turned then.
     """
+    if len(x) < _FEW:
+        return np.eye(x.shape[1], dtype=np.float32)
     variances, axes = np.linalg.eigh(x.T.astype(np.float64) @ x / len(x))
     floor = (_EVENED / len(x)) ** 2
     lifted: npt.NDArray[np.float32] = (axes * np.sqrt((1 + floor) / (variances.clip(0) + floor))).astype(np.float32)

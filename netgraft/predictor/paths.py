@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,16 +46,28 @@ class Encoder:
     """``node`` [channels, traits] and ``turn`` [from state, to state, channels]: the weights of a path.
 
     What a node does to a path is a row of three tables that grow as nodes are met: the ``weights`` that it adds
-    [channels], the state into which it ``moves`` every path (-1: it does not), and its ``totals``. ``factors`` and
-    ``turns`` are the weights that are no logarithms.
+    [channels], the state into which it ``moves`` every path (-1: it does not), and its ``totals``.
     """
 
     def __init__(self, node: Floats, turn: Floats) -> None:
         self.node, self.turn = node, turn
+        self.weights: list[Floats] = []
+        self.moves: list[int] = []
+        self.totals: list[Floats] = []
         self._rows: dict[Any, int] = {}
-        self.turns = np.exp(turn).transpose(1, 0, 2)
-        self.weights, self.moves, self.totals = np.empty((0, len(node))), np.empty(0, int), np.empty((0, len(TOTALS)))
-        self.factors = np.exp(self.weights)
+        self._tables: tuple[Floats, Ints, Floats] | None = None
+
+    @cached_property
+    def turns(self) -> Floats:
+        """``turn`` as factors, by the state to which they lead."""
+        return np.exp(self.turn).transpose(1, 0, 2)
+
+    @property
+    def tables(self) -> tuple[Floats, Ints, Floats]:
+        """The weights as factors, the moves and the totals, as arrays."""
+        if self._tables is None or len(self._tables[1]) < len(self.moves):
+            self._tables = np.exp(self.weights), np.array(self.moves), np.array(self.totals)
+        return self._tables
 
     @property
     def channels(self) -> int:
@@ -75,10 +88,9 @@ class Encoder:
             weight = np.clip(self.node @ seen.traits, -LIMIT, LIMIT)
             if seen.dead:
                 weight = np.full_like(weight, NOTHING)
-            self.weights = np.vstack([self.weights, weight])
-            self.factors = np.vstack([self.factors, np.exp(weight)])
-            self.moves = np.append(self.moves, -1 if seen.state is None else seen.state)
-            self.totals = np.vstack([self.totals, seen.totals])
+            self.weights.append(weight)
+            self.moves.append(-1 if seen.state is None else seen.state)
+            self.totals.append(seen.totals)
             found = self._rows[key] = len(self.moves) - 1
         return found
 
@@ -169,7 +181,7 @@ def forward(encoder: Encoder, graph: Graph, entering: Sequence[Floats], base: in
         at = states[node.inputs[0].node] if node.inputs else nothing
         for value in node.inputs[1:]:
             at = np.logaddexp(at, states[value.node])
-        weight, state = encoder.weights[row], int(encoder.moves[row])
+        weight, state = encoder.weights[row], encoder.moves[row]
         states[node.id] = at + weight if state < 0 else enter(at, encoder.turn, state, weight)
     return states, totals
 
@@ -182,7 +194,7 @@ def encode(encoder: Encoder, graph: Graph) -> Encoding:
     encoding = Encoding(graph, base, before, onward, totals)
     for node in reversed(graph.nodes):
         row = encoder.row(graph, node, base)
-        state = int(encoder.moves[row])
+        state = encoder.moves[row]
         leaving = tails(encoding, (node.value(i) for i in range(len(graph.returns[node.id]))), frozenset())
         behind = log_sum(np.stack(leaving), 0) if leaving else encoder.nothing()
         if state >= 0:
