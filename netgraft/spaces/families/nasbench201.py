@@ -102,12 +102,12 @@ def operations(arch: str) -> tuple[str, ...]:
 
 def pruned(arch: str) -> str:
     """The cell with ``none`` for the edges that do not lead to its output: its graph is the same."""
-    ops = dict(zip(_EDGES, operations(arch), strict=True))
+    ops = dict(zip(EDGES, operations(arch), strict=True))
     reached = {3}
     for source, target in sorted(ops, key=lambda edge: -edge[1]):
         if target in reached and ops[source, target] != "none":
             reached.add(source)
-    return _string([op if target in reached else "none" for (_, target), op in ops.items()])
+    return arch_of([op if target in reached else "none" for (_, target), op in ops.items()])
 
 
 def function(arch: str) -> str:
