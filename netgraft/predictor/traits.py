@@ -100,9 +100,9 @@ def base_of(graph: Graph) -> int:
 
 
 def key_of(graph: Graph, node: Node) -> tuple[Any, ...]:
-    """Nodes with equal keys look the same (at one base)."""
+    """Nodes with equal keys look the same (at one base): what they return follows from it."""
     returns = graph.returns
-    return node.op, *node.attrs.values(), *[returns[v.node][v.index] for v in node.inputs], returns[node.id][0:1]
+    return node.op, *node.attrs.values(), *[returns[v.node][v.index] for v in node.inputs]
 
 
 def look(node: Node, given: Sequence[TensorType], returned: Sequence[TensorType], base: int) -> Seen:
