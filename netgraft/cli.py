@@ -44,7 +44,7 @@ from netgraft.costs.measured.worker import serve
 from netgraft.costs.tables import Table
 from netgraft.data import task as load_data
 from netgraft.engine import Engine, Inline, WorkerDied, apart, collect_rarely, engine_from
-from netgraft.errors import NetgraftError, OptionError, SourceError
+from netgraft.errors import MeasureError, NetgraftError, OptionError, SourceError
 from netgraft.export import RECORD
 from netgraft.export import export as write
 from netgraft.front import Front
@@ -54,6 +54,7 @@ from netgraft.metrics import UNITS, parse_goals
 from netgraft.mutations import Mutation
 from netgraft.mutations.fixed import fixed_by, untouchable
 from netgraft.mutations.within import operations
+from netgraft.proxies import PROXIES, Probe, anew, at_random, of_task
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
 from netgraft.recipes.optimize import default_mutations, parse_budget
@@ -238,10 +239,21 @@ def inspect(
     channels: Annotated[
         bool, typer.Option("--channels", help="print which channels can be dropped, and which only together")
     ] = False,
+    scores: Annotated[
+        bool,
+        typer.Option(
+            "--scores", help="print training-free scores, too: of the network as initialised, to compare with others"
+        ),
+    ] = False,
+    data: Annotated[
+        str | None, typer.Option(help="what --scores look at, as 'optimize --data' (default: random inputs)")
+    ] = None,
     freeze: Annotated[list[str] | None, typer.Option(help="try a pattern of 'optimize --freeze'")] = None,
     only: Annotated[list[str] | None, typer.Option(help="try a pattern of 'optimize --only'")] = None,
 ) -> None:
     """Show what a network is made of, what it costs, what is frozen and why, and what no mutation changes."""
+    if data and not scores:
+        raise OptionError("--data is for --scores; give both, or neither")
     model = load(source, input_shape)
     graph = model.graph
     signature = graph.signature
@@ -273,6 +285,8 @@ def inspect(
         by_kind[node.op] += by_node[node.id]
     rows = [(op, str(count), f"{by_kind[op] / max(1, total):.1%}") for op, count in kinds.most_common()]
     console.print(screen.columns("operations", ("operation", "count", "share of FLOPs"), rows))
+    if scores:
+        _show_scores(model, data)
     if nodes:
         for node in graph:
             gives = ", ".join(map(str, graph.output_types(node)))
@@ -323,6 +337,22 @@ def _show_channels(graph: Graph) -> None:
 def _few(ids: Sequence[str], most: int = 6) -> str:
     """The first of several names, and how many more there are."""
     return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
+
+
+def _show_scores(model: Model, data: str | None) -> None:
+    """The table of training-free scores; where there is none, the reason in its place."""
+    batch = at_random(model.graph) if data is None else of_task(load_data(data, model, subset=2000))
+    probe = Probe(anew(model), batch)
+    rows, missing = [], []
+    for name, proxy in PROXIES.items():
+        try:
+            rows.append((name, f"{proxy.score(probe):.5g}", proxy.paper))
+        except MeasureError as error:
+            missing.append(f"no {name}: {error}")
+    console.print(screen.columns("training-free scores, with new weights", ("score", "value", "paper"), rows))
+    console.print(f"looked at {batch.origin}; higher is better, beside another network's on the same", soft_wrap=True)
+    for line in missing:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 @app.command(epilog=SOURCES_HELP)

@@ -110,6 +110,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "fit.*": ("ir.*", "numpy scipy"),
     "mutations.*": ("ir.* channels.* segments.* fit", "numpy"),
     "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
+    "proxies.*": ("ir.* convert.* tasks.*", "numpy torch"),
     # the search and its memory
     "spaces.families.*": ("ir.*", "numpy"),
     "spaces.tabular.*": ("ir.* convert.pickles costs.analytic spaces.families.*", "numpy pyarrow"),
