@@ -126,8 +126,11 @@ class Watcher:
         time = f"est. {scores['latency'] / start['latency']:.2f}x"
         if "time" in scores:
             time = f"{scores['time']:.2f}x (est. {scores['estimate'] / start['latency']:.2f}x)"
+        expected = ""
+        if "expected" in scores:
+            expected = f"expected {scores['expected']:.2f} ± {scores['expected_deviation']:.2f}, "
         self.console.print(
-            f"  {trial.digest}  quality {quality} (before tuning {scores['quality_before']:.2f})  "
+            f"  {trial.digest}  quality {quality} ({expected}before tuning {scores['quality_before']:.2f})  "
             f"time {time}  flops {scores['flops'] / start['flops']:.2f}x  "
             f"weights kept {trial.inherited:.0%}  [dim]{_short(trial.origin)}[/]",
             highlight=False,

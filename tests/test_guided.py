@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,8 @@ from netgraft.mutations.graft import Graft
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
 from netgraft.search import Budget, Guided, Population, Predictor, Rung, search
-from netgraft.search.guided import PRIOR, Guide, outcomes, promise, trust
+from netgraft.search.calibration import SLOPE, Calibration
+from netgraft.search.guided import PRIOR, Guide, agreements, outcomes, promise, trust
 from netgraft.spaces import Space
 from netgraft.study import Study
 
@@ -83,48 +85,107 @@ class Lost:
 # --- trust ---
 
 
-def tuned(pairs: Sequence[tuple[float, float]], score: str = "gain") -> list[Trial]:
-    scores = {"quality": 50.0}
-    trials = [Trial(0, 0, "0", TrialState.COMPLETE, scores=scores)]
-    for n, (said, change) in enumerate(pairs, 1):
-        trials.append(Trial(n, 1, str(n), TrialState.COMPLETE, 0, scores={"quality": 50.0 + change, score: said}))
+def tuned(pairs: Sequence[tuple[float, float]]) -> list[Trial]:
+    """Trials of the original's children, with gains and the changes of quality that came out."""
+    trials = [Trial(0, 0, "0", TrialState.COMPLETE, scores={"quality": 50.0})]
+    for n, (gain, change) in enumerate(pairs, 1):
+        scores = {"quality": 50.0 + change, "gain": gain, "agreement": 1.0 - change}
+        trials.append(Trial(n, 1, str(n), TrialState.COMPLETE, 0, scores=scores))
     return trials
 
 
 def test_nothing_finished_leaves_the_prior() -> None:
-    assert trust(tuned([]), QUALITY, "gain") == pytest.approx(PRIOR["gain"])
+    assert outcomes(tuned([]), QUALITY) == agreements(tuned([]), QUALITY) == []
+    assert trust([], 0.2) == pytest.approx(0.2)
 
 
 def test_being_right_earns_trust_and_being_wrong_loses_it_all() -> None:
     right = [(float(n), n / 3) for n in range(30)]
-    assert trust(tuned(right), QUALITY, "gain") > 0.8
-    assert trust(tuned([(-said, change) for said, change in right]), QUALITY, "gain") == 0
-    assert trust(tuned([(-said, change) for said, change in right], "agreement"), QUALITY, "agreement") > 0.8
+    assert trust(right, 0.2) > 0.8
+    assert trust([(-said, change) for said, change in right], 0.2) == 0
+    assert trust([(1.0, change) for _, change in right], 0.2) < 0.05, "always the same says nothing"
 
 
-def test_a_quality_that_is_a_loss_turns_the_changes_round() -> None:
+def test_trust_in_noise_falls_and_the_more_so_the_longer_it_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    means = [np.mean([trust(rng.standard_normal((n, 2)).tolist(), 0.5) for _ in range(40)]) for n in (4, 16, 64)]
+    assert 0.5 > means[0] > means[1] > means[2] < 0.15
+
+
+def test_gains_are_compared_with_changes_and_agreement_with_quality() -> None:
     trials = tuned([(1.0, -2.0), (2.0, -4.0)])
-    assert outcomes(trials, Goal("quality"), "gain") == [(1.0, 2.0), (2.0, 4.0)]
-    assert outcomes(trials, QUALITY, "gain") == [(1.0, -2.0), (2.0, -4.0)]
+    grandchild = {"quality": 47.0, "gain": 0.5, "agreement": 3.0}
+    trials.append(Trial(3, 2, "3", TrialState.COMPLETE, 1, scores=grandchild))
+    trials.append(Trial(4, 2, "4", TrialState.DROPPED, 1, scores={"gain": 9.0, "agreement": 9.0}))
+    assert outcomes(trials, QUALITY) == [(1.0, -2.0), (2.0, -4.0), (0.5, -1.0)]
+    assert outcomes(trials, Goal("quality")) == [(1.0, 2.0), (2.0, 4.0), (0.5, 1.0)], "a loss: lower is better"
+    assert agreements(trials, QUALITY) == [(-3.0, 48.0), (-5.0, 46.0), (-3.0, 47.0)]
 
 
 @given(st.lists(st.tuples(st.floats(-9, 9), st.floats(-9, 9)), max_size=20))
 def test_trust_is_a_share_and_depends_on_no_order(pairs: list[tuple[float, float]]) -> None:
-    found = trust(tuned(pairs), QUALITY, "gain")
+    found = trust(pairs, 0.2)
     assert 0 <= found <= 1
-    assert trust(tuned(pairs[::-1]), QUALITY, "gain") == pytest.approx(found)
+    assert trust(pairs[::-1], 0.2) == pytest.approx(found)
 
 
-def test_ranks_are_mixed_by_trust() -> None:
-    scores = [{"agreement": 0.1, "gain": -1.0}, {"agreement": 0.9, "gain": 1.0}, {"agreement": 0.5}]
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_ranks_are_mixed_by_trust(sign: float) -> None:
+    scores = [{"agreement": 0.1, "expected": -sign}, {"agreement": 0.9, "expected": sign}, {"agreement": 0.5}]
+    quality = Goal("quality", sign > 0)
 
     def order(agreement: float, gain: float) -> list[int]:
         trusts = {"agreement_trust": agreement, "gain_trust": gain}
-        return np.argsort(promise([s | trusts for s in scores]), kind="stable").tolist()
+        return np.argsort(promise(quality, [s | trusts for s in scores]), kind="stable").tolist()
 
     assert order(0.5, 0.0) == [0, 2, 1]
     assert order(0.1, 0.9) == [1, 2, 0]
-    assert np.argsort(promise(scores)).tolist() == [0, 2, 1], "without a predictor agreement decides alone"
+    assert np.argsort(promise(quality, scores)).tolist() == [0, 2, 1], "without a predictor agreement decides alone"
+
+
+# --- calibration ---
+
+
+def drawn(n: int, offset: float, slope: float, noise: float, seed: int = 0) -> list[tuple[float, float]]:
+    rng = np.random.default_rng(seed)
+    return [(g, offset + slope * g + noise * rng.standard_normal()) for g in rng.standard_normal(n)]
+
+
+def test_before_anything_is_known_little_is_expected_and_little_claimed() -> None:
+    start = Calibration.of([], 1.5)
+    change, deviation = start.change(1.0, 0.3)
+    assert change == pytest.approx(SLOPE * 1.5)
+    assert deviation > 1.5
+
+
+def test_what_a_gain_is_worth_is_learned_from_outcomes() -> None:
+    found = Calibration.of(drawn(200, offset=-2.0, slope=0.7, noise=0.5), 1.0)
+    assert (found.offset, found.slope, found.noise) == pytest.approx((-2.0, 0.7, 0.5), abs=0.1)
+    few = Calibration.of(drawn(4, offset=-2.0, slope=0.7, noise=0.5), 1.0)
+    assert few.change(0.0, 0.0)[1] > found.change(0.0, 0.0)[1]
+    assert found.change(1.0, 3.0)[1] > found.change(1.0, 0.1)[1], "its own deviation counts"
+
+
+def test_a_predictor_that_is_wrong_is_turned_round_by_the_line() -> None:
+    assert Calibration.of(drawn(60, offset=0.0, slope=-0.8, noise=0.2), 1.0).slope < -0.6
+
+
+@pytest.mark.parametrize("n", [3, 10, 40])
+def test_deviations_hold_what_comes_out(n: int) -> None:
+    """Of changes drawn anew, about two thirds lie within one deviation, and nearly all within three."""
+    off = []
+    for seed in range(200):
+        *seen, (gain, change) = drawn(n + 1, offset=-1.0, slope=0.5, noise=1.0, seed=seed)
+        expected, deviation = Calibration.of(seen, 1.0).change(gain, 0.0)
+        off.append(abs(change - expected) / deviation)
+    assert 0.55 < np.mean(np.array(off) < 1) < 0.9 and np.mean(np.array(off) < 3) > 0.97
+
+
+@given(st.floats(0.01, 100), st.lists(st.tuples(st.floats(-3, 3), st.floats(-5, 5)), max_size=12))
+def test_another_unit_of_quality_gives_the_same_line(unit: float, pairs: list[tuple[float, float]]) -> None:
+    plain = Calibration.of(pairs, 1.0).change(0.5, 0.2)
+    scaled = Calibration.of([(gain, unit * change) for gain, change in pairs], unit).change(0.5, 0.2)
+    assert scaled == pytest.approx([unit * x for x in plain], abs=1e-6 * unit)
 
 
 # --- choosing ---
@@ -175,7 +236,13 @@ def run(path: Path, predictor: Predictor | None, trials: int = 10, *, resume: bo
     model = network()
     strategy = Population(GOALS, GOALS[0], 1.0)
     rungs = [
-        Rung("count", count, [Goal("agreement"), GOALS[1]], keep=4, promise=promise if predictor else None),
+        Rung(
+            "count",
+            count,
+            [Goal("agreement"), GOALS[1]],
+            keep=4,
+            promise=partial(promise, QUALITY) if predictor else None,
+        ),
         Rung("judge", judge),
     ]
     rungs[0] = replace(rungs[0], evaluate=checked)
@@ -188,7 +255,7 @@ def run(path: Path, predictor: Predictor | None, trials: int = 10, *, resume: bo
             )
         search(
             Space(model, Mix((Trim(), Swap())), counted),
-            Guided(strategy, predictor, GOALS[0], ("flops",)) if predictor else strategy,
+            Guided(strategy, predictor, GOALS[0], 1.0, ("flops",)) if predictor else strategy,
             rungs,
             budget=Budget(trials=trials),
             study=study,
@@ -212,14 +279,28 @@ def story(study: Study) -> list[tuple[object, ...]]:
 def test_the_journal_keeps_what_was_predicted_and_the_trust_in_it(tmp_path: Path) -> None:
     study = run(tmp_path / "run", Sizes())
     children = [t for t in study.trials.values() if t.number]
-    assert all({"gain", "gain_deviation", "gain_trust", "agreement_trust"} <= t.scores.keys() for t in children)
+    wanted = {"gain", "gain_deviation", "gain_trust", "agreement_trust", "expected", "expected_deviation"}
+    assert all(wanted <= t.scores.keys() for t in children)
     for trial in children:
         earlier = [t for t in study.trials.values() if t.generation < trial.generation]
-        assert trial.scores["gain_trust"] == trust(earlier, GOALS[0], "gain")
-    last = max(children, key=lambda t: t.generation).scores
-    assert last["gain_trust"] > PRIOR["gain"], "it was right"
-    wrong = run(tmp_path / "wrong", Sizes(sign=-1.0))
-    assert max(wrong.trials.values(), key=lambda t: t.generation).scores["gain_trust"] < PRIOR["gain"]
+        pairs = outcomes(earlier, QUALITY)
+        assert trial.scores["gain_trust"] == trust(pairs, PRIOR["gain"])
+        assert trial.parent is not None
+        change, deviation = Calibration.of(pairs, 1.0).change(trial.scores["gain"], trial.scores["gain_deviation"])
+        assert trial.scores["expected"] == study.trials[trial.parent].scores["quality"] + change
+        assert trial.scores["expected_deviation"] == deviation
+    assert max(children, key=lambda t: t.generation).scores["gain_trust"] > PRIOR["gain"], "it was right"
+
+
+def test_the_weight_of_a_predictor_that_is_wrong_falls_until_it_decides_nothing(tmp_path: Path) -> None:
+    study = run(tmp_path / "wrong", Sizes(sign=-1.0), trials=16)
+    trusts = {t.generation: t.scores["gain_trust"] for t in study.trials.values() if t.number}
+    assert trusts[1] == PRIOR["gain"] > trusts[2] >= trusts[max(trusts)] == 0.0
+    last = [t.scores for t in study.trials.values() if t.generation == max(trusts)]
+    by_agreement = [s["agreement"] for s in last]
+    assert (
+        np.argsort(promise(QUALITY, last), kind="stable").tolist() == np.argsort(by_agreement, kind="stable").tolist()
+    )
 
 
 @pytest.mark.parametrize("after", [3, 9])

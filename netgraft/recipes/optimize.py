@@ -192,15 +192,16 @@ def optimize(
                 strategy: Strategy = Population(parsed, quality, tolerance_of(study.trials[0]))
                 if predictor is not None:
                     others = [goal.metric for goal in parsed if goal.metric != "quality"]
-                    strategy = Guided(strategy, predictor, quality, others)
+                    strategy = Guided(strategy, predictor, quality, tolerance_of(study.trials[0]), others)
                 clock = None
                 if timed and chosen.measure == "search":
                     clock = Clock(original, study.trials[0].scores["latency"], engine_name)
                     strategy = Corrected(strategy)
+                ranking = None if predictor is None else partial(promise, quality)
                 search(
                     Space(original, mutation, score, by_graph),
                     strategy,
-                    _rungs(trainer, chosen, parsed, bounds, clock, promise if predictor is not None else None, latency),
+                    _rungs(trainer, chosen, parsed, bounds, clock, ranking, latency),
                     budget=search_budget,
                     study=study,
                     engine=engine or Inline(),

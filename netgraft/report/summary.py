@@ -16,6 +16,7 @@ from netgraft.search.pareto import front
 from netgraft.study import Finalist, Study
 
 from . import words
+from .prediction import Prediction, prediction
 
 Verdict = Literal["faster", "slower", "no difference shown"]
 
@@ -39,7 +40,8 @@ class Row:
     ``test`` and ``validation`` are in the task's unit, with standard errors. ``time`` is the measured latency as a
     multiple of the original's with its 99 % interval (``low``, ``high``); ``speedup`` is its inverse, with the interval
     turned round. FLOPs, parameters and memory (bytes of activations) are counted; their ratios are to the original.
-    ``estimate`` is what the search estimated of the time.
+    ``estimate`` is what the search estimated of the time. ``expected`` is the validation quality after the short
+    fine-tuning that a predictor let expect, with its deviation, ``tuned`` the one that came out.
     ``inherited`` is the product of the shares of inherited weights along the lineage. ``origins`` says how it came
     about, step by step.
     """
@@ -65,6 +67,9 @@ class Row:
     epochs: float
     origins: tuple[str, ...]
     estimate: float | None = None
+    expected: float | None = None
+    expected_deviation: float | None = None
+    tuned: float | None = None
     breaks: str = ""
 
     @property
@@ -110,6 +115,8 @@ class Summary:
       by more than two of its standard errors, or among all if there is no such one. Where nothing is faster, nothing
       is called so;
     - ``knee`` lies furthest from the line between the two ends of the front of quality against time.
+
+    ``prediction`` is the record of the run's predictor, if it had one.
     """
 
     task: str
@@ -117,6 +124,7 @@ class Summary:
     headline: str
     rows: tuple[Row, ...] = ()
     picks: Mapping[str, int] = field(default_factory=dict)
+    prediction: Prediction | None = None
 
     @property
     def original(self) -> Row | None:
@@ -140,15 +148,16 @@ def summarize(study: Study) -> Summary:
     """
     task, quality = _task(study)
     rows = tuple(sorted((_row(study, finalist) for finalist in study.finalists.values()), key=_original_first))
+    said = prediction(study, quality.unit)
     if not rows:
-        return Summary(task, quality, _unfinished(study))
+        return Summary(task, quality, _unfinished(study), prediction=said)
     original = rows[0] if rows[0].is_original else None
     children = [row for row in rows if not row.is_original]
     entrants = [row for row in children if not row.breaks] or ([] if children else rows)
     if not entrants:
-        return Summary(task, quality, _beyond(children), rows)
+        return Summary(task, quality, _beyond(children), rows, prediction=said)
     knee = _knee(entrants, quality)
-    return Summary(task, quality, _headline(knee, original, quality), rows, _picks(entrants, original, quality))
+    return Summary(task, quality, _headline(knee, original, quality), rows, _picks(entrants, original, quality), said)
 
 
 @dataclass(frozen=True)
@@ -256,6 +265,9 @@ def _row(study: Study, finalist: Finalist) -> Row:
         epochs=finalist.epochs,
         origins=tuple(trial.origin for trial in path[1:]),
         estimate=estimated_time(study, path[-1]),
+        expected=path[-1].scores.get("expected"),
+        expected_deviation=path[-1].scores.get("expected_deviation"),
+        tuned=path[-1].scores.get("quality"),
         breaks=finalist.breaks,
     )
 

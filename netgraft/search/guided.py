@@ -3,7 +3,8 @@
 What it says of a network is the *gain* of its edits: the difference of two scores of one cut (Salameh et al., AutoGO,
 NeurIPS 2023, section 4), in standard deviations of the labels that it was trained on. Deviations from AutoGO, whose
 predictor ranks alone: its say is the rank correlation of the gains with the changes of quality that fine-tuning found
-in this run, and falls where its own deviation is wide beside the differences that it sees.
+in this run, and falls where its own deviation is wide beside the differences that it sees; and what a gain is worth in
+this run's quality is learned from the same changes (:mod:`.calibration`).
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from netgraft.metrics import Goal
 from netgraft.mutations import Draft
 from netgraft.spaces import GraphScores, Space
 
+from .calibration import Calibration
 from .pareto import front
 from .strategy import Strategy
 
 Floats = npt.NDArray[np.float64]
 
 PRIOR = {"gain": 0.2, "agreement": 0.5}
-"""The rank correlations with the change of quality that are expected before anything is known of a run."""
+"""The rank correlations of a gain with the change of quality, and of agreement with quality, that are expected before
+anything is known of a run.
+"""
 WORTH = 8.0
 """How many trials the prior is worth."""
 
@@ -64,26 +68,33 @@ class Predictor(Protocol):
         """The graph, cut at the region."""
 
 
-def outcomes(trials: Sequence[Trial], quality: Goal, score: str) -> list[tuple[float, float]]:
-    """Of every child that was fine-tuned and has the ``score``: that, and by how much it became better than its parent
-    (in the quality's unit).
+def outcomes(trials: Sequence[Trial], quality: Goal) -> list[tuple[float, float]]:
+    """The gain of every child that was fine-tuned and has one, and by how much it became better than its parent (in the
+    quality's unit).
     """
     scores = {trial.number: trial.scores for trial in trials if trial.state is TrialState.COMPLETE}
     return [
-        (trial.scores[score], quality.cost(scores[trial.parent]) - quality.cost(trial.scores))
+        (s["gain"], quality.cost(scores[trial.parent]) - quality.cost(s))
         for trial in trials
-        if trial.state is TrialState.COMPLETE and trial.parent in scores and score in trial.scores
+        if trial.parent in scores and "gain" in (s := scores.get(trial.number, {}))
     ]
 
 
-def trust(trials: Sequence[Trial], quality: Goal, score: str) -> float:
-    """How right a score was in this run, from 0 to 1: its rank correlation with the changes of quality, shrunk towards
-    :data:`PRIOR`. A score that was wrong is not trusted. ``agreement`` is better when low.
+def agreements(trials: Sequence[Trial], quality: Goal) -> list[tuple[float, float]]:
+    """How nearly every child that was fine-tuned agreed with the original before, and how good it became (higher is
+    better for both): agreement is with the original, whoever the parent was.
     """
-    pairs = np.array(outcomes(trials, quality, score), np.float64).reshape(-1, 2)
-    sign = -1.0 if score == "agreement" else 1.0
-    found = sign * _correlation(_ranks(pairs[:, 0]), _ranks(pairs[:, 1]))
-    return max(0.0, (WORTH * PRIOR[score] + len(pairs) * found) / (WORTH + len(pairs)))
+    complete = [t.scores for t in trials if t.state is TrialState.COMPLETE and "agreement" in t.scores]
+    return [(-scores["agreement"], -quality.cost(scores)) for scores in complete]
+
+
+def trust(pairs: Sequence[tuple[float, float]], prior: float) -> float:
+    """How right a score was in this run, from 0 to 1: the rank correlation of what was said with what came out, shrunk
+    towards ``prior``. A score that was wrong is not trusted, and one that says always the same less and less.
+    """
+    said = np.array(pairs, np.float64).reshape(-1, 2)
+    found = _correlation(_ranks(said[:, 0]), _ranks(said[:, 1]))
+    return max(0.0, (WORTH * prior + len(said) * found) / (WORTH + len(said)))
 
 
 def _ranks(values: Floats) -> Floats:
@@ -158,11 +169,15 @@ class Guide:
 
 @dataclass(frozen=True)
 class Guided:
-    """``strategy`` in a space where ``predictor`` chooses some of the edits."""
+    """``strategy`` in a space where ``predictor`` chooses some of the edits.
+
+    ``tolerance`` is a change of quality that matters, in its unit.
+    """
 
     strategy: Strategy
     predictor: Predictor
     quality: Goal
+    tolerance: float
     others: Sequence[str] = ()
 
     def propose(
@@ -174,19 +189,38 @@ class Guided:
         n: int,
         rng: np.random.Generator,
     ) -> list[Candidate]:
-        """See :class:`netgraft.search.Strategy`: what is trusted follows from the trials alone."""
-        gain, agreement = (trust(trials, self.quality, score) for score in ("gain", "agreement"))
-        guided = replace(space, guide=Guide(self.predictor, gain, agreement, self.others))
-        return self.strategy.propose(guided, trials, candidate_of, first, n, rng)
+        """See :class:`netgraft.search.Strategy`: what is trusted and expected follows from the trials alone.
+
+        Candidates whose gain is known have two scores more: ``expected``, the quality after fine-tuning that their
+        parent's and the calibrated gain promise, and ``expected_deviation``.
+        """
+        pairs = outcomes(trials, self.quality)
+        agreement = trust(agreements(trials, self.quality), PRIOR["agreement"])
+        guide = Guide(self.predictor, trust(pairs, PRIOR["gain"]), agreement, self.others)
+        children = self.strategy.propose(replace(space, guide=guide), trials, candidate_of, first, n, rng)
+        calibration = Calibration.of(pairs, self.tolerance)
+        qualities = {trial.number: trial.scores[self.quality.metric] for trial in trials if self._judged(trial)}
+        return [self._expecting(child, calibration, qualities) for child in children]
+
+    def _judged(self, trial: Trial) -> bool:
+        return trial.state is TrialState.COMPLETE and self.quality.metric in trial.scores
+
+    def _expecting(self, child: Candidate, calibration: Calibration, qualities: Mapping[int, float]) -> Candidate:
+        if "gain" not in child.scores or child.parent not in qualities:
+            return child
+        change, deviation = calibration.change(child.scores["gain"], child.scores["gain_deviation"])
+        expected = qualities[child.parent] + (change if self.quality.higher_is_better else -change)
+        return replace(child, scores={**child.scores, "expected": expected, "expected_deviation": deviation})
 
 
-def promise(scores: Sequence[Mapping[str, float]]) -> list[float]:
-    """A cost for each of several candidates: the mean of their ranks by ``agreement`` and by ``gain``, weighted by the
-    trust in either. What has no gain stands in the middle.
+def promise(quality: Goal, scores: Sequence[Mapping[str, float]]) -> list[float]:
+    """A cost for each of several candidates: the mean of their ranks by ``agreement`` and by the ``expected`` quality,
+    weighted by the trust in either. What nothing is expected of stands in the middle.
     """
     agreement = _ranks(np.array([s["agreement"] for s in scores], np.float64))
-    gains = np.array([s["gain"] for s in scores if "gain" in s], np.float64)
-    middle = float(np.median(gains)) if len(gains) else 0.0
-    gain = _ranks(-np.array([s.get("gain", middle) for s in scores], np.float64))
+    sign = -1.0 if quality.higher_is_better else 1.0
+    costs = np.array([sign * s["expected"] for s in scores if "expected" in s], np.float64)
+    middle = float(np.median(costs)) if len(costs) else 0.0
+    expected = _ranks(np.array([sign * s["expected"] if "expected" in s else middle for s in scores], np.float64))
     weight = [(s.get("agreement_trust", 1.0), s.get("gain_trust", 0.0)) for s in scores]
-    return [float(a * x + g * y) / ((a + g) or 1.0) for (a, g), x, y in zip(weight, agreement, gain, strict=True)]
+    return [float(a * x + g * y) / ((a + g) or 1.0) for (a, g), x, y in zip(weight, agreement, expected, strict=True)]
