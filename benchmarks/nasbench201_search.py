@@ -1,6 +1,7 @@
 """Simulated searches on NAS-Bench-201: what a predictor is worth, at equal numbers of queries.
 
-    python benchmarks/nasbench201_search.py ../shared/data --out runs/nasbench201-search [--seeds 50] [--prior FILE.csv]
+    python benchmarks/nasbench201_search.py ../shared/data --out runs/nasbench201-search [--seeds 50]
+        [--cache build/predictor]
 
 Every strategy asks for one accuracy after another and is judged by its regret: how far the network that it would return
 (the best it saw) is below the best of the table, in points of CIFAR-10 test accuracy after 200 epochs, at 20, 50, 100,
@@ -19,8 +20,9 @@ with 40 proposals a generation of which 4 are asked for, chosen by a score:
 - a surrogate learned from the run's own queries alone (BANANAS-like: White et al., AAAI 2021, path encoding and
   independent Thompson sampling; a Gaussian process in place of the ensemble);
 - the same with a prior: a score of every cell from elsewhere enters as one more feature, whose weight is learned from
-  the run's queries, too. FLOPs; and, with --prior, any CSV of ``arch,score`` made without these labels, such as a
-  predictor's that was trained on another space;
+  the run's queries, too. FLOPs; and, with --cache (where benchmarks/predictor.py keeps its encoded networks), the
+  predictor trained on NAS-Bench-Macro alone, which saw no label of NAS-Bench-201 (the shipped one did);
+- with --cache also a surrogate on what netgraft's predictor reads of a network in place of paths and edges;
 - random numbers.
 
 Runs are kept in OUT, one file a strategy and seed: the same command goes on where it was stopped.
@@ -29,7 +31,7 @@ Runs are kept in OUT, one file a strategy and seed: the same command goes on whe
 from __future__ import annotations
 
 import argparse
-import csv
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -273,13 +275,14 @@ def nothing(asked: Sequence[int], accuracy: Floats, cells: Ints, rng: np.random.
 
 @dataclass(frozen=True)
 class Surrogate:
-    """A Gaussian process on the paths of a cell and on its edges, with a prior score as a linear feature.
+    """A Gaussian process on an encoding of cells, with a prior score as a linear feature.
 
     Accuracies are read as normal scores of their ranks. Length scale, noise and the prior's weight are those of a small
     grid with the greatest likelihood on the last ``LOOKED_AT`` queries. What is chosen by is a draw from each
     candidate's own posterior.
     """
 
+    encoding: Floats
     prior: Floats | None = None
 
     def __call__(self, asked: Sequence[int], accuracy: Floats, cells: Ints, rng: np.random.Generator) -> Floats:
@@ -296,9 +299,10 @@ class Surrogate:
         return across @ cho_solve(factor, y) + np.sqrt(np.maximum(variance, 0)) * rng.standard_normal(len(cells))
 
     def _kernel(self, a: Ints, b: Ints, scale: float, weight: float) -> Floats:
-        apart = LENGTHS[a][:, None] + LENGTHS[b][None, :] - 2 * ENCODED[a] @ ENCODED[b].T
+        x, y = self.encoding[a], self.encoding[b]
+        apart = (x**2).sum(1)[:, None] + (y**2).sum(1)[None, :] - 2 * x @ y.T
         linear = 0.0 if self.prior is None else weight * np.outer(self.prior[a], self.prior[b])
-        kernel: Floats = np.exp(-apart / scale) + linear
+        kernel: Floats = np.exp(-np.maximum(apart, 0) / scale) + linear
         return kernel
 
     def _likelihood(self, seen: Ints, y: Floats, scale: float, noise: float, weight: float) -> float:
@@ -330,8 +334,6 @@ def encoded() -> Floats:
     return np.concatenate(columns, axis=1)
 
 
-ENCODED = encoded()
-LENGTHS = (ENCODED**2).sum(1)
 LOOKED_AT = 100
 
 
@@ -350,19 +352,31 @@ def standardised(scores: Floats) -> Floats:
     return np.nan_to_num(centred)
 
 
-def priors(file: Path) -> Floats:
-    """The scores of a CSV of ``arch,score``, by cell."""
-    found = np.full(len(CELLS), np.nan)
-    with file.open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            found[cell_of(row["arch"])] = float(row["score"])
-    return found
+def learned(data: Path, cache: Path) -> tuple[Floats, Floats]:
+    """What the predictor reads of every labelled cell, as far apart as :func:`encoded` has them, and what it says of
+    them after training on NAS-Bench-Macro alone.
+    """
+    from predictor import bench  # the benchmark beside this one
+
+    from netgraft.predictor.paths import drawn
+    from netgraft.predictor.predictor import trained
+
+    macro, cells = bench("nasbench_macro", data, cache), bench("nasbench201", data, cache)
+    said = trained(drawn(), macro.features, ["macro"] * len(macro.labels), macro.labels).heads.estimate(cells.features)
+    at = [cell_of(arch) for arch in cells.archs]
+    prior = np.full(len(CELLS), np.nan)
+    prior[at] = said.mean
+    read = np.nan_to_num(cells.features - cells.features.mean(0)) / np.maximum(cells.features.std(0), 1e-6)
+    encoding = np.zeros((len(CELLS), read.shape[1]))
+    encoding[at] = np.clip(read, -5, 5) * np.sqrt(encoded().var(0).sum() / read.shape[1])
+    return encoding, standardised(prior)
 
 
-def strategies(costs: Floats, prior: Floats | None) -> dict[str, Strategy]:
+def strategies(costs: Floats, predictor: tuple[Floats, Floats] | None) -> dict[str, Strategy]:
     """The strategies by name."""
     quality = (Goal("quality", True),)
     ours = partial(population, goals=quality, costs=costs)
+    paths, by_flops = encoded(), standardised(np.log(costs))
     found: dict[str, Strategy] = {
         "random search": random_search,
         "REINFORCE": reinforce,
@@ -371,12 +385,16 @@ def strategies(costs: Floats, prior: Floats | None) -> dict[str, Strategy]:
         "Population": ours,
         "Population, quality and FLOPs": partial(population, goals=(*quality, Goal("flops")), costs=costs),
         "Population, random scores": partial(ours, score=nothing),
-        "Population, surrogate": partial(ours, score=Surrogate()),
-        "Population, surrogate + FLOPs": partial(ours, score=Surrogate(standardised(np.log(costs)))),
+        "Population, surrogate": partial(ours, score=Surrogate(paths)),
+        "Population, surrogate + FLOPs": partial(ours, score=Surrogate(paths, by_flops)),
     }
-    if prior is not None:
-        found["Population, surrogate + prior"] = partial(ours, score=Surrogate(standardised(prior)))
-        found["Population, prior alone"] = partial(ours, score=lambda asked, accuracy, cells, rng: prior[cells])
+    if predictor is not None:
+        encoding, prior = predictor
+        found["Population, surrogate on the predictor's features"] = partial(ours, score=Surrogate(encoding))
+        found["Population, surrogate + predictor trained on Macro"] = partial(ours, score=Surrogate(paths, prior))
+        found["Population, predictor trained on Macro alone"] = partial(
+            ours, score=lambda asked, accuracy, cells, rng: prior[cells]
+        )
     return found
 
 
@@ -397,7 +415,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--budget", type=int, default=AT[-1], help="queries of a run")
     parser.add_argument("--observe", choices=("200", "12"), default="200", help="epochs of the accuracy that is seen")
-    parser.add_argument("--prior", type=Path, help="a CSV of arch,score, made without labels of NAS-Bench-201")
+    parser.add_argument("--cache", type=Path, help="where benchmarks/predictor.py keeps encoded networks")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     table = Table.read(args.data / "nasbench201/accuracy.parquet", args.observe)
@@ -409,10 +427,10 @@ def main() -> None:
     print("| strategy | " + " | ".join(f"{n} queries" for n in at) + " | best found |")
     print("|---|" + "---|" * (len(at) + 1))
     costs = counted(args.out / "flops.npy")
-    for name, strategy in strategies(costs, priors(args.prior) if args.prior else None).items():
-        curves = []
+    for name, strategy in strategies(costs, learned(args.data, args.cache) if args.cache else None).items():
+        curves, slug = [], re.sub(r"\W+", "_", name)
         for seed in range(args.seeds):
-            file = args.out / f"{args.observe}-{args.budget}-{name.replace(' ', '_').replace(',', '')}-{seed}.npy"
+            file = args.out / f"{args.observe}-{args.budget}-{slug}-{seed}.npy"
             if not file.exists():
                 np.save(file, run(table, strategy, args.budget, seed))
             curves.append(np.load(file))

@@ -54,6 +54,8 @@ from netgraft.metrics import UNITS, parse_goals
 from netgraft.mutations import Mutation
 from netgraft.mutations.fixed import fixed_by, untouchable
 from netgraft.mutations.within import operations
+from netgraft.predictor import Predictor
+from netgraft.predictor import load as load_predictor
 from netgraft.proxies import PROXIES, Probe, anew, at_random, of_task
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
@@ -194,6 +196,13 @@ def optimize(
     only: Annotated[
         list[str] | None, typer.Option(help="change nothing but what this pattern matches, such as 'stages.2.*'")
     ] = None,
+    predictor: Annotated[
+        str,
+        typer.Option(
+            help="what foresees which proposals are worth training: a file of 'netgraft predictor train', shipped, or "
+            "none. It is listened to as far as it was right in this run"
+        ),
+    ] = "shipped",
     engine: Annotated[str, typer.Option(help="inline, or processes:N to evaluate N networks at a time")] = "inline",
 ) -> None:
     """Evolve a network: better, faster, smaller, within your limits."""
@@ -207,6 +216,7 @@ def optimize(
         stock.check()  # better now than in the middle of a search
     mutation = default_mutations(stock, allowed)
     latencies = table_commands.table_from(table) if table else None
+    chosen = None if predictor == "none" else load_predictor(None if predictor == "shipped" else Path(predictor))
     model = load(source, input_shape)
     fixed_by(model.graph, freeze or [], only or [])  # a wrong pattern is better heard of before data is read
     task = load_data(data, model, subset=subset, normalize=normalize)
@@ -227,7 +237,7 @@ def optimize(
         command = shlex.join(["netgraft", *sys.argv[1:]])
         run(
             *(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers, command, mutation),
-            *(freeze or [], only or [], latencies),
+            *(freeze or [], only or [], latencies, chosen),
         )
 
 
@@ -533,7 +543,11 @@ def demo(
     plan = Plan(pretrain_epochs=20.0, measure_seconds=25.0)
     command = shlex.join(["netgraft", "demo", "--out", str(out), "--budget", budget, "--seed", str(seed)])
     goals = ["quality", "latency"]
-    run(model, task, source, data, goals, [], budget, out, seed, resume, plan, Inline(), command, default_mutations())
+    run(
+        *(model, task, source, data, goals, [], budget, out, seed, resume, plan, Inline(), command),
+        default_mutations(),
+        predictor=load_predictor(),
+    )
 
 
 def _network(source: str, input_shape: str | None) -> Network:
@@ -617,6 +631,7 @@ def run(
     freeze: Sequence[str] = (),
     only: Sequence[str] = (),
     table: Table | None = None,
+    predictor: Predictor | None = None,
 ) -> None:
     """Optimizes with progress on the terminal, and ends with the table and the report; exit code 130 after Ctrl-C."""
     for note in task.notes:
@@ -638,6 +653,7 @@ def run(
             only=only,
             engine=engine,
             table=table,
+            predictor=predictor,
             settings={"source": source, "data": data, "command": command},
             on_event=watcher,
         )

@@ -86,6 +86,14 @@ def test_help_names_networks_metrics_and_forms_of_data() -> None:
     assert all("resnet20" in netgraft(command, "--help")[1] for command in ("inspect", "measure"))
 
 
+def test_a_file_that_is_no_predictor_is_one_message_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    for file in ("notes.txt", "missing.predictor"):
+        arguments = ("zoo:missing", "--data", "nowhere", "--out", tmp_path / "run", "--predictor", tmp_path / file)
+        code, said = netgraft("optimize", *arguments)
+        assert code == 2 and f"cannot read the predictor {tmp_path / file}" in said.replace("\n", "")
+
+
 def interrupt_at(kind: type[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C as soon as a run tells of such an event, of the original's trial excepted."""
     told = Watcher.__call__

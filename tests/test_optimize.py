@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from studies import begun
 
 import netgraft as ng
+from netgraft import predictor
 from netgraft.candidate import TrialState
 from netgraft.costs.measured import Latency
 from netgraft.errors import DataError, EmptyFrontError, OptionError, SourceError, StudyError
@@ -103,6 +104,23 @@ def test_every_trained_child_says_what_it_inherited_and_its_quality_before_and_a
     for trial in children:
         assert 0 < trial.inherited <= 1
         assert {"quality_before", "quality", "latency", "flops", "agreement"} <= trial.scores.keys()
+
+
+def test_the_shipped_predictor_says_what_it_expects_of_every_child(front: ng.Front) -> None:
+    assert front.study.settings["predictor"] == predictor.load().digest
+    children = [t for t in front.study.trials.values() if t.state is TrialState.COMPLETE and t.number]
+    assert all({"gain", "gain_trust", "expected", "expected_deviation"} <= t.scores.keys() for t in children)
+    said = front.summary.prediction
+    assert said is not None and said.networks == 4
+    assert str(said).partition(":")[0] in render(front.study)
+
+
+def test_without_a_predictor_nothing_is_expected(source: str, tmp_path: Path) -> None:
+    study = optimize(source, tmp_path / "run", predictor=None, budget="1 trials").study
+    assert study.settings["predictor"] == "none"
+    assert not any("expected" in t.scores or "gain_trust" in t.scores for t in study.trials.values())
+    with pytest.raises(StudyError, match="another predictor, or none"):
+        optimize(source, tmp_path / "run", resume=True)
 
 
 def test_everybody_is_trained_equally_long(front: ng.Front) -> None:

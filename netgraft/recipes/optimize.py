@@ -19,7 +19,7 @@ from hashlib import blake2b
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ from netgraft.mutations.sparing import sparing
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
 from netgraft.mutations.within import Within
+from netgraft.predictor import load as load_predictor
 from netgraft.search import Budget, Guided, Population, Predictor, Rung, Strategy, search
 from netgraft.search.guided import promise
 from netgraft.search.strategy import Ranking
@@ -134,7 +135,7 @@ def optimize(
     freeze: Sequence[str] = (),
     only: Sequence[str] = (),
     engine: Engine | None = None,
-    predictor: Predictor | None = None,
+    predictor: Predictor | Literal["shipped"] | None = "shipped",
     table: Table | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
@@ -147,8 +148,9 @@ def optimize(
     The parts of the network that the patterns ``freeze`` match are left as they are, and all but those that ``only``
     matches: patterns of module paths such as ``head.*``, as :func:`netgraft.mutations.fixed.fixed_by` reads them.
     ``on_event`` hears what happens, as :mod:`netgraft.events`. A ``predictor`` chooses among many more proposals, as
-    far as it turns out to be right in this run: see :mod:`netgraft.search.guided`. With a ``table`` latency is
-    estimated by it (:mod:`netgraft.costs.tables`) instead of by counting.
+    far as it turns out to be right in this run (:mod:`netgraft.search.guided`): the one that netgraft ships, another
+    (:func:`netgraft.predictor.load`), or none. With a ``table`` latency is estimated by it
+    (:mod:`netgraft.costs.tables`) instead of by counting.
 
     A limit on latency in a unit of time is turned into a share of the original's, which is measured once, when the run
     begins; the journal keeps it. With such a limit the same seed gives the same trials only in a run that is resumed.
@@ -175,6 +177,8 @@ def optimize(
             f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
             "inputs or outputs ('netgraft inspect' shows why)"
         )
+    if predictor == "shipped":
+        predictor = load_predictor()
     asked = _settings(
         model, task, goals, limits, budget, seed, chosen, mutation, fixed, predictor, table, settings or {}
     )
