@@ -65,6 +65,12 @@ class Heads:
         said = self.answers(features)
         return Estimates(said.mean(1), np.sqrt(self.noise[0] + self.noise[1] * said.var(1)))
 
+    def gains(self, features: Floats) -> Estimates:
+        """How much better the networks from the second on are than the first."""
+        said = self.answers(features)
+        gained = said[1:] - said[:1]
+        return Estimates(gained.mean(1), np.sqrt(self.noise[1] * gained.var(1)))
+
     def answers(self, features: Floats) -> Floats:
         """What every head says [n, heads]."""
         x = standardised(features, self.centre, self.spread)

@@ -82,6 +82,13 @@ class Cut:
         """One entry for each segment in the region's place; GraphError for one that does not fit there."""
         return self.predictor.heads.estimate(self.boundary.describe(segments))
 
+    def gains(self, segments: Sequence[Graph]) -> Estimates:
+        """By how much each segment in the region's place betters the network: the difference of two scores. What the
+        heads get wrong of both networks alike is no error of that, so its deviation follows from how far they disagree
+        about the difference; an unchanged network gains 0 for certain.
+        """
+        return self.predictor.heads.gains(self.boundary.describe([self.region.extract(self.graph), *segments]))
+
 
 def train(
     labels: Iterable[Label],

@@ -50,11 +50,8 @@ class Estimates(Protocol):
 class Cut(Protocol):
     """A graph cut at one region."""
 
-    def unchanged(self) -> Estimates:
-        """The region's own segment: one entry."""
-
-    def replacements(self, segments: Sequence[Graph]) -> Estimates:
-        """One entry for each segment in its place."""
+    def gains(self, segments: Sequence[Graph]) -> Estimates:
+        """By how much each segment in the region's place betters the network: one entry a segment."""
 
 
 class Predictor(Protocol):
@@ -124,19 +121,15 @@ class Guide:
     looks: int = 24
 
     def gains(self, graph: Graph, edits: Sequence[Edit]) -> tuple[Floats, Floats]:
-        """Gain and its deviation for each edit of ``graph``; 0 and infinite where nothing is known.
-
-        The deviations of the two scores are taken to be independent, which is too wide rather than too narrow.
-        """
+        """Gain and its deviation for each edit of ``graph``; 0 and infinite where nothing is known."""
         gain, deviation = np.zeros(len(edits)), np.full(len(edits), np.inf)
         places: dict[Region, list[int]] = {}
         for i, edit in enumerate(edits):
             places.setdefault(edit.region, []).append(i)
         for region, at in places.items():
             try:
-                cut = self.predictor.region(graph, region)
-                before, after = cut.unchanged(), cut.replacements([edits[i].replacement for i in at])
-                means, errors = after.mean - before.mean[0], np.hypot(after.deviation, before.deviation[0])
+                found = self.predictor.region(graph, region).gains([edits[i].replacement for i in at])
+                means, errors = np.asarray(found.mean), np.asarray(found.deviation)
             except (NetgraftError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
                 continue
             known = np.isfinite(means) & np.isfinite(errors)
