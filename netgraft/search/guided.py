@@ -199,7 +199,7 @@ class Guided:
         return trial.state is TrialState.COMPLETE and self.quality.metric in trial.scores
 
     def _expecting(self, child: Candidate, calibration: Calibration, qualities: Mapping[int, float]) -> Candidate:
-        if "gain" not in child.scores or child.parent not in qualities:
+        if child.parent is None or child.parent not in qualities or "gain" not in child.scores:
             return child
         change, deviation = calibration.change(child.scores["gain"], child.scores["gain_deviation"])
         expected = qualities[child.parent] + (change if self.quality.higher_is_better else -change)
