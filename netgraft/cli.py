@@ -677,7 +677,7 @@ def show(study: Study) -> None:
             console.print(screen.so_far(entries))
     console.print(summary.headline, markup=False)
     if summary.prediction:
-        console.print(str(summary.prediction), markup=False, highlight=False)
+        console.print(str(summary.prediction), markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {report_page.write(study)}", soft_wrap=True)
     for row in summary.rows:
         if row.breaks:
