@@ -366,7 +366,8 @@ def learned(data: Path, cache: Path) -> tuple[Floats, Floats]:
     at = [cell_of(arch) for arch in cells.archs]
     prior = np.full(len(CELLS), np.nan)
     prior[at] = said.mean
-    read = np.nan_to_num(cells.features - cells.features.mean(0)) / np.maximum(cells.features.std(0), 1e-6)
+    spread = np.maximum(np.nanstd(cells.features, 0), 1e-6)
+    read = np.nan_to_num((cells.features - np.nanmean(cells.features, 0)) / spread)
     encoding = np.zeros((len(CELLS), read.shape[1]))
     encoding[at] = np.clip(read, -5, 5) * np.sqrt(encoded().var(0).sum() / read.shape[1])
     return encoding, standardised(prior)
