@@ -194,7 +194,7 @@ def _laid_out(inputs: Tensor) -> Tensor:
 def gradients_of(scalar: Tensor, by: Sequence[Tensor]) -> list[Tensor]:
     """The gradient of ``scalar`` by each tensor; zeros where it does not depend on one."""
     wanted = [x for x in by if x.requires_grad]
-    found = ()
+    found: tuple[Tensor, ...] = ()
     if scalar.requires_grad and wanted:
         found = torch.autograd.grad(scalar, wanted, allow_unused=True, materialize_grads=True)
     known = {id(x): gradient for x, gradient in zip(wanted, found, strict=False)}
