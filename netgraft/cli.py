@@ -356,7 +356,7 @@ def _show_scores(model: Model, data: str | None) -> None:
     rows, missing = [], []
     for name, proxy in PROXIES.items():
         try:
-            rows.append((name, f"{proxy.score(probe):.5g}", proxy.paper))
+            rows.append((name, f"{proxy.score(probe):.5g}", proxy.paper.partition(";")[0]))  # in 80 columns
         except MeasureError as error:
             missing.append(f"no {name}: {error}")
     console.print(screen.columns("training-free scores, with new weights", ("score", "value", "paper"), rows))

@@ -63,5 +63,7 @@ def test_openvino_runs_what_it_is_said_to_run(name: str) -> None:
     given = {x.name: v.numpy() for x, v in zip(session.get_inputs(), case.inputs(), strict=True)}
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(written), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for found, expected in zip(compiled(given).values(), session.run(None, given), strict=True):
+    kept = {name for port in compiled.inputs for name in port.names}  # an input read for its size alone is dropped
+    fed = {name: value for name, value in given.items() if name in kept}
+    for found, expected in zip(compiled(fed).values(), session.run(None, given), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
