@@ -11,8 +11,8 @@ validation accuracy after 12 epochs (--observe 12, as NATS-Bench's searches do).
 12,831 of the 15,625 cells are labelled here. A cell without a label cannot be asked for: it is drawn again, and does
 not count as a query. Nor does a cell that was asked for before. A strategy that asks for nothing new stands still.
 
-Strategies: random search; regularised evolution (Real et al., AAAI 2019; population 10, samples of 3) and REINFORCE
-(softmax over each edge, Adam at 0.01, a moving average with momentum 0.9 as baseline) with NATS-Bench's settings;
+Strategies: random search; regularised evolution and REINFORCE with NATS-Bench's settings, which are those of
+`netgraft bench run` (netgraft/search/tabular.py);
 local search (White et al., UAI 2021: the best of all neighbours, anew from a random cell at an optimum); netgraft's
 Population (goal quality alone, and with FLOPs), which makes children by one to three changes; and the same Population
 with 40 proposals a generation of which 4 are asked for, chosen by a score:
@@ -52,9 +52,11 @@ from netgraft.costs.analytic import flops
 from netgraft.ir import Graph
 from netgraft.metrics import Goal
 from netgraft.search import Population
+from netgraft.search.tabular import Algorithm, RegularizedEvolution, Reinforce
 from netgraft.spaces import Space
 from netgraft.spaces.families import nasbench201_benchmark
 from netgraft.spaces.families.nasbench201 import OPERATIONS, operations
+from netgraft.spaces.tabular import SPACES, Choices
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -153,34 +155,14 @@ def random_search(queries: Queries, rng: np.random.Generator) -> None:
         queries.ask(int(cell))
 
 
-def evolution(queries: Queries, rng: np.random.Generator, population: int = 10, sample: int = 3) -> None:
-    """Regularised evolution: the oldest dies."""
-    alive = [(queries.ask(cell), cell) for cell in (queries.draw(rng) for _ in range(population))]
+def told(algorithm: Callable[[Choices], Algorithm], queries: Queries, rng: np.random.Generator) -> None:
+    """One of netgraft's algorithms over tables."""
+    searcher = algorithm(SPACES["nats-tss"].choices)
     for _ in range(50 * queries.budget):
-        _, parent = max(alive[i] for i in rng.choice(population, sample, replace=False))
-        child = queries.changed(parent, 1, rng)
-        alive = [*alive[1:], (queries.ask(child), child)]
-
-
-def reinforce(queries: Queries, rng: np.random.Generator, rate: float = 0.01, momentum: float = 0.9) -> None:
-    """A softmax for each edge, moved by Adam along (accuracy - baseline) x the gradient of the log-probability."""
-    logits, first, second = (np.zeros((EDGES, CHOICES)) for _ in range(3))
-    logits += 1e-3 * rng.standard_normal(logits.shape)
-    baseline = 0.0
-    step = 0
-    for _ in range(50 * queries.budget):
-        chances = np.exp(logits - logits.max(1, keepdims=True))
-        chances /= chances.sum(1, keepdims=True)
-        ops = np.array([rng.choice(CHOICES, p=p) for p in chances])
-        cell = int(POWERS @ ops)
-        if not queries.table.known[cell]:
-            continue
-        reward = queries.ask(cell)
-        baseline = momentum * baseline + (1 - momentum) * reward
-        gradient = (reward - baseline) * (chances - np.eye(CHOICES)[ops])
-        step += 1
-        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-        logits -= rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        decisions = searcher.ask(rng)
+        cell = int(POWERS @ decisions)
+        if queries.table.known[cell]:
+            searcher.tell(decisions, queries.ask(cell))
 
 
 def local_search(queries: Queries, rng: np.random.Generator) -> None:
@@ -380,8 +362,8 @@ def strategies(costs: Floats, predictor: tuple[Floats, Floats] | None) -> dict[s
     paths, by_flops = encoded(), standardised(np.log(costs))
     found: dict[str, Strategy] = {
         "random search": random_search,
-        "REINFORCE": reinforce,
-        "regularised evolution": evolution,
+        "REINFORCE": partial(told, Reinforce),
+        "regularised evolution": partial(told, RegularizedEvolution),
         "local search": local_search,
         "Population": ours,
         "Population, quality and FLOPs": partial(population, goals=(*quality, Goal("flops")), costs=costs),

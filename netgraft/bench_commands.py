@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -68,9 +69,10 @@ def run(
     if seconds is not None and seconds <= 0:
         raise OptionError(f"--seconds {seconds:g} leaves no time for a training")
     table = tabular(space, data)
-    setting = Setting.of(table, dataset, epochs, seconds, evaluations)
     rows = []
     with _progress() as progress:
+        reading = partial(progress.track, description="reading the table")
+        setting = Setting.of(table, dataset, epochs, seconds, evaluations, reading)
         for name in dict.fromkeys(algorithm or ALGORITHMS):
             bar = progress.add_task(name, total=seeds)
             outcomes = []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bz2
 import collections
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ from netgraft.ir import untrained
 from netgraft.sources import load
 from netgraft.spaces import families
 from netgraft.spaces.families import fbnet, nasbench201_benchmark, nats_size
-from netgraft.spaces.tabular import SPACES, Benchmark, plausible, tabular
+from netgraft.spaces.tabular import SPACES, Benchmark, nats, plausible, tabular
 from netgraft.spaces.tabular.topology import topology_clock
 
 TSS, SSS = "NATS-tss-v1_0-3ffb9-simple", "NATS-sss-v1_0-50262-simple"
@@ -136,6 +138,36 @@ def table(tmp_path: Path) -> Benchmark:
     return tabular("nats-tss", tmp_path)
 
 
+def test_files_may_be_parts_of_one_table(tmp_path: Path) -> None:
+    archs = ["02012100", "20010102", "22222222"]
+    for part, rows in enumerate([archs[:2], archs[1:]]):
+        low = 90.0 + part
+        columns = {
+            "arch": rows,
+            "test_acc_2": [low, low + 0.5],
+            "test_acc_1": [low + 1, np.nan],
+            "mean_acc": [1.0, 1.0],
+        }
+        pq.write_table(pa.table(columns), tmp_path / f"part-{part}.parquet")
+    table = tabular("nasbench-macro", tmp_path)
+    training = table.training()
+    assert [table.labels.trials(table.index(arch), training) for arch in archs] == [2, 2, 1]
+    assert table.accuracy(archs[0], trial=0) == 91.0  # test_acc_1
+    assert [table.accuracy(arch) for arch in archs] == [90.5, 91.25, 91.5]  # the middle one: a trial of each part
+    assert {table.simulate(archs[2], rng=np.random.default_rng(seed)).accuracy for seed in range(8)} == {91.5}
+    with pytest.raises(DataError, match="was trained 1 times"):
+        table.accuracy(archs[2], trial=1)
+
+
+def test_parts_of_a_table_of_an_endless_space(tmp_path: Path) -> None:
+    archs = [" ".join([first, *("8" * 21)]) for first in "012"]
+    for part, rows in enumerate([archs[:2], archs[2:]]):
+        table = pa.table({"arch": rows, "phone": [10.0 + part] * len(rows)})
+        pq.write_table(table, tmp_path / f"latency-{part}.parquet")
+    found = tabular("fbnet", tmp_path)
+    assert [found.cost(arch, "latency@phone") for arch in archs] == [10.0, 10.0, 11.0]
+
+
 def test_lookups(table: Benchmark) -> None:
     arch = table.arch(7)
     assert table.index(arch) == 7 == table.index(table.graph(7))
@@ -248,6 +280,58 @@ def test_a_folder_of_nats_bench(tmp_path: Path) -> None:
     assert [table.cost(0, metric) for metric in ("macs", "parameters", "latency")] == [7.5e6, 0.25e6, 3.0]
     with pytest.raises(DataError, match="has no accuracy of"):
         table.accuracy(1, split="valid", epochs=2)
+
+
+def test_a_file_of_nats_bench_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archs = list(families.nasbench201_cells())
+    folder = nats_folder(tmp_path / "nats", archs, record(archs[0]))
+    for index in range(1, 30):
+        (folder / f"{index:06d}.pbz2").write_bytes(bz2.compress(pickle.dumps(record(archs[index]), protocol=4)))
+    read: list[str] = []
+    original = nats._read
+    monkeypatch.setattr(nats, "_read", lambda path: read.append(path.name) or original(path))
+    table = tabular("nats-tss", folder)
+    passed: list[int] = []
+    for _ in range(2):
+        assert table.best("cifar10", "valid", through=lambda all_: passed.extend(all_) or all_)[1] == 31.5
+        assert [table.simulate(i, epochs=2).seconds for i in range(30)] == [5.5] * 30
+    assert sorted(read) == [*(f"{index:06d}.pbz2" for index in range(30)), "meta.pbz2"]
+    assert passed == [*range(len(archs))] * 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: state.pop("arch_str"),
+        lambda state: state.pop("dataset_seed"),
+        lambda state: state["dataset_seed"].update({"cifar10-valid": [1, 3]}),
+        lambda state: state["all_results"]["cifar10-valid", 1].pop("eval_acc1es"),
+        lambda state: state["all_results"]["cifar10-valid", 1].update(eval_acc1es={"x-valid@1": "many"}),
+        lambda state: state["all_results"]["cifar10-valid", 1].update(train_times={0: 2.0}),
+        lambda state: state["all_results"].update({("cifar10-valid", 2): 7}),
+    ],
+)
+def test_damaged_records_of_nats_bench(tmp_path: Path, damage: Callable[[Any], object]) -> None:
+    archs = list(families.nasbench201_cells())
+    damaged: Any = record(archs[0])
+    damage(damaged["02"])
+    table = tabular("nats-tss", nats_folder(tmp_path / "nats", archs, damaged))
+    with pytest.raises(DataError, match=r"000000\.pbz2 is damaged"):
+        table.best("cifar10", "valid")
+
+
+def test_records_that_lack_a_training_or_a_cost(tmp_path: Path) -> None:
+    archs = list(families.nasbench201_cells())
+    first: Any = record(archs[0])
+    for run in first["02"]["all_results"].values():
+        del run["latency"]
+    folder = nats_folder(tmp_path / "nats", archs, first)
+    (folder / "000001.pbz2").write_bytes(bz2.compress(pickle.dumps({"12": {}}, protocol=4)))
+    table = tabular("nats-tss", folder)
+    with pytest.raises(DataError, match=r"000000\.pbz2 is damaged.*'latency'"):
+        table.cost(0, "latency")
+    with pytest.raises(DataError, match=r"000001\.pbz2 is damaged.*'02'"):
+        table.accuracy(1, split="valid")
 
 
 class Bomb:

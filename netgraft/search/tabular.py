@@ -8,7 +8,7 @@ training of all epochs and one validation pass, and the last training may end be
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -213,9 +213,11 @@ class Setting:
         epochs: int | None = None,
         seconds: float | None = None,
         evaluations: int | None = None,
+        through: Callable[[Sequence[int]], Iterable[int]] = iter,
     ) -> Setting:
         """The space's own setting for a data set, changed where something is given: the budget of NATS-Bench's paper,
-        where it has one, or else 150 evaluations; judged by the longest training.
+        where it has one, or else 150 evaluations; judged by the longest training. ``through`` is that of
+        :meth:`.Benchmark.best`, which reads the whole table.
         """
         split, own = table.space.observed
         observed = table.training(dataset, split, own if epochs is None else epochs)
@@ -229,7 +231,7 @@ class Setting:
         )
         if seconds is not None and not timed:
             raise OptionError(f"the table of {table.name} knows no times; give a number of evaluations instead")
-        return cls(observed, judged, table.best(*judged)[1], seconds, evaluations)
+        return cls(observed, judged, table.best(*judged, through=through)[1], seconds, evaluations)
 
 
 _EVALUATIONS: Final = 150

@@ -75,5 +75,4 @@ def tabular(name: str, data: str | Path | Sequence[str | Path]) -> Benchmark:
     files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
     if not files:
         raise DataError(f"{paths[0]} holds neither {META} nor a parquet file")
-    rows, columns = columns_of(files, None if archs is None else {arch: i for i, arch in enumerate(archs)})
-    return Benchmark(chosen, archs or rows, columns)
+    return Benchmark(chosen, *columns_of(files, archs and {arch: i for i, arch in enumerate(archs)}))

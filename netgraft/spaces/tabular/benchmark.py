@@ -209,10 +209,20 @@ class Benchmark:
         estimate = self.space.clock(arch, training) if self.space.clock else None
         return Observation(accuracy, estimate or 0.0, True)
 
-    def best(self, dataset: str = "cifar10", split: str = "test", epochs: int | None = None) -> tuple[str, float]:
-        """The architecture of the highest accuracy that the table has, and that accuracy."""
+    def best(
+        self,
+        dataset: str = "cifar10",
+        split: str = "test",
+        epochs: int | None = None,
+        *,
+        through: Callable[[Sequence[int]], Iterable[int]] = iter,
+    ) -> tuple[str, float]:
+        """The architecture of the highest accuracy that the table has, and that accuracy.
+
+        All indices are passed through ``through``, a progress bar for example: a folder of NATS-Bench takes minutes.
+        """
         training = self.training(dataset, split, epochs)
-        found = ((self.labels.accuracy(i, training, None, None), i) for i in range(len(self)))
+        found = ((self.labels.accuracy(i, training, None, None), i) for i in through(range(len(self))))
         known = [(accuracy, -i) for accuracy, i in found if accuracy is not None]
         if not known:
             raise DataError(f"the table of {self.name} has no accuracy at all for {training}")

@@ -76,13 +76,13 @@ class Columns:
         """See :class:`Labels`; a compact table knows the end of a training only."""
         if at not in (None, training.epochs):
             return None
-        columns = self.accuracies[training]
-        chosen = columns if trial is None else [columns[trial]]
-        return _known(sum(float(column[index]) for column in chosen) / len(chosen))
+        known = self._known(index, training)
+        chosen = known if trial is None else known[trial : trial + 1]
+        return sum(chosen) / len(chosen) if chosen else None
 
     def trials(self, index: int, training: Training) -> int:
         """See :class:`Labels`."""
-        return len(self.accuracies[training])
+        return len(self._known(index, training))
 
     def seconds(self, index: int, training: Training, at: int | None) -> float | None:
         """See :class:`Labels`."""
@@ -93,6 +93,11 @@ class Columns:
         """See :class:`Labels`."""
         return _known(float(self.costs[metric][index]))
 
+    def _known(self, index: int, training: Training) -> list[float]:
+        """The accuracies of the trials that there are."""
+        found = (float(column[index]) for column in self.accuracies[training])
+        return [accuracy for accuracy in found if not np.isnan(accuracy)]
+
 
 def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
@@ -101,7 +106,7 @@ def _known(value: float) -> float | None:
 _NAMES = {"imagenet16": "imagenet16-120"}
 _ACCURACY = re.compile(r"(\w+?)_(test|valid|train)_acc_(\d+)ep")
 _SECONDS = re.compile(r"(\w+?)_(test|valid|train)_seconds_(\d+)ep")
-_TRIAL = re.compile(r"test_acc_\d+")
+_TRIAL = re.compile(r"test_acc_(\d+)")
 _COSTS = {"params": "parameters", "flops": "macs"}
 
 
@@ -120,38 +125,41 @@ def read_parquet(path: Path) -> tuple[list[str], dict[str, Column]]:
 
 
 def columns_of(files: Sequence[Path], number: Mapping[str, int] | None) -> tuple[list[str], Columns]:
-    """Tables in parquet files, as labels by the index that ``number`` gives an arch, or else by the order of the first.
+    """Tables in parquet files, as labels by the index that ``number`` gives an arch, or else by the order of the files.
 
     A column ``arch``; accuracies like ``cifar10_valid_acc_12ep``, and their times like ``cifar10_valid_seconds_12ep``;
     ``test_acc_1``, ``test_acc_2`` and so on are trials of CIFAR-10; ``params``, ``flops``; in a file whose name has
     ``latency`` in it, every other column is a device in ms. What is not :func:`plausible` counts as not measured.
+    Columns of one name are one column: files may hold parts of a table, and the first that knows a value is believed.
     """
-    archs: list[str] = []
-    accuracies: dict[Training, list[Column]] = {}
-    costs: dict[str, Column] = {}
-    times: dict[Training, Column] = {}
-    for path in files:
-        rows, columns = read_parquet(path)
-        if number is None:
-            archs, number = rows, {arch: i for i, arch in enumerate(rows)}
+    tables = [(path, *read_parquet(path)) for path in files]
+    if number is None:
+        number = {arch: i for i, arch in enumerate(dict.fromkeys(arch for _, rows, _ in tables for arch in rows))}
+    found: dict[str, Column] = {}
+    latencies: dict[str, Column] = {}
+    for path, rows, columns in tables:
         unknown = next((arch for arch in rows if arch not in number), None)
         if unknown is not None:
             raise DataError(f"{path} has an arch that the space does not have: {unknown!r}")
         places = np.array([number[arch] for arch in rows], dtype=np.int64)
+        held = latencies if "latency" in path.name else found
         for name, values in columns.items():
-            column = np.full(len(number), np.nan)
-            column[places] = values
-            if "latency" in path.name:
-                costs[f"latency@{name}"] = np.where(plausible(column), column, np.nan)
-            elif match := _ACCURACY.fullmatch(name):
-                accuracies.setdefault(_training(match), []).append(column)
-            elif match := _SECONDS.fullmatch(name):
-                times[_training(match)] = column
-            elif _TRIAL.fullmatch(name):
-                accuracies.setdefault(Training("cifar10", "test", 0), []).append(column)
-            elif name in _COSTS:
-                costs[_COSTS[name]] = column
-    return archs, Columns(accuracies, costs, times)
+            column = held.setdefault(name, np.full(len(number), np.nan))
+            column[places] = np.where(np.isnan(column[places]), values, column[places])
+    accuracies: dict[Training, list[Column]] = {}
+    costs = {f"latency@{name}": np.where(plausible(column), column, np.nan) for name, column in latencies.items()}
+    times: dict[Training, Column] = {}
+    for name, column in found.items():
+        if match := _ACCURACY.fullmatch(name):
+            accuracies[_training(match)] = [column]
+        elif match := _SECONDS.fullmatch(name):
+            times[_training(match)] = column
+        elif name in _COSTS:
+            costs[_COSTS[name]] = column
+    trials = {int(match[1]): column for name, column in found.items() if (match := _TRIAL.fullmatch(name))}
+    if trials:
+        accuracies[Training("cifar10", "test", 0)] = [trials[i] for i in sorted(trials)]
+    return list(number), Columns(accuracies, costs, times)
 
 
 def _training(match: re.Match[str]) -> Training:

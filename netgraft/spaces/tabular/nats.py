@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import bz2
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from netgraft.convert.pickles import read_pickle
 from netgraft.errors import DataError, SourceError
@@ -30,6 +31,13 @@ _SETS: Final[Mapping[tuple[str, str], tuple[str, str]]] = {
 _COSTS: Final = {"macs": ("flop", 1e6), "parameters": ("params", 1e6), "latency": ("latency", 1e3)}
 
 
+class _End(NamedTuple):
+    """How a training ended: the accuracies of its trials, in the order of their seeds, and their mean time."""
+
+    accuracies: tuple[float | None, ...] = ()
+    seconds: float | None = None
+
+
 class NatsFiles:
     """Labels in a folder such as ``NATS-tss-v1_0-3ffb9-simple``; an architecture is read when it is asked for.
 
@@ -40,47 +48,64 @@ class NatsFiles:
 
     def __init__(self, folder: Path, archs: Sequence[str]) -> None:
         """``folder`` must hold ``meta.pbz2`` and list the same ``archs``; DataError says what is missing."""
-        meta = _read(folder / META)
-        if not isinstance(meta, dict) or list(meta.get("meta_archs", ())) != list(archs):
-            raise DataError(f"{folder / META} lists other architectures than this space has")
         self.folder, self._archs = folder, archs
+        meta = _read(folder / META)
+        if not isinstance(meta, dict) or meta.get("meta_archs") != list(archs):
+            raise DataError(f"{folder / META} lists other architectures than this space has")
         self.indices = frozenset(int(p.name[:-5]) for p in folder.glob("*.pbz2") if re.fullmatch(r"\d+\.pbz2", p.name))
         """Which architectures the folder holds."""
         if not self.indices:
             raise DataError(f"{folder} holds no architecture, as 000011.pbz2 would be one")
+        # A file takes 60 ms to decode, and 2 MB once decoded. Searches ask for the ends of trainings, again and again and
+        # of all architectures: these are kept, a few kB each; of the rest just what was asked for last.
+        self._record = lru_cache(maxsize=16)(self._read_record)
+        self._ends = lru_cache(maxsize=len(archs))(self._read_ends)
         epochs = sorted(int(hp) for hp in self._record(min(self.indices)))
         self.trainings: Sequence[Training] = tuple(Training(*key, hp) for hp in epochs for key in _SETS)
-        # A benchmark asks for the same few again and again; 4,096 of them as plain data are a few hundred MB.
-        self._runs = lru_cache(maxsize=4096)(self._read_runs)
 
     def accuracy(self, index: int, training: Training, at: int | None, trial: int | None) -> float | None:
         """See :class:`Labels`."""
-        name = f"{_SETS[training[:2]][1]}@{(at or training.epochs) - 1}"
-        found = [run["eval_acc1es"].get(name) for run in self._runs(index, training)]
+        if at in (None, training.epochs):
+            found = self._end(index, training).accuracies
+        else:
+            with _naming(self._file(index)):
+                found = _accuracies(self._runs(index, training), training, at)
         found = found if trial is None else found[trial : trial + 1]
-        return None if not found or None in found else sum(found) / len(found)
+        known = [accuracy for accuracy in found if accuracy is not None]
+        return sum(known) / len(known) if known and len(known) == len(found) else None
 
     def trials(self, index: int, training: Training) -> int:
         """See :class:`Labels`."""
-        return len(self._runs(index, training))
+        return len(self._end(index, training).accuracies)
 
     def seconds(self, index: int, training: Training, at: int | None) -> float | None:
         """See :class:`Labels`: the mean over the trials, as the benchmark's ``simulate_train_eval`` counts it."""
-        last = at or training.epochs
-        name = f"{_SETS[training[:2]][1]}@{last - 1}"
-        runs = [r for r in self._runs(index, training) if name in r["eval_times"] and r["train_times"]]
-        spent = [sum(run["train_times"][e] for e in range(last)) + run["eval_times"][name] for run in runs]
-        return sum(spent) / len(spent) if spent else None
+        if at in (None, training.epochs):
+            return self._end(index, training).seconds
+        with _naming(self._file(index)):
+            return _seconds(self._runs(index, training), training, at)
 
     def cost(self, index: int, metric: str) -> float | None:
         """See :class:`Labels`."""
         name, unit = _COSTS[metric]
-        first = self.trainings[0]
-        values = [run[name] for run in self._runs(index, first)]
-        flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
+        with _naming(self._file(index)):
+            values = [run[name] for run in self._runs(index, self.trainings[0])]
+            flat = [float(v) for value in values for v in (value if isinstance(value, list) else [value])]
         return unit * sum(flat) / len(flat) if flat else None
 
-    def _read_runs(self, index: int, training: Training) -> list[dict[str, Any]]:
+    def _end(self, index: int, training: Training) -> _End:
+        return self._ends(index)[training] if index in self.indices else _End()
+
+    def _read_ends(self, index: int) -> Mapping[Training, _End]:
+        found = {}
+        with _naming(self._file(index)):
+            for training in self.trainings:
+                runs = self._runs(index, training)
+                accuracies = _accuracies(runs, training, training.epochs)
+                found[training] = _End(accuracies, _seconds(runs, training, training.epochs))
+        return found
+
+    def _runs(self, index: int, training: Training) -> list[dict[str, Any]]:
         """The trials of one training, in the order of their seeds."""
         if index not in self.indices:
             return []
@@ -93,11 +118,38 @@ class NatsFiles:
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:06d}.pbz2"
 
-    def _record(self, index: int) -> dict[str, Any]:
+    def _read_record(self, index: int) -> dict[str, Any]:
         record = _read(self._file(index))
-        if not isinstance(record, dict) or not all(isinstance(hp, str) and hp.isdigit() for hp in record):
+        if not isinstance(record, dict) or not all(isinstance(hp, str) and hp.isdecimal() for hp in record):
             raise DataError(f"{self._file(index)} does not hold the trainings of an architecture")
         return record
+
+
+def _accuracies(runs: Sequence[Mapping[str, Any]], training: Training, at: int) -> tuple[float | None, ...]:
+    """Of each trial after epoch ``at``."""
+    name = f"{_SETS[training[:2]][1]}@{at - 1}"
+    found = [run["eval_acc1es"].get(name) for run in runs]
+    return tuple(None if accuracy is None else float(accuracy) for accuracy in found)
+
+
+def _seconds(runs: Sequence[Mapping[str, Any]], training: Training, at: int) -> float | None:
+    """The mean time of the trials up to epoch ``at``, and of judging them there."""
+    name = f"{_SETS[training[:2]][1]}@{at - 1}"
+    timed = [run for run in runs if name in run["eval_times"] and run["train_times"]]
+    spent = [float(sum(run["train_times"][e] for e in range(at)) + run["eval_times"][name]) for run in timed]
+    return sum(spent) / len(spent) if spent else None
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """A DataError that names the file, for whatever is not where a record of NATS-Bench has it."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path} is damaged, or no record of NATS-Bench ({type(error).__name__}: {error}); "
+            "take it anew from where the folder came from"
+        ) from None
 
 
 def _read(path: Path) -> Any:
