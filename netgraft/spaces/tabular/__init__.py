@@ -75,4 +75,5 @@ def tabular(name: str, data: str | Path | Sequence[str | Path]) -> Benchmark:
     files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
     if not files:
         raise DataError(f"{paths[0]} holds neither {META} nor a parquet file")
-    return Benchmark(chosen, *columns_of(files, archs and {arch: i for i, arch in enumerate(archs)}))
+    number = None if archs is None else {arch: i for i, arch in enumerate(archs)}
+    return Benchmark(chosen, *columns_of(files, number))
