@@ -56,7 +56,7 @@ class NatsFiles:
         """Which architectures the folder holds."""
         if not self.indices:
             raise DataError(f"{folder} holds no architecture, as 000011.pbz2 would be one")
-        # A file takes 60 ms to decode, and 2 MB once decoded. Searches ask for the ends of trainings of all architectures,
+        # A file takes 60 ms to decode, and 2 MB once decoded. Searches ask for the ends of trainings of all of them,
         # again and again: these are kept, a few kB each; of the rest just what was asked for last.
         self._record = lru_cache(maxsize=16)(self._read_record)
         self._ends = lru_cache(maxsize=len(archs))(self._read_ends)
