@@ -10,11 +10,11 @@ from typing import Annotated
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from netgraft import console as screen
 from netgraft import sources
+from netgraft.console import plain as _plain
 from netgraft.errors import NetgraftError, OptionError, SourceError
 from netgraft.ir import Graph
 from netgraft.picture import picture
@@ -146,11 +146,6 @@ def show(
         for line in picture(segment.graph):
             console.print(f"  {line}", markup=False, no_wrap=True, soft_wrap=True)
         console.print()
-
-
-def _plain(text: str) -> str:
-    """``text`` of a stranger's as the console may print it: neither markup nor control characters."""
-    return escape("".join(c if c.isprintable() else "?" for c in text))
 
 
 def _sizes(bank: Bank) -> list[tuple[object, int]]:

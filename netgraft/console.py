@@ -7,6 +7,7 @@ from types import TracebackType
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -140,6 +141,11 @@ class Watcher:
 
 def _short(text: str, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def plain(text: str) -> str:
+    """``text`` of a stranger's as the console may print it: neither markup nor control characters."""
+    return escape("".join(c if c.isprintable() else "?" for c in text))
 
 
 def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

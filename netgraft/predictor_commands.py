@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from netgraft import console as screen
 from netgraft import sources
+from netgraft.console import plain
 from netgraft.errors import OptionError
 from netgraft.predictor import Label, Predictor, load, read_labels, save
 from netgraft.predictor import train as learn
@@ -102,11 +102,11 @@ def score(
 
 
 def _describe(predictor: Predictor, name: str) -> None:
-    console.print(f"[bold]{_plain(name)}[/]  {predictor.digest}", soft_wrap=True)
+    console.print(f"[bold]{plain(name)}[/]  {predictor.digest}", soft_wrap=True)
     groups = predictor.card.get("groups", {})
     rows = [
         (
-            _plain(group),
+            plain(group),
             f"{figures['networks']:,}",
             f"{figures['least']:.4g} to {figures['greatest']:.4g}",
             f"{figures['rank_correlation']:.3f}",
@@ -121,9 +121,4 @@ def _describe(predictor: Predictor, name: str) -> None:
 
 def _short(name: str, most: int = 56) -> str:
     """A name that leaves room for figures in a terminal of 80 columns."""
-    return _plain(name if len(name) <= most else f"{name[: most - 1]}…")
-
-
-def _plain(text: str) -> str:
-    """``text`` of a stranger's as the console may print it: neither markup nor control characters."""
-    return escape("".join(c if c.isprintable() else "?" for c in text))
+    return plain(name if len(name) <= most else f"{name[: most - 1]}…")

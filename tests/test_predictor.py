@@ -12,16 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import everything
 from strategies import edits, graphs, regions, renamed, reordered
-from studies import resnet, searched
+from studies import SETTINGS, resnet, searched
 from test_ir_ops import EXAMPLES, one_op
 from typer.testing import CliRunner
 
 from netgraft.cli import app
-from netgraft.errors import DataError, GraphError
-from netgraft.ir import OPS, Batch, Builder, Graph, Region, TensorType, apply
+from netgraft.console import plain
+from netgraft.costs.analytic import flops
+from netgraft.errors import DataError, GraphError, StudyError
+from netgraft.ir import OPS, Batch, Builder, Edit, Graph, Region, TensorType, apply
 from netgraft.predictor import Label, Predictor, load, read_labels, save, train, write_labels
-from netgraft.predictor.heads import normal_scores
+from netgraft.predictor.heads import _calibrated, normal_scores
 from netgraft.predictor.paths import drawn, encode, read
+from netgraft.predictor.traits import TOTALS, base_of, look
 from netgraft.search import Predictor as Wanted
 from netgraft.spaces import families
 
@@ -188,6 +191,49 @@ def test_every_operation_is_seen(op: str) -> None:
     assert not np.array_equal(read(encoder, one_op(op, *shapes, **attrs)), read(encoder, bare.build(*values)))
 
 
+@pytest.mark.parametrize("sides", [1, 3])
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [
+        ("conv{}d", {"out_channels": 16, "kernel": 3, "stride": 2, "dilation": 2, "groups": 2}),
+        ("conv{}d", {"out_channels": 8, "kernel": 3, "groups": 8}),
+        ("conv{}d", {"out_channels": 4, "kernel": 1}),
+        ("conv_transpose{}d", {"out_channels": 4, "kernel": 2, "stride": 2}),
+        ("avg_pool{}d", {"kernel": 3, "stride": 2}),
+        ("max_pool{}d", {"kernel": 2, "stride": 2}),
+    ],
+)
+def test_signals_and_volumes_are_seen_as_images_are(sides: int, op: str, attrs: dict[str, int]) -> None:
+    """Window, stride, growth, width and scale, of maps with half the side of what enters; and the work that it is."""
+
+    def seen(sides: int) -> tuple[np.ndarray, float, int]:
+        b = Builder()
+        x = b.input("x", TensorType((Batch(), 8, *(16,) * sides)))
+        x = b.add(f"max_pool{sides}d", x, kernel=(2,) * sides, stride=(2,) * sides)
+        given = {k: (v,) * sides if k in ("kernel", "stride", "dilation") else v for k, v in attrs.items()}
+        graph = b.build(b.add(op.format(sides), x, id="node", **given))
+        node = graph["node"]
+        found = look(node, graph.input_types(node), graph.output_types(node), base_of(graph))
+        return found.traits, found.totals[TOTALS["flops"]], flops(graph)
+
+    (traits, work, counted), (images, *_) = seen(sides), seen(2)
+    np.testing.assert_allclose(traits, images)
+    if "pool" not in op:
+        assert 2 * work == counted > 0
+
+
+def test_a_signal_may_come_into_a_network_of_sequences(predictor: Predictor) -> None:
+    """What scales are counted from is the same with and without a graft that reads three axes as a signal."""
+    b = Builder()
+    x = b.add("linear", b.input("x", TensorType((Batch(), 8, 16))), id="first", out_features=16)
+    graph = b.build(b.add("linear", b.add("relu", x, id="relu"), id="last", out_features=16))
+    s = Builder()
+    segment = s.add("conv1d", s.input("in", TensorType((Batch(), 8, 16))), out_channels=8, kernel=(3,), padding=(1,))
+    edit = Edit(Region.of(["relu"]), s.build(segment))
+    said = predictor.region(graph, edit.region).replacements([edit.replacement])
+    np.testing.assert_allclose(said.mean, predictor.scores([apply(graph, edit)]).mean, atol=1e-5)
+
+
 def test_frozen_operations_are_told_apart_by_name() -> None:
     shapes, attrs = EXAMPLES["frozen"]
     encoder = drawn(8)
@@ -270,11 +316,38 @@ def test_too_little_to_learn_from(labels: list[Label], chosen: slice, message: s
         train([Label("g", 1.0, label.graph) for label in labels[:20]])
 
 
-def test_a_study_is_training_data(tmp_path: Path) -> None:
-    with searched(tmp_path / "first") as study:
+@pytest.mark.parametrize("index", [1, 10])
+def test_most_labels_may_be_of_one_network(labels: list[Label], index: int) -> None:
+    """All of them are in one fold: the head that does not see it has few others. 10 is a network without any path."""
+    rng = np.random.default_rng(0)
+    often = [Label("convolutions", rng.normal(5.0), cell(index)) for _ in range(80)]
+    predictor = train([*often, *labels[:20]], heads=3)
+    assert np.isfinite(predictor.scores([label.graph for label in labels]).mean).all()
+    with pytest.raises(DataError, match="look the same"):
+        train(often, heads=3)
+
+
+def test_heads_that_disagree_are_never_certain_of_a_gain() -> None:
+    """Also where their disagreement says nothing of their errors, or the opposite."""
+    assert (_calibrated(np.array([4.0, 1.0, 0.1]), np.array([0.1, 1.0, 4.0])) > 0).all()
+
+
+def test_a_study_is_training_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = SETTINGS | {"examples": "1" * 16, "network": "2" * 16}
+    with searched(tmp_path / "first", ran) as study:
         expected = [t.scores["quality"] for t in study.trials.values() if t.model]
     found = list(read_labels(tmp_path / "first"))
-    assert [label.score for label in found] == expected and {label.group for label in found} == {"first"}
+    (group,) = {label.group for label in found}
+    assert [label.score for label in found] == expected and group.startswith("first ")
+    monkeypatch.chdir(tmp_path / "first")
+    assert {label.group for label in read_labels(Path())} == {group}, "however the folder is named"
+    for other, said in {"a": ran, "b": ran | {"examples": "3" * 16}, "c": ran | {"network": "3" * 16}}.items():
+        (tmp_path / other).mkdir()
+        searched(tmp_path / other / "first", said).close()
+        assert ({label.group for label in read_labels(tmp_path / other / "first")} == {group}) == (other == "a")
+    searched(tmp_path / "unknown").close()
+    with pytest.raises(StudyError, match=r"run\.json does not say on what data"):
+        list(read_labels(tmp_path / "unknown"))
     assert found[0].graph.digest == study.trials[0].digest
     with pytest.raises(DataError, match="too few"):
         train(found)
@@ -351,6 +424,12 @@ def damaged(arrays: dict[str, np.ndarray], name: str, array: np.ndarray | None) 
         ("noise", None, "'noise' is missing"),
         ("noise", np.array([np.nan, 0.0]), "holds what is no number"),
         ("noise", np.array([1, 2]), "holds what is no number"),
+        ("noise", np.array([-1.0, 1.0]), "noise must be above 0"),
+        ("noise", np.array([1.0, 0.0]), "noise must be above 0"),
+        ("spread", np.zeros(load().heads.spread.shape), "spread must be above 0"),
+        ("noise", np.array(1.0), "noise has the shape"),
+        ("encoder.node", np.array(1.0), "has the shape"),
+        ("second_bias", np.array(1.0, np.float32), "has the shape"),
         ("second", np.zeros((3, 3), np.float32), "second has the shape"),
         ("encoder.node", np.zeros((0, 3)), "has the shape"),
         ("second_bias", np.zeros(3, np.float32), "has the shape"),
@@ -379,3 +458,16 @@ def test_files_that_are_none(tmp_path: Path, predictor: Predictor) -> None:
         safetensors.numpy.save_file(arrays, tmp_path / "x", {"netgraft": json.dumps(said)})
         with pytest.raises(DataError, match=r"format|is no predictor"):
             load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "card", ["a card", {"groups": []}, {"groups": {"g": {}}}, {"groups": {"g": {"networks": "9"}}}]
+)
+def test_a_damaged_model_card(tmp_path: Path, predictor: Predictor, card: object) -> None:
+    save(Predictor(predictor.encoder, predictor.heads, card), tmp_path / "my.predictor")  # type: ignore[arg-type]
+    code, output = netgraft("show", tmp_path / "my.predictor")
+    assert code == 2 and "my.predictor: the model card does not say" in output.replace("\n", "")
+
+
+def test_names_of_strangers_are_shown_as_they_are() -> None:
+    assert plain("[red]a\x1b[2J\nb") == r"\[red]a?[2J?b"

@@ -17,7 +17,7 @@ from netgraft.errors import DataError
 
 from .heads import LAYERS, Heads
 from .paths import Encoder
-from .predictor import Predictor
+from .predictor import FIGURES, Predictor
 from .traits import STATES, TOTALS, TRAITS
 
 _FORMAT: Final = "netgraft predictor 1"
@@ -61,9 +61,19 @@ def load(path: Path | str | None = None) -> Predictor:
         raise DataError(f"{path} is no predictor; 'netgraft predictor train' writes them") from None
     if seen != {"traits": list(TRAITS), "totals": list(TOTALS), "states": list(STATES)}:
         raise DataError(f"{path} sees nodes otherwise than this netgraft; train it anew from its labels")
+    if not _is_card(card):
+        raise DataError(f"{path}: the model card does not say of each group what it should: {', '.join(FIGURES)}")
     _check(path, arrays)
     encoder = Encoder(arrays.pop("encoder.node"), arrays.pop("encoder.turn"))
     return Predictor(encoder, Heads(**arrays), card)
+
+
+def _is_card(card: Any) -> bool:
+    groups = card.get("groups", {}) if isinstance(card, dict) else None
+    return isinstance(groups, dict) and all(
+        isinstance(figures, dict) and all(isinstance(figures.get(name), int | float) for name in FIGURES)
+        for figures in groups.values()
+    )
 
 
 def _check(path: Path, arrays: dict[str, Any]) -> None:
@@ -72,7 +82,7 @@ def _check(path: Path, arrays: dict[str, Any]) -> None:
     if arrays.keys() != wanted:
         raise DataError(f"{path}: {min(arrays.keys() ^ wanted)!r} is missing or not expected")
     heads, width = arrays["second_bias"].shape if arrays["second_bias"].ndim == 2 else (0, 0)
-    channels = len(arrays["encoder.node"])
+    channels = arrays["encoder.node"].shape[0] if arrays["encoder.node"].ndim == 2 else 0
     features = channels + 1 + len(TOTALS)
     shapes = {
         "encoder.node": (channels, len(TRAITS)),
@@ -92,6 +102,9 @@ def _check(path: Path, arrays: dict[str, Any]) -> None:
             raise DataError(f"{path}: {name} has the shape {arrays[name].shape}, not {shape}")
         if arrays[name].dtype.kind != "f" or (name != "spread" and not np.isfinite(arrays[name]).all()):
             raise DataError(f"{path}: {name} holds what is no number")
+    for name in ("noise", "spread"):
+        if not (arrays[name] > 0).all():
+            raise DataError(f"{path}: {name} must be above 0 throughout")
 
 
 @cache

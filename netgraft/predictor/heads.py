@@ -137,7 +137,10 @@ def fit(
     rng = np.random.default_rng(seed)
     centre, spread = np.nanmean(_known(features), 0), np.nanstd(_known(features), 0)
     spread[spread < 1e-6] = np.inf
-    _, like = np.unique(features, axis=0, return_inverse=True)
+    # NaN, where no path is left, equals nothing.
+    _, like = np.unique(np.where(np.isnan(features), np.inf, features), axis=0, return_inverse=True)
+    if like.max() == 0:
+        raise DataError("all labels are of networks that look the same: there is nothing to learn")
     folds = rng.permutation(np.arange(like.max() + 1) % heads)[like.reshape(-1)]
     names, counts = np.unique(groups, return_counts=True)
     weight = np.array([counts[np.searchsorted(names, name)] ** -0.5 for name in groups])
@@ -175,7 +178,8 @@ def _train(
     biases = [torch.zeros(heads, 1, size[1]) for size in sizes]
     parameters = [tensor.requires_grad_() for tensor in (*matrices, *biases)]
     given = [np.flatnonzero(folds != head) for head in range(heads)]
-    batch = min(_BATCH, max(8, len(y) // 4))
+    # A head that is not shown a network with most of the labels has few of its own.
+    batch = min(_BATCH, max(8, len(y) // 4), *map(len, given))
     per_epoch = -(-len(y) // batch)
     steps = int(np.clip(60 * per_epoch, _LEAST_STEPS, _STEPS))
     optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY)
@@ -229,11 +233,14 @@ def _evened(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _calibrated(errors: Floats, variances: Floats) -> Floats:
-    """The constant and the multiple of the variance under which squared errors of a normal law are the likeliest."""
+    """The constant and the multiple of the variance under which squared errors of a normal law are the likeliest.
+
+    The multiple is never 0: gains would be taken for certain however much the heads disagree about them.
+    """
     scale = max(float(errors.mean()), 1e-8)
-    best, found = np.inf, np.array([scale, 0.0])
+    best, found = np.inf, np.array([scale, 1.0])
     for constant in scale * np.geomspace(0.02, 2.0, 25):
-        for multiple in (0.0, *np.geomspace(0.1, 30.0, 25)):
+        for multiple in np.geomspace(0.1, 30.0, 25):
             variance = constant + multiple * variances
             cost = float((np.log(variance) + errors / variance).mean())
             if cost < best:

@@ -12,7 +12,8 @@ network. ``group`` names labels that can be compared with each other: one data s
 (higher is better). Optional are ``cost`` (seconds) and ``origin`` (free text); other keys are ignored.
 
 AutoGO's and GENNAPE's labelled caches (``.pkl``, ``.json``) are read where they lie, each as a group of its own, and so
-is the folder of a finished study: every network that was fine-tuned is labelled with its quality.
+is the folder of a finished study: every network that was fine-tuned is labelled with its quality. Its group is that of
+all runs of one folder name, data and original network; children trained for different numbers of epochs share it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
 from typing import IO, Any
@@ -54,7 +56,8 @@ class Label:
 def read_labels(path: Path) -> Iterator[Label]:
     """The labels of a folder, of a single file, or of a study, in the order of the files' names.
 
-    DataError, naming file and line, for what is no label; for a folder without any.
+    DataError, naming file and line, for what is no label; for a folder without any. StudyError for a run.json that
+    does not say what its labels mean.
     """
     if (path / "run.json").is_file():
         yield from _of_study(path)
@@ -154,7 +157,17 @@ def _of_study(path: Path) -> Iterator[Label]:
         sign = 1.0 if study.settings["task"]["quality"]["higher_is_better"] else -1.0
     except (LookupError, TypeError):
         raise StudyError(f"{path / 'run.json'} does not say what quality is") from None
+    group = _group_of(study)
     for trial in study.trials.values():
         if trial.state is TrialState.COMPLETE and trial.model and isfinite(trial.scores.get("quality", float("nan"))):
             graph = study.load_model(trial.model).graph
-            yield Label(path.name, sign * trial.scores["quality"], graph, trial.seconds, trial.origin)
+            yield Label(group, sign * trial.scores["quality"], graph, trial.seconds, trial.origin)
+
+
+def _group_of(study: Study) -> str:
+    """Names the labels of a run: runs in folders of one name are apart if their data or their original is."""
+    try:
+        origin = f"{study.settings['examples']} {study.settings['network']}"
+    except LookupError:
+        raise StudyError(f"{study.path / 'run.json'} does not say on what data which network was trained") from None
+    return f"{study.path.resolve().name} {blake2b(origin.encode(), digest_size=4).hexdigest()}"

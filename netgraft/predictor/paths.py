@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from netgraft.ir import Graph, Node, Region, Value
 
-from .traits import COUNTED, STATES, TOTALS, TRAITS, Floats, base_of, key_of, look
+from .traits import COUNTED, STATES, TOTALS, TRAITS, Base, Floats, base_of, key_of, look
 
 Ints = npt.NDArray[np.int64]
 
@@ -79,7 +79,7 @@ class Encoder:
         """How many numbers describe a network."""
         return self.channels + 1 + len(TOTALS)
 
-    def row(self, graph: Graph, node: Node, base: int) -> int:
+    def row(self, graph: Graph, node: Node, base: Base) -> int:
         """The row of a node, looked up where its like was met before."""
         key = base, key_of(graph, node)
         found = self._rows.get(key)
@@ -159,7 +159,7 @@ class Encoding:
     """
 
     graph: Graph
-    base: int
+    base: Base
     before: Mapping[str, Floats]
     onward: Mapping[str, Floats]
     totals: Floats
@@ -170,7 +170,7 @@ class Encoding:
         return log_sum(np.concatenate([self.before[value.node] for value in self.graph.outputs]), 0)
 
 
-def forward(encoder: Encoder, graph: Graph, entering: Sequence[Floats], base: int) -> tuple[dict[str, Floats], Floats]:
+def forward(encoder: Encoder, graph: Graph, entering: Sequence[Floats], base: Base) -> tuple[dict[str, Floats], Floats]:
     """The states behind every input and node of ``graph``, from those at its inputs; and its totals."""
     states = {given.id: at for given, at in zip(graph.inputs, entering, strict=True)}
     totals = np.zeros(len(TOTALS))

@@ -20,6 +20,8 @@ from .labels import Label
 from .paths import Encoder, Encoding, drawn, encode, read
 from .traits import Floats
 
+FIGURES = ("networks", "least", "greatest", "rank_correlation", "error", "within_two_deviations")
+"""What the model card says of each group of labels."""
 _KEPT = 8
 """Encodings of whole networks that are kept, about 4 kB a node each."""
 

@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from netgraft.ir import Graph, Node, TensorType
+from netgraft.ir import OPS, Graph, Node, TensorType
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,8 +40,8 @@ _KINDS: Final[Mapping[str, str]] = {
     "add": "add",
     "mul": "mul",
     "concat": "concat",
-    "avg_pool2d": "average",
-    "max_pool2d": "maximum",
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), "average"),
+    **dict.fromkeys(("max_pool1d", "max_pool2d", "max_pool3d"), "maximum"),
     **dict.fromkeys(("adaptive_avg_pool2d", "mean", "sum"), "reduce"),
     "adaptive_max_pool2d": "reduce",
     **dict.fromkeys(("interpolate", "pixel_shuffle", "pixel_unshuffle"), "resize"),
@@ -48,6 +49,12 @@ _KINDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("flatten", "reshape", "permute", "expand", "split", "slice", "pad"), "plain"),
 }
 """The kind of every operation but convolutions; ``plain`` ones leave a path as it was."""
+
+_WINDOWED: Final = frozenset(op for op, definition in OPS.items() if "kernel" in definition.attrs)
+"""What reads maps [N, C, sides...] for certain: three axes may be a signal's or those of a sequence [N, length, C]."""
+
+Base = tuple[int, int, int]
+"""What scales are counted from: the largest side of all signals, images and volumes that enter, or 0 for none."""
 
 _PATH: Final = (
     "mixing",
@@ -93,10 +100,13 @@ class Seen:
     dead: bool
 
 
-def base_of(graph: Graph) -> int:
-    """The height and width that scales are counted from: the larger side of the largest image that enters, or 0."""
-    sides = [max(given.type.concrete()[2:]) for given in graph.inputs if given.type.rank == 4]
-    return max(sides, default=0)
+def base_of(graph: Graph) -> Base:
+    """What scales are counted from: it follows from the inputs alone, whatever is grafted into the graph."""
+    signal, image, volume = (
+        max((max(given.type.concrete()[2:]) for given in graph.inputs if given.type.rank == rank), default=0)
+        for rank in (3, 4, 5)
+    )
+    return signal, image, volume
 
 
 def key_of(graph: Graph, node: Node) -> tuple[Any, ...]:
@@ -105,12 +115,12 @@ def key_of(graph: Graph, node: Node) -> tuple[Any, ...]:
     return node.op, *node.attrs.values(), *[returns[v.node][v.index] for v in node.inputs]
 
 
-def look(node: Node, given: Sequence[TensorType], returned: Sequence[TensorType], base: int) -> Seen:
-    """What is seen of a node that reads ``given`` and returns ``returned``, where images come in with side ``base``."""
+def look(node: Node, given: Sequence[TensorType], returned: Sequence[TensorType], base: Base) -> Seen:
+    """What is seen of a node that reads ``given`` and returns ``returned``, in a network of this ``base``."""
     traits, totals = np.zeros(len(TRAITS)), np.zeros(len(TOTALS))
     x = given[0] if given else None
     out = returned[0] if returned else x
-    scale = _scale(x, out, base)
+    scale = _scale(node, x, out, base)
     named, state = _named(node, x, out)
     for name, value in named.items():
         traits[TRAITS[name]] = value
@@ -135,7 +145,7 @@ def look(node: Node, given: Sequence[TensorType], returned: Sequence[TensorType]
 
 
 def _named(node: Node, x: TensorType | None, out: TensorType | None) -> tuple[dict[str, float], int | None]:
-    if node.op in ("conv2d", "conv_transpose2d") and x is not None and out is not None:
+    if node.op in CONVOLUTIONS | TRANSPOSED and x is not None and out is not None:
         return _convolution(node, x, out)
     kind = _KINDS.get(node.op)
     if kind is None:
@@ -146,12 +156,12 @@ def _named(node: Node, x: TensorType | None, out: TensorType | None) -> tuple[di
         return {}, None
     named = {kind: 1.0}
     if kind == "linear":
-        return named | {"mixing": 1.0, "pointwise": 1.0} | _sizes(x, out), STATES.index("point")
+        return named | {"mixing": 1.0, "pointwise": 1.0} | _sizes(node, x, out), STATES.index("point")
     if kind in ("average", "maximum"):
         kernel, stride = node.attrs["kernel"], node.attrs["stride"]
         if prod(kernel) == 1 and prod(stride) == 1:
             return {}, None
-        return named | {"window": log2(prod(kernel)) / 2, "stride": log2(prod(stride)) / 2}, STATES.index("pool")
+        return named | {"window": _mean_log(kernel), "stride": _mean_log(stride)}, STATES.index("pool")
     if kind == "attention":
         return named | {"mixing": 1.0}, STATES.index("window")
     return named, None
@@ -161,11 +171,11 @@ def _convolution(node: Node, x: TensorType, out: TensorType) -> tuple[dict[str, 
     groups, area = int(node.attrs["groups"]), prod(node.attrs["kernel"])
     channels = int(x.concrete()[1])
     named = {
-        "window": log2(area) / 2,
-        "dilation": log2(prod(node.attrs["dilation"])) / 2,
-        "stride": log2(prod(node.attrs["stride"])) / 2,
-    } | _sizes(x, out)
-    if node.op == "conv_transpose2d":
+        "window": _mean_log(node.attrs["kernel"]),
+        "dilation": _mean_log(node.attrs["dilation"]),
+        "stride": _mean_log(node.attrs["stride"]),
+    } | _sizes(node, x, out)
+    if node.op in TRANSPOSED:
         named["transposed"] = 1.0
     if groups > 1 and groups == channels:
         return named | {"depthwise": 1.0}, STATES.index("window")
@@ -177,25 +187,36 @@ def _convolution(node: Node, x: TensorType, out: TensorType) -> tuple[dict[str, 
     return named | {"spatial": 1.0}, STATES.index("window")
 
 
-def _sizes(x: TensorType | None, out: TensorType | None) -> dict[str, float]:
+def _mean_log(sizes: Sequence[int]) -> float:
+    """The logarithm of a window's mean side: a window of 3, of 3x3 and of 3x3x3 look alike."""
+    return log2(prod(sizes)) / len(sizes)
+
+
+def _sizes(node: Node, x: TensorType | None, out: TensorType | None) -> dict[str, float]:
     """How a layer's width grows, and how wide it is beside 64 channels."""
     if x is None or out is None:
         return {}
-    wide, grown = _channels(x), _channels(out)
+    wide, grown = _channels(node, x), _channels(node, out)
     return {"growth": log2(grown / wide), "width": log2(grown / 64) / 4}
 
 
-def _channels(x: TensorType) -> int:
+def _channels(node: Node, x: TensorType) -> int:
     shape = x.concrete()
-    return max(1, int(shape[1] if x.rank == 4 else shape[-1] if shape else 1))
+    return max(1, int(shape[1] if _is_map(node, x) else shape[-1] if shape else 1))
 
 
-def _scale(x: TensorType | None, out: TensorType | None, base: int) -> dict[int, float]:
-    """How often the image was halved, shared out between the two nearest whole numbers; images of size 1 have none."""
-    sides = [max(t.concrete()[2:]) for t in (x, out) if t is not None and t.rank == 4]
-    if not base or not sides or max(sides) <= 1:
+def _is_map(node: Node, x: TensorType) -> bool:
+    return x.rank == 4 or node.op in _WINDOWED
+
+
+def _scale(node: Node, x: TensorType | None, out: TensorType | None, base: Base) -> dict[int, float]:
+    """How often the map was halved, shared out between the two nearest whole numbers; maps of size 1 have none."""
+    maps = [t for t in (x, out) if t is not None and _is_map(node, t)]
+    side = max((max(t.concrete()[2:]) for t in maps), default=0)
+    entered = base[maps[0].rank - 3] if maps else 0
+    if not entered or side <= 1:
         return {}
-    halved = min(max(log2(base / max(sides)), 0.0), SCALES - 1.0)
+    halved = min(max(log2(entered / side), 0.0), SCALES - 1.0)
     low = int(halved)
     return {low: 1.0 - (halved - low)} | ({low + 1: halved - low} if halved > low else {})
 
@@ -204,7 +225,7 @@ def _work(node: Node, given: Sequence[TensorType], out: TensorType | None) -> tu
     """Multiply-accumulates and trained parameters."""
     roles = node.definition.weights(given, node.attrs)
     parameters = float(sum(type_.numel() for role, type_ in roles.items() if node.trains(role)))
-    if out is None or "weight" not in roles or node.op not in ("conv2d", "conv_transpose2d", "linear"):
+    if out is None or "weight" not in roles or node.op not in CONVOLUTIONS | TRANSPOSED | {"linear"}:
         return 0.0, parameters
-    places = out.numel() / _channels(out) if node.op != "conv_transpose2d" else given[0].numel() / _channels(given[0])
-    return places * roles["weight"].numel(), parameters
+    places = given[0] if node.op in TRANSPOSED else out
+    return places.numel() / _channels(node, places) * roles["weight"].numel(), parameters
