@@ -89,19 +89,21 @@ def test_synflow_of_a_chain_is_a_product_of_matrices() -> None:
     assert proxies(model, names=["synflow"])["synflow"] == pytest.approx(math.log1p(wanted), rel=1e-6)
 
 
-def test_fisher_potential_of_a_map_sums_over_places_before_it_squares() -> None:
+@pytest.mark.parametrize("sides", [1, 2, 3])
+def test_fisher_potential_of_a_map_sums_over_places_before_it_squares(sides: int) -> None:
     b = Builder()
-    x = b.add("conv2d", b.input("x", TensorType((Batch(), 2, 4, 4))), id="conv", out_channels=3, kernel=(3, 3))
+    x = b.input("x", TensorType((Batch(), 2, *(4,) * sides)))
+    x = b.add(f"conv{sides}d", x, id="conv", out_channels=3, kernel=(3,) * sides)
     model = model_of(b.build(b.add("flatten", b.add("tanh", x, id="tanh"), id="flat")))
     batch = at_random(model.graph, 5)
     weights = {key: torch.tensor(w) for key, w in model.weights.items()}
-    conv = F.conv2d(batch.inputs[0], weights["conv.weight"], weights["conv.bias"]).requires_grad_()
+    conv = getattr(F, f"conv{sides}d")(batch.inputs[0], weights["conv.weight"], weights["conv.bias"]).requires_grad_()
     tanh = conv.tanh()
     tanh.retain_grad()
     F.cross_entropy(tanh.flatten(1), batch.targets[0]).backward()
 
     def potential(a: torch.Tensor) -> float:
-        return float(0.5 * (a * a.grad).detach().sum((2, 3)).square().mean(0).sum())
+        return float(0.5 * (a * a.grad).detach().sum(tuple(range(2, a.ndim))).square().mean(0).sum())
 
     found = fisher_potential(Probe(model, batch))
     assert found == {"conv": pytest.approx(potential(conv), rel=1e-5)}
@@ -119,8 +121,8 @@ def test_a_network_has_the_potential_of_its_layers_together() -> None:
     assert PROXIES["fisher"].score(probe) == pytest.approx(sum(parts.values()))
 
 
-def test_a_layer_with_fewer_connections_has_less_potential() -> None:
-    """The use that ASPLOS 2021 makes of it: what takes capacity away shows."""
+def test_connections_that_are_gone_count_for_nothing() -> None:
+    """SNIP's, of networks that differ in the groups of one layer."""
 
     def block(groups: int) -> Model:
         b = Builder()
@@ -186,6 +188,16 @@ def test_any_graph_is_scored_or_has_a_reason(graph) -> None:  # type: ignore[no-
     assert {"synflow", "fisher", "grad_norm", "snip", "zico"} <= found.keys()
     assert all(math.isfinite(value) and value >= 0 for name, value in found.items() if name not in ("naswot", "zico"))
     assert ("naswot" in found) == any(node.op in ("relu", "silu", "leaky_relu") for node in graph)
+
+
+@pytest.mark.parametrize("sides", [1, 2, 3])
+def test_signals_images_and_volumes_are_scored(sides: int) -> None:
+    conv, norm, pool = (getattr(nn, f"{name}{sides}d") for name in ("Conv", "BatchNorm", "MaxPool"))
+    body = [conv(2, 6, 3, padding=1), norm(6), nn.ReLU(), pool(2), conv(6, 4, 3, padding=1), nn.ReLU(), nn.Flatten()]
+    model = from_module(nn.Sequential(*body, nn.Linear(4 * 4**sides, 3)), torch.zeros(2, 2, *(8,) * sides))
+    found = proxies(model, at_random(model.graph, 16))
+    assert found.keys() == PROXIES.keys() and all(map(math.isfinite, found.values()))
+    assert len(fisher_potential(Probe(model, at_random(model.graph, 16)))) == 3
 
 
 class Rolled(nn.Module):

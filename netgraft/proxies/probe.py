@@ -14,9 +14,10 @@ from netgraft.convert.operations import TORCH_DTYPES
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import MeasureError, NetgraftError
 from netgraft.ir import Batch, Graph, Model, Node, Value, untrained
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 from netgraft.tasks import Task
 
-LAYERS = frozenset({"conv2d", "conv_transpose2d", "linear"})
+LAYERS = CONVOLUTIONS | TRANSPOSED | {"linear"}
 """The operations whose weights are learned and mixed: what proxies call a layer."""
 
 RECTIFIERS = frozenset({"relu", "relu6", "leaky_relu", "prelu", "elu", "gelu", "silu", "mish", "hardswish"})
@@ -168,7 +169,8 @@ class Probe:
         keys = list(dict.fromkeys(node.weights["weight"] for node in self.layers))
         try:
             module = to_module(replace(self.model, graph=watched)).train()
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads miss this one
+            for parameter in module.parameters():
+                parameter.data = _laid_out(parameter.data)
             parameters = dict(module.named_parameters())
             with torch.enable_grad(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed)
@@ -186,9 +188,9 @@ class Probe:
         )
 
 
-def _laid_out(inputs: Tensor) -> Tensor:
-    """Images channels-last, the layout in which convolutions are fastest."""
-    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+def _laid_out(x: Tensor) -> Tensor:
+    """Images and their kernels channels-last, the layout in which convolutions are fastest; all else as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def gradients_of(scalar: Tensor, by: Sequence[Tensor]) -> list[Tensor]:
