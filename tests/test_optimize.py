@@ -115,6 +115,22 @@ def test_the_shipped_predictor_says_what_it_expects_of_every_child(front: ng.Fro
     assert str(said).partition(":")[0] in render(front.study)
 
 
+def test_a_run_is_what_a_predictor_learns_from(front: ng.Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned = [t for t in front.study.trials.values() if t.state is TrialState.COMPLETE]
+    labels = list(predictor.read_labels(front.study.path))
+    assert [(label.score, label.graph.digest) for label in labels] == [(t.scores["quality"], t.digest) for t in tuned]
+    (group,) = {label.group for label in labels}
+    assert group.startswith("first ")
+    monkeypatch.chdir(front.study.path)
+    assert next(predictor.read_labels(Path())).group == group
+
+
+def test_a_predictor_that_is_not_loaded(source: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"netgraft\.predictor\.load\('my\.predictor'\)"):
+        optimize(source, tmp_path / "run", predictor="my.predictor")
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_a_predictor_nothing_is_expected(source: str, tmp_path: Path) -> None:
     study = optimize(source, tmp_path / "run", predictor=None, budget="1 trials").study
     assert study.settings["predictor"] == "none"

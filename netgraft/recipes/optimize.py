@@ -179,6 +179,8 @@ def optimize(
         )
     if predictor == "shipped":
         predictor = load_predictor()
+    elif isinstance(predictor, str | Path):
+        raise OptionError(f"a predictor must be loaded: predictor=netgraft.predictor.load({str(predictor)!r})")
     asked = _settings(
         model, task, goals, limits, budget, seed, chosen, mutation, fixed, predictor, table, settings or {}
     )

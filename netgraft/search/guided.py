@@ -36,6 +36,8 @@ anything is known of a run.
 """
 WORTH = 8.0
 """How many trials the prior is worth."""
+_DIGITS = 4
+"""Of gains. What is behind them depends on how many segments are scored at once, and would break ties by chance."""
 
 
 class Estimates(Protocol):
@@ -129,7 +131,7 @@ class Guide:
         for region, at in places.items():
             try:
                 found = self.predictor.region(graph, region).gains([edits[i].replacement for i in at])
-                means, errors = np.asarray(found.mean), np.asarray(found.deviation)
+                means, errors = np.round(found.mean, _DIGITS), np.asarray(found.deviation)
             except (NetgraftError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
                 continue
             known = np.isfinite(means) & np.isfinite(errors)
