@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,13 @@ from networks import randomised
 
 from netgraft import sources
 from netgraft.convert.onnx import to_onnx
+from netgraft.costs.analytic import _MULTIPLYING, flops
 from netgraft.costs.measured.profile import Profiler
 from netgraft.costs.tables.attribution import attribute
 from netgraft.costs.tables.kernels import NAMES, kernels
-from netgraft.costs.tables.prior import features, guess
+from netgraft.costs.tables.prior import _weights, features, guess
 from netgraft.ir import Batch, Builder, Graph, TensorType, Value
+from netgraft.ir.ops import OPS
 
 Add = Callable[..., Value]
 
@@ -68,6 +72,20 @@ def both(add: Add, x: Value) -> Value:
     return conv(add, add("relu", add("add", add("relu6", conv(add, x)), add("leaky_relu", conv(add, x)))))
 
 
+def over(sides: int) -> Graph:
+    """Convolutions, pools and a transposed convolution over so many sides."""
+    window = {"kernel": (3,) * sides, "padding": (1,) * sides}
+    halving = {"kernel": (2,) * sides, "stride": (2,) * sides}
+    builder = Builder()
+    add = builder.add
+    x = builder.input("x", TensorType((Batch(), 16, *(8,) * sides)))
+    y = add("relu", add("batch_norm", add(f"conv{sides}d", x, out_channels=16, **window)))
+    y = add("relu", add("add", add(f"conv{sides}d", y, out_channels=16, **window), y))
+    y = add(f"conv{sides}d", add(f"max_pool{sides}d", y, **halving), out_channels=32, groups=16, **window)
+    y = add(f"avg_pool{sides}d", add("sigmoid", y), **halving)
+    return builder.build(add("relu", add(f"conv_transpose{sides}d", y, out_channels=8, **halving)))
+
+
 CASES = {
     "residual": graph_of(16, residual),
     "residual of 18 channels": graph_of(18, lambda add, x: conv(add, residual(add, conv(add, x, 18)), 18)),
@@ -80,6 +98,7 @@ CASES = {
     "pre-activation": graph_of(16, pre_activated),
     "padding": graph_of(16, padded),
     "both activated": graph_of(16, both),
+    **{f"over {sides} sides": over(sides) for sides in (1, 2, 3)},
 }
 
 
@@ -116,6 +135,39 @@ def test_sizes_are_what_their_names_say() -> None:
     (first, *_) = (k for k in kernels(CASES["residual"]) if k.kind == "conv.blocked")
     sizes = dict(zip(NAMES["conv"].split(), first.sizes, strict=True))
     assert (sizes["inputs"], sizes["filters"], sizes["rows"], sizes["out_height"]) == (16, 16, 3, 8)
+
+
+@pytest.mark.parametrize("sides", [1, 3])
+def test_convolutions_over_any_sides_are_counted_whole(sides: int) -> None:
+    """Their multiplications, and their weights, are those of the graph."""
+    graph = over(sides)
+    found = [kernel for kernel in kernels(graph) if kernel.kind.startswith("conv.")]
+    sizes = [dict(zip(NAMES["conv"].split(), kernel.sizes, strict=True)) for kernel in found]
+    multiplied = sum(
+        2 * s["inputs"] * s["filters"] // s["groups"] * s["rows"] * s["columns"] * pixels
+        for s, kernel in zip(sizes, found, strict=True)
+        for pixels in [s["height"] * s["width"] if "transposed" in kernel.kind else s["out_height"] * s["out_width"]]
+    )
+    assert multiplied == flops(graph)
+    weights = sum(prod(t.shape) for key, t in graph.weight_types.items() if key.endswith("weight") and len(t.shape) > 1)
+    assert sum(_weights(kernel.key) for kernel in found) == 4 * weights
+
+
+def test_nothing_that_multiplies_or_has_weights_is_taken_for_a_copy() -> None:
+    x = TensorType((Batch(), 4, 8, 8))
+    heavy = {op for op in OPS if op in _MULTIPLYING} | {"prelu", "batch_norm", "group_norm", "layer_norm"}
+    assert {"conv1d", "conv3d", "conv_transpose1d", "linear", "matmul", "attention"} <= heavy
+    attrs: dict[str, dict[str, Any]] = {"linear": {"out_features": 4}, "group_norm": {"groups": 2}}
+    attrs["layer_norm"] = {"shape": (8,)}
+    for op in sorted(heavy):
+        builder = Builder()
+        sides = int(op[-2]) if op.endswith("d") and op[-2].isdigit() else 2
+        given = builder.input("x", TensorType((*x.shape[:2], *(8,) * sides)))
+        least, _ = OPS[op].arity
+        more = {"out_channels": 4, "kernel": (3,) * sides} if op.startswith("conv") else attrs.get(op, {})
+        graph = builder.build(builder.add(op, *[given] * least, **more))
+        kinds = [kernel.kind.partition(".")[0] for kernel in kernels(graph)]
+        assert kinds and "copy" not in kinds, op
 
 
 def test_what_no_output_needs_is_no_kernel() -> None:

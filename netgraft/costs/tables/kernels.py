@@ -6,6 +6,10 @@ that layout; going into and out of it are kernels of their own. The rules here w
 (``tests/test_kernels.py`` compares the two on networks of the zoo): they are followed node by node, without building
 anything, so that a search can ask thousands of times. Where a transpose goes that channels-last networks are full of is
 not followed.
+
+The blocked layout is one of images: convolutions and pools over one or three sides run in the plain one. They are
+described by the sizes of those over two that do the same work: one side is an image of height 1, and of three the
+first two are one height, window by window.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
 
+from netgraft.errors import MeasureError
 from netgraft.ir import Graph, Node, TensorType, Value
+from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 
 BLOCK: Final = 16
 """Channels in a block of the blocked layout."""
@@ -67,7 +73,17 @@ _ANY_LAYOUT: Final = frozenset({"relu", "sigmoid", "tanh", "hardsigmoid", "hards
 _GEMM_FUSED: Final = frozenset({"relu", "leaky_relu", "sigmoid", "tanh"})
 # Nothing is left of these.
 _NOTHING: Final = frozenset({"identity", "dropout", "dropout2d", "drop_path", "constant"})
-_POOLS: Final = {"max_pool2d": 0, "avg_pool2d": 1, "adaptive_max_pool2d": 0, "adaptive_avg_pool2d": 1}
+_POOLS: Final = {
+    **{f"max_pool{sides}d": 0 for sides in (1, 2, 3)},
+    **{f"avg_pool{sides}d": 1 for sides in (1, 2, 3)},
+    **{"adaptive_max_pool2d": 0, "adaptive_avg_pool2d": 1},
+}
+_COPIES: Final = frozenset(
+    [
+        *("concat", "flatten", "reshape", "permute", "expand", "split", "slice", "pad"),
+        *("interpolate_like", "pixel_shuffle", "pixel_unshuffle"),
+    ]
+)
 _POINTWISE: Final = frozenset(
     [
         *("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "sigmoid", "tanh", "hardswish", "hardsigmoid"),
@@ -195,7 +211,11 @@ class _Engine:
         match node.op:
             case "conv2d":
                 self.convolve(node, inputs[0])
-            case "conv_transpose2d":
+            case op if op in CONVOLUTIONS:
+                self.plain(inputs[0])
+                group = self.followers(node)
+                self.emit("conv.plain", self.convolution_sizes(node, _FUSED.get(group[-1].op, 0)), group)
+            case op if op in TRANSPOSED:
                 self.plain(inputs[0])
                 group = self.followers(node)
                 self.emit("conv.transposed", self.convolution_sizes(node, 0), group)
@@ -281,8 +301,10 @@ class _Engine:
                 )
             case op if op in _POINTWISE:
                 self.pointwise(node, node.value())
-            case _:
-                self.emit(f"copy.{node.op}", self.copied(node), [node])
+            case op if op in _COPIES:
+                self.emit(f"copy.{op}", self.copied(node), [node])
+            case op:
+                raise MeasureError(f"{node.id}: no latency table says what {op} takes; measure the network instead")
 
     def pointwise(self, node: Node, result: Value) -> None:
         """``second`` is the number of elements of the smallest tensor that goes in, where there are several."""
@@ -325,21 +347,21 @@ class _Engine:
         """A convolution, what is folded into its weights, and the activation that is fused to it in any layout."""
         group = [node]
         while (after := self.only_user(group[-1].value())) is not None:
-            if after.op == "batch_norm" or (after.op == "mul_scalar" and node.op == "conv2d"):
+            if after.op == "batch_norm" or (after.op == "mul_scalar" and node.op in CONVOLUTIONS):
                 group.append(after)
-            elif after.op in _FUSED and node.op == "conv2d":
+            elif after.op in _FUSED and node.op in CONVOLUTIONS:
                 return [*group, after]
             else:
                 break
         return group
 
     def convolution_sizes(self, node: Node, activation: int) -> tuple[int, ...]:
-        _, inputs, height, width = self.graph.input_types(node)[0].concrete()
-        _, filters, rows, columns = self.graph.output_types(node)[0].concrete()
-        kernel, stride, dilation = node.attrs["kernel"], node.attrs["stride"], node.attrs["dilation"]
+        _, inputs, *size = self.graph.input_types(node)[0].concrete()
+        _, filters, *out = self.graph.output_types(node)[0].concrete()
+        stride, dilation = node.attrs["stride"], node.attrs["dilation"]
         return (
-            *(inputs, filters, node.attrs["groups"], height, width, rows, columns),
-            *(*kernel, max(stride), max(dilation), 0, activation),
+            *(inputs, filters, node.attrs["groups"], *_image(size), *_image(out)),
+            *(*_image(node.attrs["kernel"]), max(stride), max(dilation), 0, activation),
         )
 
     def convolve(self, node: Node, given: Value) -> None:
@@ -381,7 +403,8 @@ class _Engine:
         for value in inputs:
             self.plain(value)
         after = self.only_user(node.value())
-        if node.op == "add" and len(inputs) == 2 and alike and after is not None and after.op == "relu":
+        images = first.rank == 4
+        if node.op == "add" and len(inputs) == 2 and alike and images and after is not None and after.op == "relu":
             # onnxruntime does this for convolutions in the plain layout only together with the activation.
             for value in inputs:
                 if value not in self.blocked and self.open_convolution(value, -2, -1):
@@ -393,21 +416,22 @@ class _Engine:
     # --- pools and the like ---
 
     def pool(self, node: Node, given: Value) -> None:
-        _, channels, height, width = self.type(given).concrete()
+        _, channels, *size = self.type(given).concrete()
         out = self.graph.output_types(node)[0].concrete()[2:]
         if node.op.startswith("adaptive"):
-            kernel = tuple(-(-size // n) for size, n in zip((height, width), out, strict=True))
+            kernel = tuple(-(-have // n) for have, n in zip(size, out, strict=True))
             stride = kernel
-            even = all(size % n == 0 for size, n in zip((height, width), out, strict=True))
+            even = all(have % n == 0 for have, n in zip(size, out, strict=True))
         else:
             kernel, stride, even = node.attrs["kernel"], node.attrs["stride"], True
         # What somebody else needs in the plain layout is not put into blocks for a pool's sake.
-        blocked = channels % BLOCK == 0 and even and (given in self.blocked or self.uses[given] == 1)
+        images = len(size) == 2
+        blocked = images and channels % BLOCK == 0 and even and (given in self.blocked or self.uses[given] == 1)
         (self.block if blocked else self.plain)(given)
         kind = "pool.blocked" if blocked else "pool.plain" if even else "pool.uneven"
-        if even and out == (1, 1) and kernel == (height, width):
+        if even and prod(out) == 1 and kernel == tuple(size):
             kind += ".global"
-        sizes = (_POOLS[node.op], channels, height, width, *out, *kernel, max(stride))
+        sizes = (_POOLS[node.op], channels, *_image(size), *_image(out), *_image(kernel), max(stride))
         self.emit(kind, sizes, [node], blocked=blocked)
 
     def resize(self, node: Node, given: Value) -> None:
@@ -425,6 +449,12 @@ class _Engine:
         if self.graph.output_types(node)[0].rank != 4 or node.attrs["dim"] not in (1, -3):
             return False
         return all(v in self.blocked and self.type(v).concrete()[1] % BLOCK == 0 for v in inputs)
+
+
+def _image(sizes: Sequence[int]) -> tuple[int, int]:
+    """One, two or three sides, or a window over them, as a height and a width."""
+    *others, width = sizes
+    return prod(others), width
 
 
 def _way(inputs: int, filters: int, groups: int, window: Sequence[int]) -> str:
