@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from netgraft import console as screen
@@ -67,7 +68,7 @@ def build(
         line = progress.add_task("measuring")
 
         def told(observed: Observed, count: int) -> None:
-            progress.update(line, description=f"{count} networks measured, the last one {observed.name}")
+            progress.update(line, description=f"{count} networks measured, the last one {_plain(observed.name)}")
             if not console.is_terminal and count % 20 == 0:
                 console.print(f"{count} networks measured")
 
@@ -79,7 +80,7 @@ def build(
     table.save(out)
     kinds = len({entry.kind for entry in table.entries})
     console.print(
-        f"{out}: {len(table.entries):,} sizes of {kinds} kinds of kernels, of {table.networks} networks; "
+        f"{_plain(str(out))}: {len(table.entries):,} sizes of {kinds} kinds of kernels, of {table.networks} networks; "
         f"{out.stat().st_size / 1e3:,.0f} kB",
         soft_wrap=True,
     )
@@ -94,10 +95,10 @@ def show(
     """Show where a table comes from and what it holds, or by it the kernels of a network that take longest."""
     found = table_from(table)
     if source is None:
-        rows = [(name, value) for name, value in found.about.items()]
+        rows = [(_plain(name), _plain(value)) for name, value in found.about.items()]
         rows.append(("networks", str(found.networks)))
-        rows.append(("the reference", f"{found.reference}: {found.reference_ms:.3f} ms"))
-        console.print(screen.columns(f"a latency table of {found.engine}", ("", "value"), rows))
+        rows.append(("the reference", f"{_plain(found.reference)}: {found.reference_ms:.3f} ms"))
+        console.print(screen.columns(f"a latency table of {_plain(found.engine)}", ("", "value"), rows))
         by_kind: dict[str, list[Entry]] = defaultdict(list)
         for entry in found.entries:
             by_kind[entry.kind].append(entry)
@@ -106,7 +107,12 @@ def show(
                 "kernels",
                 ("kind", "sizes", "microseconds", "regression"),
                 [
-                    (kind, str(len(es)), _range([e.microseconds for e in es]), "yes" if kind in found.shapes else "no")
+                    (
+                        _plain(kind),
+                        str(len(es)),
+                        _range([e.microseconds for e in es]),
+                        "yes" if kind in found.shapes else "no",
+                    )
                     for kind, es in sorted(by_kind.items(), key=lambda item: -len(item[1]))
                 ],
             )
@@ -118,11 +124,19 @@ def show(
     longest = sorted(kernels, key=lambda kernel: -kernel[2])[:most]
     console.print(
         screen.columns(
-            f"{source}: {estimate.milliseconds:.4g} ms in {len(kernels)} kernels",
+            f"{_plain(source)}: {estimate.milliseconds:.4g} ms in {len(kernels)} kernels",
             ("node", "kernel", "microseconds", "share"),
-            [(node, kind, f"{1e3 * ms:.1f}", f"{ms / estimate.milliseconds:.1%}") for node, kind, ms in longest],
+            [
+                (_plain(node), _plain(kind), f"{1e3 * ms:.1f}", f"{ms / estimate.milliseconds:.1%}")
+                for node, kind, ms in longest
+            ],
         )
     )
+
+
+def _plain(text: str) -> str:
+    """``text`` of a stranger's as the console may print it: neither markup nor control characters."""
+    return escape("".join(c if c.isprintable() else "?" for c in text))
 
 
 def _range(values: list[float]) -> str:

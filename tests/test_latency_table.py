@@ -22,7 +22,7 @@ from netgraft.costs.tables import Table, fitted
 from netgraft.costs.tables.kernels import Kernel, kernels
 from netgraft.costs.tables.observed import Observed, Row
 from netgraft.costs.tables.prior import guess
-from netgraft.errors import MeasureError, OptionError, StudyError
+from netgraft.errors import DataError, OptionError, StudyError
 from netgraft.ir import Graph
 from netgraft.recipes import table as recipe
 
@@ -104,17 +104,33 @@ def test_damaged_files_are_refused(table: Table, tmp_path: Path) -> None:
         ({"netgraft_table": 99}, "format 99"),
         ({"entries": [["conv.blocked", [1, 2], 18, 3.0, 1]]}, "no kernel 'conv.blocked' of 2 sizes"),
         ({"entries": [["reorder.in", [1, 2], 18, -3.0, 1]]}, "takes -3.0 microseconds"),
-        ({"shapes": {"reorder.in": ["x"]}}, "no latency table"),
+        ({"shapes": {"reorder.in": ["x"]}}, "1 numbers for the regression of 'reorder.in'"),
+        ({"shapes": {"reorder.in": [math.nan] * 6}}, "a number for 'reorder.in' is nan"),
+        ({"shapes": {"oops": [0.0] * 6}}, "no kernel 'oops'"),
         ({"reference_ms": None}, "no latency table"),
+        ({"run": math.nan}, "run is nan"),
+        ({"run": -1e9}, "run is -1000000000.0"),
+        ({"spread": -0.1}, "spread is -0.1"),
+        ({"networks": math.inf}, "networks is inf"),
+        ({"entries": [["reorder.in", [math.inf, 2], 18, 3.0, 1]]}, "reorder.in's channels is inf"),
+        ({"entries": [["reorder.in", [1, -2], 18, 3.0, 1]]}, "reorder.in's pixels is -2"),
+        ({"entries": [["reorder.in", [1, 1 << 31], 18, 3.0, 1]]}, "pixels is 2147483648"),
+        ({"entries": [["reorder.in", [1, 2], 18, math.nan, 1]]}, "takes nan microseconds"),
+        ({"entries": [["reorder.in", [1, 2], 18, 1.0, math.inf]]}, "no latency table"),
+        ({"entries": [["conv.plain", [8, 8, 0, 4, 4, 4, 4, 3, 3, 1, 1, 0, 0], 18, 3.0, 1]]}, "groups is 0"),
+        ({"entries": [["conv.plain", [8, 8, 16, 4, 4, 4, 4, 3, 3, 1, 1, 0, 0], 18, 3.0, 1]]}, "inputs is 8"),
+        ({"entries": [["conv.plain", [8, 8, 1, 4, 4, 4, 0, 3, 3, 1, 1, 0, 0], 18, 3.0, 1]]}, "out_width is 0"),
     ]
     for change, why in wrong:
         path.write_bytes(zlib.compress(json.dumps(data | change).encode()))
-        with pytest.raises(MeasureError, match=why):
+        with pytest.raises(DataError, match=why) as caught:
             Table.load(path)
-    path.write_bytes(b"nothing of the kind")
-    with pytest.raises(MeasureError, match="no latency table"):
-        Table.load(path)
-    with pytest.raises(MeasureError, match="cannot be read"):
+        assert str(path) in str(caught.value)
+    for text in (b"nothing of the kind", zlib.compress(b"[" * 100_000)):
+        path.write_bytes(text)
+        with pytest.raises(DataError, match="no latency table"):
+            Table.load(path)
+    with pytest.raises(DataError, match="cannot be read"):
         Table.load(tmp_path / "none.table")
 
 
@@ -190,6 +206,17 @@ def test_the_command_line_shows_and_estimates(table: Table, tmp_path: Path) -> N
     ]:
         code, said = netgraft(*arguments)
         assert code == 2 and why in said
+
+
+def test_what_a_strangers_table_says_is_shown_as_text(table: Table, tmp_path: Path) -> None:
+    path = tmp_path / "my.table"
+    odd = {"note": "[/oops]", "[bold]": "\x1b[31mred\x07"}
+    entries = (*table.entries, replace(table.entries[0], kind="reorder.[/oops]", sizes=(1, 2)))
+    replace(table, about=odd, engine="[/]", reference="[/x]", entries=entries).save(path)
+    code, said = netgraft("table", "show", path)
+    assert code == 0 and "\x1b[31m" not in said and "\x07" not in said
+    for text in ("[/oops]", "[bold]", "?[31mred?", "a latency table of [/]", "[/x]: 1.000 ms", "reorder.[/oops]"):
+        assert text in said
 
 
 def test_a_table_of_too_few_networks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

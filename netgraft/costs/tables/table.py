@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from netgraft.errors import MeasureError
+from netgraft.errors import DataError
 from netgraft.ir import Graph
 
 from .kernels import NAMES, Key, kernels
@@ -207,7 +207,7 @@ class Table:
     def _data(self) -> dict[str, Any]:
         return {
             "netgraft_table": FORMAT,
-            **{name: getattr(self, name) for name in _PLAIN},
+            **{name: getattr(self, name) for name in (*_NAMED, *_NUMBERS)},
             "about": dict(self.about),
             "entries": [[e.kind, list(e.sizes), e.around, round(e.microseconds, 3), e.count] for e in self.entries],
             "shapes": {kind: [round(value, 3) for value in values] for kind, values in self.shapes.items()},
@@ -215,36 +215,43 @@ class Table:
 
     @classmethod
     def load(cls, path: Path) -> Table:
-        """Read a table; MeasureError says what is wrong with the file."""
+        """Read a table, a stranger's too: every number is checked here. DataError says what is wrong with the file."""
         try:
             packed = zlib.decompressobj()
             text = packed.decompress(path.read_bytes(), LARGEST)
             data = json.loads(text)
             if data["netgraft_table"] != FORMAT:
-                raise MeasureError(
-                    f"{path} is a table of format {data['netgraft_table']}; this netgraft reads {FORMAT}"
-                )
+                raise DataError(f"{path} is a table of format {data['netgraft_table']}; this netgraft reads {FORMAT}")
             entries = tuple(_entry(*row) for row in data["entries"])
-            shapes = {str(kind): tuple(map(float, values)) for kind, values in data["shapes"].items()}
+            shapes = {str(kind): _theta(kind, values) for kind, values in data["shapes"].items()}
             about = {str(name): str(value) for name, value in data["about"].items()}
-            plain = {name: kind(data[name]) for name, kind in _PLAIN.items()}
+            plain = {name: str(data[name]) for name in _NAMED}
+            plain |= {name: _number(name, data[name], *limits) for name, limits in _NUMBERS.items()}
         except OSError as error:
-            raise MeasureError(f"{path} cannot be read: {error.strerror}") from None
-        except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise MeasureError(f"{path} is no latency table of 'netgraft table build': {error}") from None
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
+        except (zlib.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise DataError(f"{path} is no latency table of 'netgraft table build': {error}") from None
         return cls(about=about, entries=entries, shapes=shapes, **plain)
 
 
 LARGEST: Final = 1 << 26
 """Bytes that a table may have when it is unpacked."""
-_PLAIN: Final[Mapping[str, Any]] = {
-    "engine": str,
-    "reference": str,
-    "reference_ms": float,
-    "networks": int,
-    "run": float,
-    "spread": float,
+_NAMED: Final = ("engine", "reference")
+# The type, the least and the most of every number.
+_NUMBERS: Final[Mapping[str, tuple[type[int] | type[float], float, float]]] = {
+    "reference_ms": (float, 0.0, 1e9),
+    "networks": (int, 0, 1 << 31),
+    "run": (float, 0.0, 1e9),
+    "spread": (float, 0.0, 10.0),
 }
+_THETA: Final = 10.0  # the logarithms of scales and variances lie within; their bounds are those of _kernel
+
+
+def _number(name: str, value: Any, kind: type[int] | type[float], least: float, most: float) -> Any:
+    """A number of a file; ValueError where it is none of this type between these two."""
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}, where {kind.__name__} from {least:g} to {most:g} is needed")
+    return kind(value)
 
 
 def _entry(kind: Any, sizes: Any, around: Any, microseconds: Any, count: Any) -> Entry:
@@ -253,7 +260,27 @@ def _entry(kind: Any, sizes: Any, around: Any, microseconds: Any, count: Any) ->
         raise ValueError(f"there is no kernel {kind!r} of {len(sizes)} sizes")
     if not 0 < float(microseconds) < 1e9 or int(count) < 1:
         raise ValueError(f"{kind!r} takes {microseconds} microseconds in {count} networks")
-    return Entry(str(kind), tuple(int(size) for size in sizes), int(around), float(microseconds), int(count))
+    least = [0] * len(sizes)
+    if family == "conv":
+        groups = _number("groups", sizes[2], int, 1, 1 << 31)
+        # The last two are flags.
+        least = [groups, groups, *[1] * (len(sizes) - 4), 0, 0]
+    names = NAMES[family].split()
+    found = (
+        _number(f"{kind}'s {name}", s, int, at, (1 << 31) - 1) for name, s, at in zip(names, sizes, least, strict=True)
+    )
+    return Entry(str(kind), tuple(found), _number("around", around, int, 0, 1000), float(microseconds), int(count))
+
+
+def _theta(kind: Any, values: Any) -> tuple[float, ...]:
+    """What the regression of a kind has learned."""
+    family = str(kind).partition(".")[0]
+    if family not in NAMES:
+        raise ValueError(f"there is no kernel {kind!r}")
+    length = len(_kernel(len(features((str(kind), (1,) * len(NAMES[family].split())), 0))).theta)
+    if len(values) != length:
+        raise ValueError(f"it holds {len(values)} numbers for the regression of {kind!r}, not {length}")
+    return tuple(_number(f"a number for {kind!r}", value, float, -_THETA, _THETA) for value in values)
 
 
 # --- making one ---
@@ -351,7 +378,5 @@ def _process(entries: Sequence[Entry], theta: Floats) -> tuple[float, Any]:
         entries = [entries[i] for i in sorted(chosen)]
     x, y, noise, middle = _data(entries)
     kernel = _kernel(x.shape[1])
-    if len(theta) != len(kernel.theta):
-        raise MeasureError(f"the table holds {len(theta)} numbers for {entries[0].kind}, not {len(kernel.theta)}")
     process = GaussianProcessRegressor(kernel.clone_with_theta(theta), alpha=noise, optimizer=None)
     return middle, process.fit(x, y)
