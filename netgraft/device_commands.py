@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -14,8 +15,8 @@ from rich.console import Console
 
 from netgraft.costs.measured import ENGINES
 from netgraft.costs.measured import measure as measure_one
+from netgraft.devices import Sheet, read_device, read_measurements, read_sheet, shipped, space_of
 from netgraft.devices import fit as fit_device
-from netgraft.devices import read_device, read_measurements, shipped, space_of
 from netgraft.errors import DataError, OptionError
 from netgraft.ir import untrained
 from netgraft.spaces.tabular import SPACES
@@ -47,12 +48,12 @@ def plan(
     """
     archs = shipped(space).plan[:count]
     if out is None:
-        _write(sys.stdout, archs, [None] * len(archs))
+        _write(sys.stdout, archs)
         return
     if out.exists():
         raise OptionError(f"{out} exists; a plan never overwrites measurements")
     with _opened(out) as file:
-        _write(file, archs, [None] * len(archs))
+        _write(file, archs)
     console.print(f"fill in the column ms of {out}, then: netgraft device fit {out} --space {space}", soft_wrap=True)
 
 
@@ -70,18 +71,25 @@ def measure(
         str | None, typer.Option(help="another machine: a folder that 'netgraft worker' serves, or ssh://host[:port]")
     ] = None,
 ) -> None:
-    """Measure a plan on this machine, or another one, and write the times; it can be stopped and called again."""
+    """Measure a plan on this machine, or another one, and write the times; it can be stopped and called again.
+
+    The first line of the file says what was measured in: times of another engine, precision, batch size, number of
+    threads or machine go into another file.
+    """
     family = SPACES[space_of(space)].families[0]
-    done = dict(zip(*read_measurements(out), strict=True)) if out.exists() else {}
+    where = " ".join(on.split()) if on else "this machine"
+    setting = f"engine {engine}, precision {precision}, batch {batch}, threads {threads}, on {where}"
+    _writable(out)
+    sheet = _begun(out, setting)
+    done = {row["arch"] for row in sheet.rows if row["ms"]}
     for number, arch in enumerate(shipped(space).plan[:count], 1):
         if arch not in done:
             model = untrained(family.build(arch), f"{family.name}{number}", 0)
             found = measure_one(
                 model, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds, on=on
             )
-            done[arch] = found.median_ms
-            with _opened(out) as file:  # as they come: measuring is what takes time
-                _write(file, list(done), list(done.values()))
+            sheet = _filled(sheet, arch, found.median_ms)
+            sheet.write(out)  # as they come: measuring is what takes time
             noisy = ", on a machine too busy for a sharp answer" if found.noisy else ""
             line = f"{number} of {count}: {found.median_ms:.4g} ms [{found.low_ms:.4g}, {found.high_ms:.4g}]{noisy}"
             console.print(line, markup=False, soft_wrap=True)
@@ -145,11 +153,37 @@ def predict(
     console.print(f"{out}: {len(wanted):,} architectures", soft_wrap=True)
 
 
-def _write(stream: TextIO, archs: Sequence[str], times: Sequence[float | None]) -> None:
-    """A CSV file of measurements, its times left open where there are none yet."""
+def _begun(out: Path, setting: str) -> Sheet:
+    """A new sheet of measurements in a setting, or the one to go on with; OptionError for one of another setting."""
+    if not out.exists():
+        return Sheet(setting, ("arch", "ms"), ())
+    sheet = read_sheet(out)
+    if sheet.setting is not None and sheet.setting != setting:
+        raise OptionError(f"{out} holds times of another setting ({sheet.setting}), not {setting}; name another --out")
+    if sheet.setting is None and any(row["ms"] for row in sheet.rows):
+        errors.print(
+            f"note: {out} does not say what its times were measured in; they are taken to be of: {setting}",
+            markup=False,
+            soft_wrap=True,
+        )
+    return replace(sheet, setting=setting)
+
+
+def _filled(sheet: Sheet, arch: str, ms: float) -> Sheet:
+    """The sheet with the time of an architecture: in the row that waits for it, or in a new one."""
+    rows = [dict(row) for row in sheet.rows]
+    waiting = next((row for row in rows if row["arch"] == arch and not row["ms"]), None)
+    if waiting is None:
+        rows.append(waiting := dict.fromkeys(sheet.columns, "") | {"arch": arch})
+    waiting["ms"] = f"{ms:.6g}"
+    return replace(sheet, rows=tuple(rows))
+
+
+def _write(stream: TextIO, archs: Sequence[str]) -> None:
+    """A CSV file of measurements, its times left open."""
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["arch", "ms"])
-    writer.writerows([arch, "" if ms is None else f"{ms:.6g}"] for arch, ms in zip(archs, times, strict=True))
+    writer.writerows([arch, ""] for arch in archs)
 
 
 def _writable(path: Path) -> None:

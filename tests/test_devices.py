@@ -10,9 +10,10 @@ import pytest
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from netgraft import devices
+from netgraft import device_commands, devices
 from netgraft.cli import app
-from netgraft.devices import Known, fit, hardware, read_device, read_measurements, shipped
+from netgraft.costs.measured import Latency
+from netgraft.devices import Known, fit, hardware, read_device, read_measurements, read_sheet, shipped
 from netgraft.devices.features import features, live_cell
 from netgraft.errors import DataError, NetgraftError, OptionError, SourceError
 from netgraft.spaces.families import nasbench201_cells
@@ -281,8 +282,54 @@ def test_measuring_a_plan(tmp_path: Path) -> None:
     archs = shipped("fbnet").plan[:5]
     out.write_text("\n".join(["arch,ms", *(f"{arch},2.5" for arch in archs[:4])]))
     code, output = invoke("measure", "--space", "fbnet", "--count", 5, "--seconds", "1", "--out", out)
-    assert code == 0 and output.startswith("5 of 5: ")
+    assert code == 0 and "\n5 of 5: " in output
     found = dict(zip(*read_measurements(out), strict=True))
     assert list(found) == list(archs)
     assert [found[arch] for arch in archs[:4]] == [2.5] * 4
     assert 0.1 < found[archs[4]] < 1000
+
+
+def test_a_file_of_measurements_keeps_its_setting_and_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One setting a file; planned rows, other columns and repeated measurements stay; a stop loses nothing."""
+    times = iter([3.0, 4.0, KeyboardInterrupt(), 5.0])
+
+    def measured(*_: object, **__: object) -> Latency:
+        time = next(times)
+        if isinstance(time, BaseException):
+            raise time
+        return Latency(time, time, time, 10, False, "thread")
+
+    monkeypatch.setattr(device_commands, "measure_one", measured)
+    out, archs = tmp_path / "m.csv", shipped("fbnet").plan
+    planned = [f"{arch},,mine" for arch in archs[:7]]
+    out.write_text("\n".join(["arch,ms,note", f"{archs[0]},2.5,a", f"{archs[0]},2.75,b", *planned[1:]]))
+    words = ("measure", "--space", "fbnet", "--count", 5, "--out", out)
+    code, output = invoke(*words)
+    assert code != 0 and "does not say what its times were measured in" in output
+    text = out.read_text()
+    assert text.startswith("# engine onnxruntime, precision fp32, batch 1, threads 1, on this machine\narch,ms,note\n")
+    assert read_measurements(out) == ([archs[0], archs[0], archs[1], archs[2]], [2.5, 2.75, 3.0, 4.0])
+    assert [row["arch"] for row in read_sheet(out).rows] == [archs[0], *archs[:7]]
+    assert [row["note"] for row in read_sheet(out).rows] == ["a", "b", *["mine"] * 6]
+    for option in (
+        ("--engine", "torch"),
+        ("--precision", "int8"),
+        ("--batch", 2),
+        ("--threads", 2),
+        ("--on", "ssh://there"),
+    ):
+        code, output = invoke(*words, *option)
+        assert code == 2 and "holds times of another setting (engine onnxruntime" in output
+        assert out.read_text() == text
+    with pytest.raises(DataError, match="line 3: 'fast'"):
+        (tmp_path / "wrong.csv").write_text("# engine\narch,ms\na,fast\n")
+        read_measurements(tmp_path / "wrong.csv")
+
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(csv.DictWriter, "writerows", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            read_sheet(out).write(out)
+    assert out.read_text() == text

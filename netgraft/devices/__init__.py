@@ -16,7 +16,7 @@ devices give the prior of its weights, their covariance included (Bayesian linea
 
 from __future__ import annotations
 
-from .device import Device, Prediction, fit, read_device, read_measurements
+from .device import Device, Prediction, Sheet, fit, read_device, read_measurements, read_sheet
 from .prior import Known, Prior, hardware, load, save, shipped, space_of
 
 __all__ = [
@@ -24,11 +24,13 @@ __all__ = [
     "Known",
     "Prediction",
     "Prior",
+    "Sheet",
     "fit",
     "hardware",
     "load",
     "read_device",
     "read_measurements",
+    "read_sheet",
     "save",
     "shipped",
     "space_of",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, product
@@ -188,26 +188,59 @@ def read_device(path: Path) -> Device:
     return fit(prior, arrays["archs"].tolist(), arrays["ms"].tolist())
 
 
-def read_measurements(path: Path) -> tuple[list[str], list[float]]:
-    """Architectures and times of a CSV file with the columns arch and ms; lines without a time are left out."""
-    archs: list[str] = []
-    ms: list[float] = []
+@dataclass(frozen=True)
+class Sheet:
+    """A CSV file of measurements, planned or made, as it stands.
+
+    ``setting`` is its first line where that starts with ``#``, without that: what netgraft measured in. ``rows`` hold
+    at least ``arch`` and ``ms`` (empty where there is no time yet), and what else somebody has written into columns.
+    """
+
+    setting: str | None
+    columns: tuple[str, ...]
+    rows: tuple[Mapping[str, str], ...]
+
+    def write(self, path: Path) -> None:
+        """Write the file. Whatever interrupts that, what ``path`` held before is there, or all of this."""
+        part = path.with_name(path.name + ".part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            if self.setting is not None:
+                file.write(f"# {self.setting}\n")
+            writer = csv.DictWriter(file, self.columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        part.replace(path)
+
+
+def read_sheet(path: Path) -> Sheet:
+    """All rows of a CSV file with the columns arch and ms; DataError where it is none, or where a time is no number."""
+    setting, rows = None, []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if not {"arch", "ms"} <= set(reader.fieldnames or ()):
+            if (first := file.readline()).startswith("#"):
+                setting = first.removeprefix("#").strip()
+            else:
+                file.seek(0)
+            reader = csv.DictReader(file, restval="")
+            columns = tuple(reader.fieldnames or ())
+            if not {"arch", "ms"} <= set(columns):
                 raise DataError(f"{path} needs the columns arch and ms; its first line is {reader.fieldnames}")
             for row in reader:
-                text = (row["ms"] or "").strip()
-                if not text:
-                    continue
+                found = {name: row[name].strip() for name in columns}
                 try:
-                    ms.append(float(text))
+                    float(found["ms"] or 0)
                 except ValueError:
-                    raise DataError(f"{path}, line {reader.line_num}: {text!r} is no time in ms") from None
-                archs.append((row["arch"] or "").strip())
+                    line = reader.line_num + (setting is not None)
+                    raise DataError(f"{path}, line {line}: {found['ms']!r} is no time in ms") from None
+                rows.append(found)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; 'netgraft device plan' writes one to fill in") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}") from None
-    return archs, ms
+    return Sheet(setting, columns, tuple(rows))
+
+
+def read_measurements(path: Path) -> tuple[list[str], list[float]]:
+    """Architectures and times of a CSV file with the columns arch and ms; lines without a time are left out."""
+    made = [row for row in read_sheet(path).rows if row["ms"]]
+    return [row["arch"] for row in made], [float(row["ms"]) for row in made]
