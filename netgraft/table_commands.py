@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections import defaultdict
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +17,7 @@ from netgraft import sources
 from netgraft.costs.tables import SHIPPED, Entry, Table, fitted
 from netgraft.costs.tables.observed import Observed
 from netgraft.errors import MeasureError, OptionError
-from netgraft.recipes.table import REFERENCE, collect
+from netgraft.recipes.table import REFERENCE, collect, machine
 
 console = Console(highlight=False)
 
@@ -52,7 +50,8 @@ def build(
 ) -> None:
     """Measure kernels on this machine, inside of networks, and write a table. The same command goes on after Ctrl-C.
 
-    The zoo takes about an hour of one core. To measure another machine, run it there.
+    The zoo takes about an hour of one core. To measure another machine, run it there; it needs a processor with
+    AVX-512, whose kernels are the ones that are known.
     """
     if engine != "onnxruntime":
         raise OptionError(
@@ -146,18 +145,8 @@ def _range(values: list[float]) -> str:
 def _about(spaces: str) -> dict[str, str]:
     """What a person wants to know of a table before using it elsewhere."""
     return {
-        "processor": _processor(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "onnxruntime": version("onnxruntime"),
+        **machine(),
         "setting": "batch 1, one thread, fp32",
         "spaces": spaces,
         "made": datetime.now(UTC).date().isoformat(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -14,6 +14,7 @@ from networks import randomised
 from netgraft import sources
 from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import _MULTIPLYING, flops
+from netgraft.costs.measured.flags import has_avx512
 from netgraft.costs.measured.profile import Profiler
 from netgraft.costs.tables.attribution import attribute
 from netgraft.costs.tables.kernels import NAMES, kernels
@@ -102,11 +103,18 @@ CASES = {
 }
 
 
+as_with_avx512 = pytest.mark.skipif(
+    not has_avx512(), reason="the rules are those of AVX-512's kernels, which this processor lacks"
+)
+
+
+@as_with_avx512
 @pytest.mark.parametrize("name", CASES)
 def test_the_kernels_are_those_that_onnxruntime_runs(name: str) -> None:
     agree(CASES[name])
 
 
+@as_with_avx512
 @pytest.mark.parametrize(
     "source", ["zoo:resnet20?input=3x16x16", "zoo:shufflenet_v2?input=3x32x32", "zoo:densenet40?input=3x16x16"]
 )

@@ -7,7 +7,7 @@ import math
 import pickle
 import zlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from test_cli import netgraft
 from test_optimize import NETWORK, PLAN, optimize
 
 from netgraft import table_commands
+from netgraft.costs.measured.flags import has_avx512
 from netgraft.costs.tables import Table, fitted
 from netgraft.costs.tables.kernels import Kernel, kernels
 from netgraft.costs.tables.observed import Observed, Row
 from netgraft.costs.tables.prior import guess
-from netgraft.errors import DataError, OptionError, StudyError
+from netgraft.errors import DataError, MeasureError, OptionError, StudyError
 from netgraft.ir import Graph
 from netgraft.recipes import table as recipe
 
@@ -145,6 +146,7 @@ def test_a_collection_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(recipe, "drawn", lambda space, seed: iter(drawn))
     monkeypatch.setattr(recipe, "observe", observe)
+    monkeypatch.setattr(recipe, "has_avx512", lambda: True)
     monkeypatch.setattr(recipe, "AT_ONCE", 2)
     monkeypatch.setattr(recipe, "REFERENCE", "family:hiaml?seed=3")
     journal = tmp_path / "my.table.part"
@@ -160,8 +162,51 @@ def test_a_collection_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: 
     found = recipe.collect(["nets"], journal)
     assert measured == [one.name for one in drawn], "nothing is measured twice"
     assert found == recipe.collection(journal) and len(found) == 4
-    with pytest.raises(OptionError, match="other spaces or another seed"):
+    with pytest.raises(OptionError, match="other spaces, another seed"):
         recipe.collect(["nets"], journal, seed=1)
+    kept = journal.read_bytes()
+    for name in ("processor", "system", "onnxruntime"):
+        with monkeypatch.context() as patch:
+            other = recipe.machine() | {name: "another"}
+            patch.setattr(recipe, "machine", lambda other=other: other)
+            with pytest.raises(OptionError, match="on another machine"):
+                recipe.collect(["nets"], journal)
+    monkeypatch.setattr(recipe, "REFERENCE", "family:hiaml?seed=4")
+    with pytest.raises(OptionError, match="seed=3"):
+        recipe.collect(["nets"], journal)
+    assert journal.read_bytes() == kept
+
+
+def test_a_stop_while_a_collection_is_mended_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = tmp_path / "my.table.part"
+    row = json.dumps(asdict(observed(resnet(), "one")))
+    text = json.dumps({"seed": 0}) + f"\n{row}\n" + row[:50]
+    journal.write_text(text)
+
+    def stopped(self: Path, *_: object, **__: object) -> int:
+        self.write_bytes(b"")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            recipe._begun(journal, {"seed": 0})
+    assert journal.read_text() == text
+    assert [one.name for one in recipe._begun(journal, {"seed": 0})] == ["one"]
+    journal.write_bytes(b"\xff\n")
+    with pytest.raises(MeasureError, match="no collection"):
+        recipe._begun(journal, {"seed": 0})
+
+
+def test_only_processors_whose_kernels_are_known_make_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "model name : old\nflags : fpu avx2\n")
+    has_avx512.cache_clear()
+    try:
+        code, said = netgraft("table", "build", "--out", tmp_path / "my.table")
+        assert code == 2 and "no avx512f" in said
+        assert not list(tmp_path.iterdir())
+    finally:
+        has_avx512.cache_clear()
 
 
 def test_a_space_is_drawn_from_its_seed_and_holds_children() -> None:

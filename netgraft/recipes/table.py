@@ -8,8 +8,10 @@ whole collection: so hours in which the machine is slower do no harm.
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from netgraft import sources, zoo
 from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured import compare
+from netgraft.costs.measured.flags import has_avx512
 from netgraft.costs.measured.profile import Profiler
 from netgraft.costs.tables.attribution import attribute
 from netgraft.costs.tables.observed import Observed
@@ -163,9 +166,17 @@ def collect(
 ) -> list[Observed]:
     """Observe every network of the spaces, and keep each in ``journal`` (JSON lines) as soon as it is measured.
 
-    What the journal holds already is not measured again. OptionError for a journal of other spaces or another seed.
+    What the journal holds already is not measured again. OptionError for a journal of other spaces, another seed,
+    another machine or another onnxruntime; MeasureError on a processor whose kernels are others than those that
+    :mod:`~netgraft.costs.tables.kernels` knows.
     """
-    asked = {"netgraft": FORMAT, "spaces": list(spaces), "seed": seed}
+    if not has_avx512():
+        raise MeasureError(
+            "a table is made of the kernels that onnxruntime has for AVX-512, in blocks of 16 channels; this processor "
+            "shows no avx512f: 'netgraft measure' measures whole networks on it, 'netgraft device' learns to estimate "
+            "those of a space"
+        )
+    asked = {"netgraft": FORMAT, "spaces": list(spaces), "seed": seed, "reference": REFERENCE, **machine()}
     known = _begun(journal, asked)
     reference = to_onnx(sources.load(REFERENCE))
     with journal.open("a", encoding="utf-8") as file:
@@ -177,6 +188,23 @@ def collect(
                 file.flush()
                 on_network(observed, len(known))
     return known
+
+
+def machine() -> dict[str, str]:
+    """What the times of a table depend on beside its networks: the processor, the system and onnxruntime's version."""
+    return {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "onnxruntime": version("onnxruntime"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _unseen(spaces: Sequence[str], seed: int, done: set[str]) -> Iterator[Drawn]:
@@ -209,12 +237,26 @@ def collection(journal: Path) -> list[Observed]:
 def _begun(journal: Path, asked: Mapping[str, Any]) -> list[Observed]:
     """A new collection, or the one to go on with."""
     if not journal.exists() or not journal.stat().st_size:
-        journal.write_text(json.dumps(asked) + "\n", encoding="utf-8")
-    text = journal.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
+        _written(journal, json.dumps(asked) + "\n")
+    try:
+        text = journal.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        first = whole.partition("\n")[0]
+        begun = json.loads(first)
+    except ValueError as error:
+        raise MeasureError(f"{journal} is no collection of 'netgraft table build': {error}") from None
+    if begun != asked:
+        raise OptionError(
+            f"{journal} was begun with other spaces, another seed, or on another machine ({first}), now it is "
+            f"{json.dumps(asked)}; name another --out"
+        )
     if len(whole) < len(text):  # cut off while it was written
-        journal.write_text(whole, encoding="utf-8")
-    first = whole.partition("\n")[0]
-    if first != json.dumps(asked):
-        raise OptionError(f"{journal} was begun with other spaces or another seed ({first}); name another --out")
+        _written(journal, whole)
     return collection(journal)
+
+
+def _written(path: Path, text: str) -> None:
+    """Write a file wholly or not at all, whatever interrupts it."""
+    part = path.with_name(path.name + ".new")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -225,7 +225,7 @@ class Table:
             entries = tuple(_entry(*row) for row in data["entries"])
             shapes = {str(kind): _theta(kind, values) for kind, values in data["shapes"].items()}
             about = {str(name): str(value) for name, value in data["about"].items()}
-            plain = {name: str(data[name]) for name in _NAMED}
+            plain: dict[str, Any] = {name: str(data[name]) for name in _NAMED}
             plain |= {name: _number(name, data[name], *limits) for name, limits in _NUMBERS.items()}
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
