@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -243,17 +244,26 @@ def test_the_report_names_the_engine_that_was_measured_in(
         assert f"is measured: in {engine} on the processor" in " ".join(render(study).split())
 
 
+ZONES = {"intel-rapl:0": "package-0", "intel-rapl:1": "package-1", "intel-rapl:2": "psys", "intel-rapl:0:0": "core"}
+
+
+def zones(at: Path, names: Mapping[str, str], range_uj: int) -> None:
+    """RAPL's folders, as Linux shows them."""
+    for zone, name in names.items():
+        (at / zone).mkdir()
+        (at / zone / "name").write_text(f"{name}\n")
+        (at / zone / "max_energy_range_uj").write_text(f"{range_uj}\n")
+        (at / zone / "energy_uj").write_text("900\n")
+
+
 def test_energy_is_what_the_counters_say(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Packages count, parts of them do not, and a counter may start again."""
-    for name, most in (("intel-rapl:0", 1000), ("intel-rapl:1", 1000), ("intel-rapl:0:0", 1000)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "max_energy_range_uj").write_text(f"{most}\n")
-        (tmp_path / name / "energy_uj").write_text("900\n")
+    """Packages count, parts of them and the whole platform do not, and a counter may start again."""
+    zones(tmp_path, ZONES, 1000)
     monkeypatch.setattr(energy_module, "COUNTERS", tmp_path)
     before = energy_module._read()
-    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("950\n")
-    (tmp_path / "intel-rapl:1" / "energy_uj").write_text("100\n")
-    (tmp_path / "intel-rapl:0:0" / "energy_uj").write_text("999\n")
+    assert set(before) == {"intel-rapl:0", "intel-rapl:1"}
+    for zone, count in (("intel-rapl:0", 950), ("intel-rapl:1", 100), ("intel-rapl:2", 980), ("intel-rapl:0:0", 999)):
+        (tmp_path / zone / "energy_uj").write_text(f"{count}\n")
     assert energy_module._used(before, energy_module._read()) == pytest.approx((50 + 200) * 1e-6)
 
 
@@ -263,9 +273,40 @@ def test_energy_is_refused_where_nothing_counts_it(monkeypatch: pytest.MonkeyPat
         energy_module.energy(b"never read")
 
 
-def test_energy_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that takes one joule a reading, whatever runs."""
-    readings = iter(range(1000))
-    monkeypatch.setattr(energy_module, "_read", lambda: {"intel-rapl:0": (next(readings) * 1_000_000, 10**12)})
-    found = energy_module.energy(tiny(), seconds=0.2)
-    assert found.run > 0 and found.repeats == energy_module.REPEATS
+def test_energy_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two packages that take 5 watts each; a run takes 10 ms and 0.25 joules of each package more."""
+    zones(tmp_path, ZONES, 10**12)
+    clock = {"us": 0, "uj": 0}
+
+    def passes(us: int, uj: int) -> None:
+        clock["us"] += us
+        clock["uj"] += 5 * us + uj
+        for zone in ZONES:
+            (tmp_path / zone / "energy_uj").write_text(f"{clock['uj']}\n")
+
+    class Counted(Subject):
+        """A subject whose real runs take time and energy of the imagined machine."""
+
+        def open(self) -> Callable[[], None]:
+            session = super().open()
+
+            def run() -> None:
+                session()
+                passes(10_000, 250_000)
+
+            return run
+
+    clocks = SimpleNamespace(monotonic=lambda: clock["us"] / 1e6, sleep=lambda seconds: passes(round(seconds * 1e6), 0))
+    monkeypatch.setattr(energy_module, "COUNTERS", tmp_path)
+    monkeypatch.setattr(energy_module, "time", clocks)
+    monkeypatch.setattr(energy_module, "Subject", Counted)
+    for seconds in (1.0, 0.1):  # a tenth of the second is no longer than one run
+        found = energy_module.energy(tiny(), seconds=seconds)
+        assert (found.run, found.extra) == (pytest.approx(0.6), pytest.approx(0.5)), "joules of one run"
+        assert found.repeats == energy_module.REPEATS
+    for seconds in (0.0, -1.0, 0.01, float("inf"), float("nan")):
+        with pytest.raises(OptionError, match=r"needs 0\.1 seconds at least"):
+            energy_module.energy(b"never read", seconds=seconds)
+    for wrong in ({"batch": 0}, {"threads": 0}):
+        with pytest.raises(OptionError, match="a batch and a number of threads of at least 1"):
+            energy_module.energy(b"never read", **wrong)

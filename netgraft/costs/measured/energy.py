@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from netgraft.errors import MeasureError
+from netgraft.errors import MeasureError, OptionError
 
 from .engines import engine as engine_named
 from .networks import Network, Setting, Variant, label_of
-from .sampling import Subject
+from .sampling import Subject, checked
 
 COUNTERS = Path("/sys/class/powercap")
-"""Where the kernel shows them (Documentation/power/powercap): ``intel-rapl:N`` for the packages, of AMD's, too."""
+"""Where the kernel shows them (Documentation/power/powercap): ``intel-rapl:N`` for the packages, of AMD's, too, and on
+some machines for the whole platform (``psys``), of which the packages are parts.
+"""
 REPEATS = 5
+SHORTEST = 0.1
+"""Seconds, at least: the counters are renewed every millisecond or so, and a tenth of the time is measured at once."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,9 @@ def energy(
     seconds: float = 10.0,
 ) -> Energy:
     """Measure for about ``seconds``; MeasureError where the machine offers no counters, or not to this user."""
+    checked(batch, threads)
+    if not SHORTEST <= seconds < math.inf:
+        raise OptionError(f"energy needs {SHORTEST:g} seconds at least to be measured, not {seconds:g}")
     _read()  # before a network is loaded for nothing
     variant = Variant.of(model, engine, precision)
     with engine_named(variant.engine).running(threads):
@@ -49,7 +57,7 @@ def energy(
         whole, extra = [], []
         for _ in range(REPEATS):
             before, start, runs = _read(), time.monotonic(), 0
-            while time.monotonic() - start < span:
+            while not runs or time.monotonic() - start < span:
                 session()
                 runs += 1
             took, used = time.monotonic() - start, _used(before, _read())
@@ -66,7 +74,8 @@ def _read() -> Mapping[str, tuple[int, int]]:
     found = {}
     try:
         for zone in sorted(COUNTERS.glob("intel-rapl:*")):
-            if zone.name.count(":") == 1:  # parts of a package have a second number
+            # Parts of a package have a second number; of psys the packages are parts.
+            if zone.name.count(":") == 1 and (zone / "name").read_text().startswith("package"):
                 counts = (int((zone / name).read_text()) for name in ("energy_uj", "max_energy_range_uj"))
                 found[zone.name] = (next(counts), next(counts))
     except PermissionError as error:

@@ -55,7 +55,7 @@ def measure(
     a precision that it lacks here. ``on`` names another machine, as for :func:`compare`.
     """
     variant = Variant.of(model, engine, precision)
-    _checked(batch, threads)
+    checked(batch, threads)
     if on is not None:
         from .remote import Asked, ask
 
@@ -102,7 +102,7 @@ def compare(
     """
     against = Variant.of(baseline, engine, precision)
     variants = [Variant.of(model, engine, precision) for model in models]
-    _checked(batch, threads)
+    checked(batch, threads)
     if on is not None:
         from .remote import Asked, ask
 
@@ -203,9 +203,10 @@ class Subject:
             raise MeasureError(f"{self.variant.engine} cannot {verb} {self.label}{on}: {first}") from error
 
 
-def _checked(batch: int, threads: int) -> None:
+def checked(batch: int, threads: int) -> None:
+    """OptionError for a batch or a number of threads that nothing can be measured with."""
     if batch < 1 or threads < 1:
-        raise OptionError(f"latency needs a batch and a number of threads of at least 1, not {batch} and {threads}")
+        raise OptionError(f"measuring needs a batch and a number of threads of at least 1, not {batch} and {threads}")
 
 
 @contextmanager
