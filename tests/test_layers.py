@@ -98,7 +98,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "costs.autogo": ("ir.*", ""),
     "costs.measured.*": ("ir.* convert.*", "numpy onnx onnxruntime openvino ai_edge_litert torch"),
     "costs.frozen": ("ir.* convert.* costs.analytic", "torch"),
-    "costs.published.*": ("", "numpy"),
+    "costs.arrays": ("", "numpy"),
+    "costs.published.*": ("costs.arrays", "numpy"),
     "costs.tables.*": ("ir.* costs.analytic costs.measured.*", "numpy scipy sklearn"),
     "costs": ("costs.analytic costs.autogo costs.frozen costs.measured.*", ""),
     # where new networks come from
@@ -115,7 +116,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "spaces.families.*": ("ir.*", "numpy"),
     "spaces.tabular.*": ("ir.* convert.pickles costs.analytic spaces.families.*", "numpy pyarrow"),
     "spaces.*": ("ir.* candidate metrics mutations.*", "numpy"),
-    "devices.*": ("spaces.families.*", "numpy scipy"),
+    "devices.*": ("costs.arrays spaces.families.*", "numpy scipy"),
     "study": ("ir.* candidate", "numpy safetensors"),
     "search.*": ("ir.* candidate metrics events engine mutations.* spaces.* study", "numpy"),
     # sources of networks: plain torch modules, and the strings that name one

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from netgraft.costs.published import HAQ, CompactNet, ProxylessNAS, SinglePath, additive
+from netgraft.costs.published.arrays import arrays
 from netgraft.costs.published.compactnet import WHOLE
+from netgraft.devices.prior import read_file
 from netgraft.errors import DataError, OptionError
 
 # Found by CompactNet on either device: the filters of its released checkpoints.
@@ -113,6 +118,53 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(DataError, match=why):
             load(path)
+
+
+@pytest.mark.parametrize("text", ["e", "-", "1e999", "-1.5", "1.2.3"])
+def test_a_mean_that_is_no_time_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"Conv_1:\n  mean: {text}\n")
+    with pytest.raises(DataError, match=r"a\.yaml, line 2: .* is no time in ms"):
+        ProxylessNAS.load(path)
+
+
+def header(shape: tuple[int, ...], kind: str = "<f8") -> bytes:
+    """A .npy file that says it has this shape, and has nothing."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": kind})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("load", [arrays, read_file])
+def test_archives_that_are_damaged_or_meant_to_harm_are_refused(
+    load: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, t00=np.arange(1000.0))
+    good = path.read_bytes()
+    # where the packed bytes begin: another kind of block, and a cut
+    start = 30 + int.from_bytes(good[26:28], "little") + int.from_bytes(good[28:30], "little")
+    listed = good.index(b"PK\x01\x02") + 8  # the flags of the member where the archive lists it
+    damaged = {
+        "a deflate block of no kind": good[:start] + b"\xff" * 20 + good[start + 20 :],
+        "cut off": good[: len(good) // 2],
+        "text": b"PK\x03\x04 and nothing else",
+        "an encrypted one": good[:6] + b"\x01" + good[7:listed] + b"\x01" + good[listed + 1 :],
+        "nothing": b"",
+    }
+    for shape, kind in (((1 << 40,), "<f8"), ((1 << 40,), "<U0"), ((-1,), "<f8")):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("t00.npy", header(shape, kind))
+        damaged[f"{shape} {kind}"] = path.read_bytes()
+    for what, content in damaged.items():
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.npz is no file of"):
+            load(path)
+            pytest.fail(what)
+    path.write_bytes(good)
+    monkeypatch.setattr("netgraft.costs.arrays.LARGEST", 8000)
+    with pytest.raises(DataError, match="it holds 8,128 bytes, and 8,000 are read at most"):
+        load(path)
 
 
 def test_a_table_is_recovered_from_sums() -> None:

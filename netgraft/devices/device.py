@@ -17,7 +17,7 @@ from scipy import stats
 from netgraft.errors import DataError
 
 from .features import WAYS, Array
-from .prior import LEVEL, Prior, arrays_of, prior_of, read_arrays
+from .prior import LEVEL, Prior, arrays_of, prior_of, read_file
 
 LEAST: Final = 5
 """Fewer measurements than this say too little."""
@@ -181,7 +181,7 @@ def fit(prior: Prior, archs: Sequence[str], ms: Sequence[float]) -> Device:
 
 def read_device(path: Path) -> Device:
     """The device in a file that :meth:`Device.save` wrote; DataError where it is none."""
-    arrays = read_arrays(path)
+    arrays = read_file(path)
     prior = prior_of(arrays, path)
     if not {"archs", "ms"} <= arrays.keys():
         raise DataError(f"{path} holds a prior but no device; write one with 'netgraft device fit'")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from netgraft.spaces.families.fbnet import LAYERS, STAGES, layers_of
-from netgraft.spaces.families.nasbench201 import EDGES, OPERATIONS, arch_of, operations
+from netgraft.spaces.families.nasbench201 import EDGES, OPERATIONS, arch_of, operations, pruned
 
 Array = npt.NDArray[np.float64]
 
@@ -41,25 +41,16 @@ def _cell(arch: str) -> Array:
 
 
 @lru_cache(maxsize=1 << 16)
-def read_cell(arch: str) -> str:
-    """The cell without what its output does not read: what is left when unused operations are removed."""
-    edges = list(zip(EDGES, operations(arch), strict=True))
-    read = {3}
-    for (source, target), op in sorted(edges, key=lambda edge: -edge[0][1]):
-        if op != "none" and target in read:
-            read.add(source)
-    return arch_of([op if target in read else "none" for (_, target), op in edges])
-
-
-@lru_cache(maxsize=1 << 16)
 def live_cell(arch: str) -> str:
-    """The same without what does not depend on the cell's input either: what is left when constants are folded, too."""
+    """The cell without what its output does not read, and without what does not depend on its input either: what is
+    left when unused operations are removed and constants are folded.
+    """
     edges = list(zip(EDGES, operations(arch), strict=True))
     reached = {0}
     for (source, target), op in sorted(edges, key=lambda edge: edge[0][1]):
         if op != "none" and source in reached:
             reached.add(target)
-    return read_cell(arch_of([op if source in reached else "none" for (source, _), op in edges]))
+    return pruned(arch_of([op if source in reached else "none" for (source, _), op in edges]))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -75,7 +66,7 @@ FEATURES: Final[Mapping[str, Callable[[str], Array]]] = {"nats-tss": _cell, "fbn
 """The features of an arch, by space."""
 
 WAYS: Final[Mapping[str, Mapping[str, Callable[[str], str]]]] = {
-    "nats-tss": {"everything": str, "what is read": read_cell, "what depends on the input": live_cell},
+    "nats-tss": {"everything": str, "what is read": pruned, "what depends on the input": live_cell},
     "fbnet": {"everything": str},
 }
 """What a device may run of an arch, by space, and the arch that is left then."""

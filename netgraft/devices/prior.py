@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from netgraft.costs.arrays import read_arrays
 from netgraft.errors import DataError, OptionError
 
 from .features import FEATURES, WAYS, Array, features
@@ -139,15 +139,9 @@ def arrays_of(prior: Prior) -> dict[str, Any]:
     return single | {"space": np.array(prior.space), "plan": np.array(prior.plan), "devices": np.array(prior.devices)}
 
 
-def read_arrays(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
     """The arrays of a file that :func:`save` or a device wrote; DataError for anything else. Nothing is unpickled."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no file of 'netgraft device': {error}") from None
+    return read_arrays(path, "file of 'netgraft device'")
 
 
 def prior_of(arrays: Mapping[str, Any], path: Path) -> Prior:
@@ -171,7 +165,7 @@ def save(prior: Prior, path: Path) -> None:
 
 def load(path: Path) -> Prior:
     """The prior that a file holds; DataError where it holds none."""
-    return prior_of(read_arrays(path), path)
+    return prior_of(read_file(path), path)
 
 
 def shipped(space: str) -> Prior:

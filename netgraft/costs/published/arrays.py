@@ -1,4 +1,4 @@
-"""Arrays from files of others, which are data and nothing that is run."""
+"""The numbers in files of numpy arrays."""
 
 from __future__ import annotations
 
@@ -8,35 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from netgraft.costs.arrays import read_array, read_arrays
 from netgraft.errors import DataError
 
 
 def array(path: Path) -> npt.NDArray[Any]:
     """The numbers in a .npy file; DataError for what is none."""
-    found = _loaded(path)
-    if not isinstance(found, np.ndarray):
-        raise DataError(f"{path} holds several arrays, where one is needed: a .npy file")
-    return _numbers(path, found)
+    return _numbers(path, read_array(path))
 
 
 def arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     """The numbers in a .npz file by name; DataError for what is none."""
-    found = _loaded(path)
-    if isinstance(found, np.ndarray):
-        raise DataError(f"{path} holds one array, where several are needed: a .npz file")
-    try:
-        return {name: _numbers(path, found[name]) for name in found.files}
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-
-
-def _loaded(path: Path) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path} is no file of numpy arrays: {error}") from None
+    return {name: _numbers(path, found) for name, found in read_arrays(path).items()}
 
 
 def _numbers(path: Path, found: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class ProxylessNAS:
                 key = head[1]
             elif inner is not None and key is not None:
                 if inner[1] == "mean":
-                    means[key] = float(inner[2])
+                    means[key] = _milliseconds(inner[2], f"{path}, line {number}")
             else:
                 raise DataError(f"{path}, line {number}: {line[:60]!r} is neither a block nor a number of one")
         if not means:
@@ -82,3 +83,13 @@ class ProxylessNAS:
         if key not in self.means:
             raise OptionError(f"the table has no {key}")
         return self.means[key]
+
+
+def _milliseconds(text: str, where: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise DataError(f"{where}: {text!r} is no time in ms")
+    return found
