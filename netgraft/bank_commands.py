@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from netgraft import console as screen
 from netgraft import sources
-from netgraft.console import plain as _plain
+from netgraft.console import plain
 from netgraft.errors import NetgraftError, OptionError, SourceError
 from netgraft.ir import Graph
 from netgraft.picture import picture
@@ -59,17 +59,17 @@ def mine(
     quarry = Quarry()
     with _progress() as progress:
         for source in networks:
-            line = progress.add_task(f"reading {_plain(source)}", total=None)
+            line = progress.add_task(f"reading {plain(source)}", total=None)
             try:
                 before = len(quarry)
                 for name, graph in _named(source, shape):
                     quarry.add(name, graph)
                     progress.advance(line)
-                console.print(f"{_plain(source)}: {len(quarry) - before:,} networks", soft_wrap=True)
+                console.print(f"{plain(source)}: {len(quarry) - before:,} networks", soft_wrap=True)
             except NetgraftError as error:
                 if len(networks) == 1:
                     raise
-                errors.print(f"[yellow]left out:[/] {_plain(str(error))}", soft_wrap=True)
+                errors.print(f"[yellow]left out:[/] {plain(str(error))}", soft_wrap=True)
             progress.remove_task(line)
         if not len(quarry):
             raise SourceError(f"none of {', '.join(networks)} could be read")
@@ -86,11 +86,11 @@ def mine(
             f"pooling, before the last layer, in {at_least} places"
         )
     save(bank, out)
-    console.print(f"{_plain(str(out))}: {len(bank):,} segments, {out.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
+    console.print(f"{plain(str(out))}: {len(bank):,} segments, {out.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
     missing = quarry.names - {name for names in bank.columns.provenances for name in names}
     if missing:
         errors.print(
-            f"[yellow]no segment of the bank comes from {_plain(', '.join(sorted(missing)[:20]))}[/]", soft_wrap=True
+            f"[yellow]no segment of the bank comes from {plain(', '.join(sorted(missing)[:20]))}[/]", soft_wrap=True
         )
 
 
@@ -123,7 +123,7 @@ def show(
     bank = default() if file is None else load(file)
     words = bank.vocabulary
     console.print(
-        f"[bold]{_plain(bank.name)}[/]: {len(bank):,} segments, "
+        f"[bold]{plain(bank.name)}[/]: {len(bank):,} segments, "
         f"found in {bank.columns.numbers['frequency'].sum():,} places; "
         f"vocabulary of {len(words.tokens):,} tokens and {len(words.merges):,} merges",
         soft_wrap=True,
@@ -134,12 +134,12 @@ def show(
         ("where they come from", "network or family", _origins(bank)),
         ("what they are made of", "operation", _operations(bank)),
     ):
-        rows = [(_plain(str(what)), f"{count:,}", f"{count / len(bank):.1%}") for what, count in counts]
+        rows = [(plain(str(what)), f"{count:,}", f"{count / len(bank):.1%}") for what, count in counts]
         console.print(screen.columns(title, (header, "segments", "share"), _shortened(rows)))
     for number, segment in enumerate(bank[:top], 1):
         console.print(
             f"[bold]#{number}  {segment.digest}[/]  found in {segment.frequency:,} places of "
-            f"{_plain(_several(segment.provenance))}; "
+            f"{plain(_several(segment.provenance))}; "
             f"{segment.flops / 1e6:,.2f} MFLOPs, {segment.parameters:,} parameters",
             soft_wrap=True,
         )
@@ -198,6 +198,6 @@ def merge(
     merged = merge_banks(banks)
     save(merged, out)
     console.print(
-        f"{_plain(str(out))}: {len(merged):,} segments of {sum(map(len, banks)):,}, {out.stat().st_size / 1e6:.2f} MB",
+        f"{plain(str(out))}: {len(merged):,} segments of {sum(map(len, banks)):,}, {out.stat().st_size / 1e6:.2f} MB",
         soft_wrap=True,
     )

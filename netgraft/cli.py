@@ -37,7 +37,7 @@ from netgraft import report as report_page
 from netgraft.channels import channels as find_channels
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.frozen import frozen_flops
-from netgraft.costs.measured import ENGINES, Network, compare, energy, engines, footprint
+from netgraft.costs.measured import ENGINES, Network, check_counters, compare, energy, engines, footprint
 from netgraft.costs.measured import measure as measure_one
 from netgraft.costs.measured.worker import pack as pack_worker
 from netgraft.costs.measured.worker import serve
@@ -122,9 +122,7 @@ EXAMPLES_HELP = (
     "--out runs/mine"
 )
 
-Source = Annotated[
-    str, typer.Argument(help="FILE.pt2, FILE.pkl, FILE.py:NAME, zoo:NAME or family:NAME", show_default=False)
-]
+Source = Annotated[str, typer.Argument(help=sources.FORMS, show_default=False)]
 InputShape = Annotated[
     str | None, typer.Option("--input", help="shape of one input, such as 3x32x32, for a FILE.py:NAME that names none")
 ]
@@ -414,6 +412,8 @@ def measure(
                 soft_wrap=True,
             )
         return
+    if joules:
+        check_counters()  # before time is spent on the rest
     if (memory or joules) and on:
         raise OptionError("--memory and --energy are measured on this machine; leave out --on")
     first = _network(source, input_shape)

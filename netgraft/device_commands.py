@@ -54,7 +54,10 @@ def plan(
         raise OptionError(f"{out} exists; a plan never overwrites measurements")
     with _opened(out) as file:
         _write(file, archs)
-    console.print(f"fill in the column ms of {out}, then: netgraft device fit {out} --space {space}", soft_wrap=True)
+    console.print(
+        f"fill in the column ms of {out}, then: netgraft device fit {out} --space {space} --out my.device",
+        soft_wrap=True,
+    )
 
 
 @commands.command()
@@ -93,7 +96,7 @@ def measure(
             noisy = ", on a machine too busy for a sharp answer" if found.noisy else ""
             line = f"{number} of {count}: {found.median_ms:.4g} ms [{found.low_ms:.4g}, {found.high_ms:.4g}]{noisy}"
             console.print(line, markup=False, soft_wrap=True)
-    console.print(f"next: netgraft device fit {out} --space {space}", soft_wrap=True)
+    console.print(f"next: netgraft device fit {out} --space {space} --out my.device", soft_wrap=True)
 
 
 @commands.command()

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from netgraft import console as screen
 from netgraft import sources
+from netgraft.console import plain
 from netgraft.costs.tables import SHIPPED, Entry, Table, fitted
 from netgraft.costs.tables.observed import Observed
 from netgraft.errors import MeasureError, OptionError
@@ -67,19 +67,21 @@ def build(
         line = progress.add_task("measuring")
 
         def told(observed: Observed, count: int) -> None:
-            progress.update(line, description=f"{count} networks measured, the last one {_plain(observed.name)}")
+            progress.update(line, description=f"{count} networks measured, the last one {plain(observed.name)}")
             if not console.is_terminal and count % 20 == 0:
                 console.print(f"{count} networks measured")
 
         observed = collect(spaces.split(","), journal, seed, told)
         if len(observed) < FEWEST:
-            raise MeasureError(f"{spaces}: {len(observed)} networks are too few for a table; it takes {FEWEST}")
+            raise MeasureError(
+                f"{spaces} has too few networks for a table: {len(observed)}; it takes {FEWEST} (kept in {journal})"
+            )
         progress.update(line, description=f"fitting {len(observed)} networks")
         table = fitted(observed, REFERENCE, engine, _about(spaces))
     table.save(out)
     kinds = len({entry.kind for entry in table.entries})
     console.print(
-        f"{_plain(str(out))}: {len(table.entries):,} sizes of {kinds} kinds of kernels, of {table.networks} networks; "
+        f"{plain(str(out))}: {len(table.entries):,} sizes of {kinds} kinds of kernels, of {table.networks} networks; "
         f"{out.stat().st_size / 1e3:,.0f} kB",
         soft_wrap=True,
     )
@@ -94,10 +96,10 @@ def show(
     """Show where a table comes from and what it holds, or by it the kernels of a network that take longest."""
     found = table_from(table)
     if source is None:
-        rows = [(_plain(name), _plain(value)) for name, value in found.about.items()]
+        rows = [(plain(name), plain(value)) for name, value in found.about.items()]
         rows.append(("networks", str(found.networks)))
-        rows.append(("the reference", f"{_plain(found.reference)}: {found.reference_ms:.3f} ms"))
-        console.print(screen.columns(f"a latency table of {_plain(found.engine)}", ("", "value"), rows))
+        rows.append(("the reference", f"{plain(found.reference)}: {found.reference_ms:.3f} ms"))
+        console.print(screen.columns(f"a latency table of {plain(found.engine)}", ("", "value"), rows))
         by_kind: dict[str, list[Entry]] = defaultdict(list)
         for entry in found.entries:
             by_kind[entry.kind].append(entry)
@@ -107,7 +109,7 @@ def show(
                 ("kind", "sizes", "microseconds", "regression"),
                 [
                     (
-                        _plain(kind),
+                        plain(kind),
                         str(len(es)),
                         _range([e.microseconds for e in es]),
                         "yes" if kind in found.shapes else "no",
@@ -123,19 +125,14 @@ def show(
     longest = sorted(kernels, key=lambda kernel: -kernel[2])[:most]
     console.print(
         screen.columns(
-            f"{_plain(source)}: {estimate.milliseconds:.4g} ms in {len(kernels)} kernels",
+            f"{plain(source)}: {estimate.milliseconds:.4g} ms in {len(kernels)} kernels",
             ("node", "kernel", "microseconds", "share"),
             [
-                (_plain(node), _plain(kind), f"{1e3 * ms:.1f}", f"{ms / estimate.milliseconds:.1%}")
+                (plain(node), plain(kind), f"{1e3 * ms:.1f}", f"{ms / estimate.milliseconds:.1%}")
                 for node, kind, ms in longest
             ],
         )
     )
-
-
-def _plain(text: str) -> str:
-    """``text`` of a stranger's as the console may print it: neither markup nor control characters."""
-    return escape("".join(c if c.isprintable() else "?" for c in text))
 
 
 def _range(values: list[float]) -> str:

@@ -21,6 +21,9 @@ class Model:
     def __post_init__(self) -> None:
         self.graph.check_weights(self.weights)
 
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.graph)} operations, {len(self.weights)} tensors, {self.graph.digest}>"
+
 
 def untrained(graph: Graph, name: str = "network", seed: int = 0) -> Model:
     """A network with the weights that a new one starts from; the same seed draws the same."""

@@ -31,7 +31,7 @@ it held the truth in 95 to 100 %). It is never narrower than half a percent to e
 this null shows of a difference that cannot be there is added to every interval.
 """
 
-from .energy import Energy, energy
+from .energy import Energy, check_counters, energy
 from .engines import ENGINES, engines
 from .footprint import Footprint, footprint
 from .intervals import CONFIDENCE, NOISY, RESOLUTION, Latency, Ratio
@@ -53,6 +53,7 @@ __all__ = [
     "Progress",
     "Ratio",
     "Variant",
+    "check_counters",
     "compare",
     "energy",
     "engines",

@@ -47,7 +47,7 @@ def energy(
     checked(batch, threads)
     if not SHORTEST <= seconds < math.inf:
         raise OptionError(f"energy needs {SHORTEST:g} seconds at least to be measured, not {seconds:g}")
-    _read()  # before a network is loaded for nothing
+    check_counters()  # before a network is loaded for nothing
     variant = Variant.of(model, engine, precision)
     with engine_named(variant.engine).running(threads):
         subject = Subject(label_of(variant.model, "the model"), variant, Setting(batch, threads))
@@ -67,6 +67,11 @@ def energy(
             whole.append(used / runs)
             extra.append((used - idle * took) / runs)
     return Energy(sorted(whole)[REPEATS // 2], sorted(extra)[REPEATS // 2], REPEATS)
+
+
+def check_counters() -> None:
+    """MeasureError where the machine offers no counters, or not to this user."""
+    _read()
 
 
 def _read() -> Mapping[str, tuple[int, int]]:
