@@ -197,10 +197,10 @@ def optimize(
     predictor: Annotated[
         str,
         typer.Option(
-            help="what foresees which proposals are worth training: a file of 'netgraft predictor train', shipped, or "
+            help="what guesses which proposals are worth training: a file of 'netgraft predictor train', shipped, or "
             "none. It is listened to as far as it was right in this run"
         ),
-    ] = "shipped",
+    ] = "none",
     engine: Annotated[str, typer.Option(help="inline, or processes:N to evaluate N networks at a time")] = "inline",
 ) -> None:
     """Evolve a network: better, faster, smaller, within your limits."""
@@ -546,7 +546,6 @@ def demo(
     run(
         *(model, task, source, data, goals, [], budget, out, seed, resume, plan, Inline(), command),
         default_mutations(),
-        predictor=load_predictor(),
     )
 
 

@@ -135,7 +135,7 @@ def optimize(
     freeze: Sequence[str] = (),
     only: Sequence[str] = (),
     engine: Engine | None = None,
-    predictor: Predictor | Literal["shipped"] | None = "shipped",
+    predictor: Predictor | Literal["shipped"] | None = None,
     table: Table | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
