@@ -46,7 +46,8 @@ class Trial:
 
     ``scores`` holds what was measured by metric name, ``reason`` says why a trial is not complete, ``inherited`` is the
     share of its trainable weights that came from its parent (over several edits the product of their shares), ``model``
-    names the artifact with its trained weights (complete trials only), ``seconds`` is the time it took.
+    names the artifact with its trained weights (complete trials only), ``seconds`` is the time it took, and
+    ``training`` the part of that which went into fine-tuning.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Trial:
     epochs: float = 0.0
     model: str | None = None
     seconds: float = 0.0
+    training: float = 0.0
 
     @property
     def origin(self) -> str:

@@ -29,6 +29,7 @@ from netgraft.mutations import Mix
 from netgraft.mutations.graft import Graft
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
+from netgraft.recipes.finals import affordable
 from netgraft.recipes.optimize import parse_budget
 from netgraft.report.page import render
 from netgraft.segments import Bank, Vocabulary
@@ -318,6 +319,20 @@ def test_a_network_in_which_nothing_can_be_changed_is_refused_at_once(tmp_path: 
             model, ng.task("digits", model), out=tmp_path / "run", budget="1 trials", plan=PLAN, mutation=nothing
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("left", "count", "epochs"),
+    [
+        (500.0, 4, 20.0),  # enough for everything
+        (60.0, 4, 12.0),  # the original and four finalists share what is left
+        (45.0, 3, 11.25),
+        (0.0, 2, 10.0),  # more than there is: a run ends with something to choose from
+        (-90.0, 2, 10.0),
+    ],
+)
+def test_finals_make_the_most_of_what_is_left(left: float, count: int, epochs: float) -> None:
+    assert affordable(left, finalists=4, epochs=20.0) == (count, epochs)
 
 
 @pytest.mark.parametrize("field", ["population", "keep", "finalists", "tune_epochs", "final_epochs", "learning_rate"])

@@ -38,5 +38,18 @@ def test_spread_covers_the_last_cost() -> None:
     assert spread(costs, 3) == [1, 3, 4]
 
 
+def test_spread_cuts_the_front_into_equal_lengths_not_equal_counts() -> None:
+    crowd = [(1.0 - i / 100, 9.0 + i / 100) for i in range(8)]  # many that are alike, and two that dare more
+    assert spread([(3.0, 1.0), (2.0, 5.0), *crowd], 3) == [0, 1, 9]
+
+
+@given(points, st.integers(1, 5))
+def test_spread_takes_from_the_front_first(costs: list[tuple[int, int]], count: int) -> None:
+    rank = ranks(costs)
+    picked = spread(costs, count)
+    left = [i for i in range(len(costs)) if i not in picked]
+    assert max(rank[i] for i in picked) <= min((rank[i] for i in left), default=len(costs))
+
+
 def test_spread_over_one_cost_takes_the_lowest() -> None:
     assert spread([(3.0,), (1.0,), (2.0,)], 2) == [1, 2]

@@ -25,7 +25,7 @@ from netgraft.metrics import Limit
 from netgraft.search import Strategy
 from netgraft.spaces import Space
 
-SHORTLY = 2.0
+SHORTLY = 1.0
 """Seconds, about, for which a trial is measured against the original (ten fresh sessions of both at least)."""
 
 

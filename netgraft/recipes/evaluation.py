@@ -137,13 +137,16 @@ class Tune:
         if times and any(limit.violation(times) > 0 for limit in self.limits):
             return Result(candidate, times)  # nothing is gained by training it
         before = evaluate(to_module(candidate.model), trainer.task, "validation")
+        started = time.perf_counter()
         model = trainer.train(candidate.model, self.epochs, "tune", candidate.number)
+        training = time.perf_counter() - started
         if model is None:
             return Result(candidate, failure="the training diverged")
         after = evaluate(to_module(model), trainer.task, "validation")
         tuned = replace(candidate, model=model, epochs=candidate.epochs + self.epochs)
         scores = {"quality_before": before.quality, "quality": after.quality, "quality_error": after.error, **times}
-        return Result(tuned, scores, "" if isfinite(after.quality) else "its quality is not a number")
+        failure = "" if isfinite(after.quality) else "its quality is not a number"
+        return Result(tuned, scores, failure, training=training)
 
 
 def _timed(work: Callable[[Candidate], Result], candidate: Candidate) -> Result:

@@ -42,6 +42,15 @@ def finalists_of(
     return [best_ones[i] for i in spread([[goal.cost(t.scores) for goal in goals] for t in best_ones], count)]
 
 
+def affordable(left: float, finalists: int, epochs: float) -> tuple[int, float]:
+    """How many finalists, of so many planned, and for how many epochs each, where ``left`` epochs can be trained in all
+    and the original needs as many as each: the most that get half of the planned epochs, and at least two.
+    """
+    least = epochs / 2
+    count = max(min(2, finalists), min(finalists, int(left / least) - 1))
+    return count, min(epochs, max(least, left / (count + 1)))
+
+
 def _at_worst(trial: Trial) -> dict[str, float]:
     """The latency at the upper end of its interval, where it was measured; or else the estimate."""
     stretch = trial.scores["time_high"] / trial.scores["time"] if "time" in trial.scores else 1.0
@@ -52,7 +61,7 @@ def run_finals(
     study: Study,
     trainer: Trainer,
     numbers: Sequence[int],
-    final_epochs: float,
+    epochs: float,
     limits: Sequence[str],
     engine: str,
     measure_seconds: float,
@@ -61,10 +70,10 @@ def run_finals(
     """Fills ``study.finalists``; what was trained before an interruption is taken up.
 
     Everybody is trained up to the same number of epochs since the run began: that of the finalist with the longest
-    lineage, plus ``final_epochs``. A finalist whose training diverges is left out; OptionError if the original's does.
+    lineage, plus ``epochs``. A finalist whose training diverges is left out; OptionError if the original's does.
     """
     chosen = [study.trials[number] for number in numbers]
-    total = max(trial.epochs for trial in chosen) + final_epochs
+    total = max(trial.epochs for trial in chosen) + epochs
     on_event(FinalsBegun(len(chosen), total))
     trained: list[tuple[Trial, Model]] = []
     for trial in [study.trials[0], *chosen]:

@@ -45,7 +45,7 @@ from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
 from netgraft.mutations.within import Within
 from netgraft.predictor import load as load_predictor
-from netgraft.search import Budget, Guided, Population, Predictor, Rung, Strategy, search
+from netgraft.search import Budget, Guided, Population, Predictor, Rung, Strategy, search, spent
 from netgraft.search.guided import promise
 from netgraft.search.strategy import Ranking
 from netgraft.segments import Bank, default
@@ -56,7 +56,7 @@ from netgraft.tasks import Score, Task, evaluate
 
 from .clock import Clock, Corrected, engine_of
 from .evaluation import Check, Count, Trainer, Tune, counted
-from .finals import finalists_of, run_finals, tolerance_of
+from .finals import affordable, finalists_of, run_finals, tolerance_of
 
 LATENCY_SECONDS = 5.0
 """How long, about, the original is measured for a limit on latency in a unit of time."""
@@ -68,8 +68,9 @@ class Plan:
     so that a seed means the same trials everywhere.
 
     ``population`` networks are proposed a generation (checking one costs a few percent of tuning it), ``keep`` of them
-    fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more. ``pretrain_epochs`` trains the
-    original first, for networks that come without trained weights. ``search_share`` is the part of a time budget spent
+    fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more (what is left of a budget in
+    time may allow only half of that, or fewer finalists). ``pretrain_epochs`` trains the original first, for networks
+    that come without trained weights. ``search_share`` is the part of a time budget spent
     before the finals.
 
     ``measure`` says when latency is measured. ``search``: every network before it is fine-tuned, shortly, where latency
@@ -215,15 +216,14 @@ def optimize(
                     population=chosen.population,
                     on_event=on_event,
                 )
-                count = _affordable(study, chosen, seconds)
-                study.add_note(
-                    "finals", numbers=[t.number for t in finalists_of(study, parsed, quality, count, bounds)]
-                )
+                count, epochs = _finals(study, chosen, seconds)
+                numbers = [t.number for t in finalists_of(study, parsed, quality, count, bounds)]
+                study.add_note("finals", numbers=numbers, epochs=epochs)
             if not study.finalists:
-                numbers = (study.note("finals") or {})["numbers"]
-                assert chosen.final_epochs is not None, "decided by for_examples"
+                finals = study.note("finals") or {}
                 run_finals(
-                    study, trainer, numbers, chosen.final_epochs, limits, engine_name, chosen.measure_seconds, on_event
+                    *(study, trainer, finals["numbers"], finals["epochs"]),
+                    *(limits, engine_name, chosen.measure_seconds, on_event),
                 )
         except KeyboardInterrupt:
             on_event(RunInterrupted())
@@ -430,18 +430,19 @@ def _rungs(
     ]
 
 
-def _affordable(study: Study, plan: Plan, seconds: float | None) -> int:
-    """How many finalists the rest of the budget allows, by what an epoch cost so far: at least one."""
+def _finals(study: Study, plan: Plan, seconds: float | None) -> tuple[int, float]:
+    """How many finalists there are to be, and for how many epochs each is trained: what the plan says, or as much of it
+    as the rest of a budget in time allows, by what an epoch cost so far.
+    """
     tuned = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
     if not tuned:
         raise EmptyFrontError(_why_empty(study))
-    if seconds is None:
-        return plan.finalists
     assert plan.tune_epochs is not None and plan.final_epochs is not None, "decided by for_examples"
-    epoch = sum(t.seconds for t in tuned) / (len(tuned) * plan.tune_epochs)
-    left = seconds - sum(t.seconds for t in study.trials.values() if t.number) - plan.measure_seconds
-    total = plan.final_epochs + max(t.epochs for t in tuned)  # at most: the original is trained that long
-    return max(1, min(plan.finalists, int((left / epoch - total) / plan.final_epochs)))
+    if seconds is None:
+        return plan.finalists, plan.final_epochs
+    epoch = sum(t.training for t in tuned) / (len(tuned) * plan.tune_epochs)
+    left = (seconds - spent(study) - plan.measure_seconds) / epoch
+    return affordable(left - max(t.epochs for t in tuned), plan.finalists, plan.final_epochs)
 
 
 def _why_empty(study: Study) -> str:

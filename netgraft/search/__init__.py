@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .guided import Guided, Predictor
 from .population import Population
-from .strategy import Budget, Result, Rung, Strategy, search
+from .strategy import Budget, Result, Rung, Strategy, search, spent
 
-__all__ = ["Budget", "Guided", "Population", "Predictor", "Result", "Rung", "Strategy", "search"]
+__all__ = ["Budget", "Guided", "Population", "Predictor", "Result", "Rung", "Strategy", "search", "spent"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,16 +40,23 @@ def ranks(costs: Sequence[Sequence[float]]) -> list[int]:
 
 
 def spread(costs: Sequence[Sequence[float]], count: int) -> list[int]:
-    """At most ``count`` points, well spread: with a single cost the lowest ones; otherwise the points in
-    the order of the last cost are cut into ``count`` slices holding equally many
-    points, and each slice gives its point with the lowest rank, then the lowest first cost.
+    """At most ``count`` points, well spread: with a single cost the lowest ones; otherwise those of the lowest ranks,
+    from intervals of the last cost in turn, the lowest first cost of an interval first. The intervals are ``count``,
+    equally long, and cover the front.
 
     AutoGO (Salameh et al., NeurIPS 2023, section 4) takes parents uniformly over a grid for the same reason: crowding
     distances favour the extremes, which are the least useful networks.
     """
-    order = sorted(range(len(costs)), key=lambda i: (costs[i][-1], i))
-    if order and len(costs[0]) == 1:
-        return sorted(order[:count])
+    if not costs or len(costs[0]) == 1:
+        return sorted(sorted(range(len(costs)), key=lambda i: (costs[i][-1], i))[:count])
     rank = ranks(costs)
-    slices = [chunk for chunk in np.array_split(np.array(order, int), min(count, len(order))) if len(chunk)]
-    return sorted(int(min(chunk, key=lambda i: (rank[i], costs[i][0], i))) for chunk in slices)
+    last = np.array([row[-1] for row in costs])
+    edge = last[[r == 0 for r in rank]]
+    interval = np.digitize(last, np.linspace(edge.min(), edge.max(), count + 1)[1:-1])
+    turns: Counter[tuple[int, int]] = Counter()
+    order = []
+    for i in sorted(range(len(costs)), key=lambda i: (costs[i][0], i)):
+        place = (rank[i], int(interval[i]))
+        order.append((rank[i], turns[place], costs[i][0], i))
+        turns[place] += 1
+    return sorted(i for *_, i in sorted(order)[:count])

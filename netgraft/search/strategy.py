@@ -44,12 +44,15 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Result:
-    """What a rung found out about a candidate; ``failure`` is empty, or says why it cannot go on."""
+    """What a rung found out about a candidate; ``failure`` is empty, or says why it cannot go on. ``training`` is the
+    part of the ``seconds`` that went into fine-tuning.
+    """
 
     candidate: Candidate
     scores: dict[str, float] = field(default_factory=dict)
     failure: str = ""
     seconds: float = 0.0
+    training: float = 0.0
 
 
 Ranking = Callable[[Sequence[Mapping[str, float]]], Sequence[float]]
@@ -98,9 +101,13 @@ class Budget:
         children = [trial for trial in study.trials.values() if trial.number]
         if self.trials is not None and sum(t.state is TrialState.COMPLETE for t in children) >= self.trials:
             return False
-        proposing = sum(note["seconds"] for note in study.notes if note["note"] == "generation")
-        spent = sum(trial.seconds for trial in children) + proposing + running
-        return self.seconds is None or spent < self.seconds
+        return self.seconds is None or spent(study) + running < self.seconds
+
+
+def spent(study: Study) -> float:
+    """Seconds of recorded work: that of all trials but the original's own preparation (trial 0), and of proposing."""
+    proposing: float = sum(note["seconds"] for note in study.notes if note["note"] == "generation")
+    return proposing + sum(trial.seconds for trial in study.trials.values() if trial.number)
 
 
 def search(
@@ -215,6 +222,7 @@ def _record(study: Study, result: Result, generation: int, state: TrialState, re
         candidate.epochs,
         model,
         result.seconds,
+        result.training,
     )
     study.add_trial(trial)
     on_event(TrialRecorded(trial))
