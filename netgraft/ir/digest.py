@@ -32,19 +32,22 @@ _FACTOR = 0x9E3779B97F4A7C15
 
 Users = Mapping[str, Sequence[tuple[str, str]]]
 """For weight keys: the nodes that use them, by id, with the role in which they do."""
-_Edges = tuple[tuple[str, int], ...]
+Edges = tuple[tuple[str, int], ...]
+"""What a node reads, or who reads it, each with the constant of the place where that is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """What happens to a graph: nodes ``gone``, others ``placed`` (under the same ids, maybe) that have ``labels``, and
-    those that read something gone ``rewired``, as they are then. ``dependent`` are all outside that depend on something
-    gone, in the graph's order; ``shared`` are then the weights used more than once.
+    those that read something gone ``rewired``, as they are then. ``reads`` is what is known already of what those that
+    are placed read. ``dependent`` are all outside that depend on something gone, in the graph's order; ``shared`` are
+    then the weights used more than once.
     """
 
     gone: Sequence[str]
     placed: Sequence[Node]
     labels: Mapping[str, int]
+    reads: Mapping[str, Edges]
     rewired: Sequence[Node]
     dependent: Sequence[str]
     shared: Users
@@ -56,8 +59,8 @@ class Marks:
     and who reads it, each with the constant of the place where that is.
     """
 
-    reads: dict[str, _Edges]
-    readers: dict[str, _Edges]
+    reads: dict[str, Edges]
+    readers: dict[str, Edges]
     labels: dict[str, int]
     marks: dict[str, int]
     shared: Users
@@ -68,7 +71,7 @@ class Marks:
         labels = {given.id: _hash(f"input {i} {given.type}") for i, given in enumerate(inputs)}
         marks = {id: _mix(label) for id, label in labels.items()}
         bare = cls(dict.fromkeys(labels, ()), dict.fromkeys(labels, ()), labels, marks, {})
-        return bare.after(Change((), nodes, {node.id: _label(node) for node in nodes}, (), (), shared), nodes)
+        return bare.after(Change((), nodes, {node.id: _label(node) for node in nodes}, {}, (), (), shared), nodes)
 
     def after(self, change: Change, nodes: Sequence[Node]) -> Marks:
         """The marks after a change to a graph that consists of ``nodes`` then."""
@@ -83,7 +86,7 @@ class Marks:
         readers.update(dict.fromkeys(change.labels, ()))
         for node in (*change.placed, *change.rewired):
             id = node.id
-            reads[id] = edges = _reads(node)
+            reads[id] = edges = change.reads.get(id) or _reads(node)
             for source, constant in edges:
                 readers[source] += ((id, constant),)
 
@@ -147,7 +150,7 @@ def _sharing(shared: Users) -> dict[str, int]:
     return sharing
 
 
-def _reads(node: Node) -> _Edges:
+def _reads(node: Node) -> Edges:
     inputs = node.inputs
     if len(inputs) < 2 or node.definition.commutative:
         return tuple([(value.node, _constant("read", 0, value.index)) for value in inputs])

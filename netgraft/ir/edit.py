@@ -148,7 +148,8 @@ def inherit(
     graph: Graph, edit: Edit, weights: Weights, rng: np.random.Generator
 ) -> tuple[dict[str, npt.NDArray[Any]], Inheritance]:
     """The child's weights: untouched nodes keep theirs, the replacement's come as ``edit.carry`` says."""
-    child, carry = _place(graph, edit)
+    child, keys = _place(graph, edit)
+    carry = {keys.get(key, key): edit.carry.get(key, Fresh()) for key in edit.replacement.weight_users}
     roles = {key: role for node in child for role, key in node.weights.items()}
     tensors: dict[str, npt.NDArray[Any]] = {}
     inherited = total = 0
@@ -161,8 +162,8 @@ def inherit(
     return tensors, Inheritance(inherited, total)
 
 
-def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
-    """The child, and where the replacement's weights come from, by the keys that they have in it.
+def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, str]]:
+    """The child, and what those of the replacement's weights are called there that have another key.
 
     The replacement is well-formed and has the region's signature, so outside the region nothing is looked at but what
     reads the values that left it. Nodes that stood between those of the region come before the replacement where they
@@ -178,7 +179,7 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
     if gap is None:
         raise GraphError(f"{edit.origin or 'edit'}: a path leaves the region {sorted(region.nodes)} and comes back")
 
-    placed, values, carry = _named(graph, edit, place.entering)
+    placed, values, keys = _named(graph, edit, place.entering)
     moved = {old: values.get(v, v) for old, v in zip(place.leaving, new.outputs, strict=True)}
     nodes = list(graph.nodes)
     rewired = []
@@ -191,14 +192,21 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
     returns = dict(graph.returns)
     for id in region.nodes:
         del returns[id]
-    returns.update((node.id, new.returns[was.id]) for node, was in zip(placed, new, strict=True))
+    labels, reads = {}, {}
+    marks = new.marks
+    for node, was in zip(placed, new.nodes, strict=True):
+        returns[node.id] = new.returns[was.id]
+        labels[node.id] = marks.labels[was.id]
+        if node is was:
+            reads[node.id] = marks.reads[was.id]
     change = Change(
         gone=tuple(region.nodes),
         placed=placed,
-        labels={node.id: new.marks.labels[was.id] for node, was in zip(placed, new, strict=True)},
+        labels=labels,
+        reads=reads,
         rewired=rewired,
         dependent=place.dependent,
-        shared=_shared(graph, region, placed, carry, bool(new.marks.shared)),
+        shared=_shared(graph, region, placed, [keys.get(key, key) for key in new.weight_users], bool(marks.shared)),
     )
     return (
         Graph.known(
@@ -208,7 +216,7 @@ def _place(graph: Graph, edit: Edit) -> tuple[Graph, Mapping[str, Carry]]:
             returns,
             graph.marks.after(change, nodes),
         ),
-        carry,
+        keys,
     )
 
 
@@ -281,9 +289,9 @@ def _gap(graph: Graph, region: Region) -> _Gap | None:
 
 def _named(
     graph: Graph, edit: Edit, entering: Sequence[Value]
-) -> tuple[tuple[Node, ...], Mapping[Value, Value], Mapping[str, Carry]]:
-    """The replacement's nodes under names that are free in the graph; what those of its values are that are called
-    otherwise there; and where its weights come from, by the keys that they have there.
+) -> tuple[tuple[Node, ...], Mapping[Value, Value], Mapping[str, str]]:
+    """The replacement's nodes under names that are free in the graph; and what those of its values, and of its weights'
+    keys, are that are called otherwise there.
     """
     region, new = edit.region, edit.replacement
     # A name given to one node must not be one that another node of the replacement is going to keep.
@@ -333,8 +341,7 @@ def _named(
             inputs = tuple([values.get(v, v) for v in inputs])
         changed = id is not node.id or inputs is not node.inputs or weights is not node.weights
         placed.append(Node(id, node.op, inputs, node.attrs, weights) if changed else node)
-    fresh = Fresh()
-    return tuple(placed), values, {keys.get(key, key): edit.carry.get(key, fresh) for key in own_keys}
+    return tuple(placed), values, keys
 
 
 def _key_paths(graph: Graph) -> frozenset[str]:

@@ -33,7 +33,7 @@ _PATIENCE = 400
 """Draws in a row without a new child after which a graph is taken to be exhausted."""
 _TRIES = 4
 """Segments looked at in one draw before another region has its turn."""
-_FRESH = 0.15
+_FRESH = 0.1
 """Share of draws that look for a new segment although there are some that fitted other regions of the signature: the
 higher it is, the more segments are seen, the lower, the fewer are fitted.
 """
