@@ -122,7 +122,7 @@ def test_fastest_is_only_what_was_measured_to_be_faster(tmp_path: Path) -> None:
     times: Times = {0: (1.0, 0.995, 1.005), 1: (0.98, 0.94, 1.02), 2: (0.97, 0.94, 1.0), 3: (0.9, 0.85, 0.95)}
     assert summary_of(tmp_path / "a", times=times).picks["fastest"] == 3
     with finished(tmp_path / "b", numbers=(0, 1, 2), times=times) as study:
-        assert summarize(study).picks == {"knee": 1, "best": 1}
+        assert summarize(study).picks == {"knee": 2, "best": 1}
         assert ">fastest<" not in render(study), "no badge claims it either"
         with pytest.raises(OptionError, match=r"none is 'fastest'; choose one of: knee, best, "):
             Front(study).fastest()
@@ -146,6 +146,13 @@ def test_knee_is_furthest_from_the_line_between_the_ends(tmp_path: Path) -> None
     assert summary_of(tmp_path / "b", times=times, tests=bulging).picks["knee"] == 2
     two = summary_of(tmp_path / "c", numbers=(0, 1, 3), times=times, tests=bulging)
     assert two.picks["knee"] == 1, "the better of two"
+
+
+def test_no_time_is_paid_for_a_quality_within_the_standard_error(tmp_path: Path) -> None:
+    close = {0: 91.4, 1: 91.4, 2: 91.1, 3: 80.0}  # 2 is faster than 1, and within 0.4 of it
+    summary = summary_of(tmp_path / "a", numbers=(0, 1, 2), tests=close)
+    assert summary.picks["knee"] == 2 and summary.picks["best"] == 1
+    assert summary_of(tmp_path / "b", numbers=(0, 1, 2), tests=close | {2: 90.9}).picks["knee"] == 1
 
 
 def test_ties_in_quality_go_to_the_faster(tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ class Summary:
     - ``fastest`` has the least time of those measured to be faster than the original: among the ones not worse than it
       by more than two of its standard errors, or among all if there is no such one. Where nothing is faster, nothing
       is called so;
-    - ``knee`` lies furthest from the line between the two ends of the front of quality against time.
+    - ``knee`` lies furthest from the line between the two ends of the front of quality against time, where all within
+      one standard error of the best quality count as equally good.
 
     ``prediction`` is the record of the run's predictor, if it had one.
     """
@@ -317,15 +318,22 @@ def _fastest(rows: Sequence[_E], original: _E | None, quality: Scale) -> _E | No
 
 
 def _knee(rows: Sequence[_E], quality: Scale) -> _E:
-    """On the good side of the line between the ends of the front; the better one of the ends if no row is."""
-    best = front([(_loss(row, quality), row.time) for row in rows])
+    """On the good side of the line between the ends of the front; the better one of the ends if no row is.
+
+    What is within one standard error of the best is taken to be as good: the rule of Breiman et al., *Classification
+    and Regression Trees*, 1984, section 3.4.3.
+    """
+    top = _best(rows, quality)
+    enough = _loss(top, quality) + top.validation_error
+    losses = {row.number: max(_loss(row, quality), enough) for row in rows}
+    best = front([(losses[row.number], row.time) for row in rows])
     by_time = sorted((rows[i] for i in best), key=lambda row: row.time)
     quick, good = by_time[0], by_time[-1]
 
     def gain(row: _E) -> float:
         # With both scaled to 0..1 the ends are (0, 1) and (1, 0), and on the line between them the two sum to 1.
         time = (row.time - quick.time) / (good.time - quick.time)
-        loss = (_loss(row, quality) - _loss(good, quality)) / (_loss(quick, quality) - _loss(good, quality))
+        loss = (losses[row.number] - losses[good.number]) / (losses[quick.number] - losses[good.number])
         return 1 - time - loss
 
     knee = max(by_time[1:-1], key=gain, default=good)
