@@ -148,6 +148,15 @@ def test_a_run_whose_time_ran_out_resumes_to_the_same_trials(tmp_path: Path) -> 
     )
 
 
+def test_a_budget_too_short_for_checking_ends_with_one_network(tmp_path: Path) -> None:
+    def counts_for_a_day(candidate: Candidate) -> Result:
+        return replace(count(candidate), seconds=DAY)
+
+    dear = [Rung("count", counts_for_a_day, GOALS[1:], keep=5), Rung("judge", judge)]
+    study = run(tmp_path, Budget(seconds=DAY), rungs=dear)
+    assert sum(t.state is TrialState.COMPLETE for t in study.trials.values() if t.number) == 1
+
+
 def test_resuming_a_finished_run_does_nothing(tmp_path: Path) -> None:
     whole = run(tmp_path, Budget(trials=6))
     assert story(run(tmp_path, Budget(trials=6), resume=True)) == story(whole)

@@ -18,7 +18,7 @@ from netgraft.errors import NetgraftError
 from netgraft.ir import Graph, Model
 from netgraft.metrics import Limit
 from netgraft.search import Result
-from netgraft.tasks import Schedule, Task, agreement, evaluate, recalibrate, train
+from netgraft.tasks import Answers, Schedule, Task, agreement, answers, evaluate, recalibrate, train
 
 from .clock import Clock
 
@@ -99,19 +99,22 @@ class Check:
     """
 
     trainer: Trainer
-    batches: int = 4
+    batches: int = 2
 
     def __call__(self, candidate: Candidate) -> Result:
         """Never raises for a candidate that cannot run: that is a failure with its reason."""
         return _timed(self._check, candidate)
 
     def _check(self, candidate: Candidate) -> Result:
+        checked = replace(candidate, model=self.trainer.recalibrated(candidate.model, self.batches))
+        score = agreement(to_module(checked.model), self.trainer.task, self._answers)
+        return Result(checked, {"agreement": score}, "" if isfinite(score) else "its outputs are not finite")
+
+    @cached_property
+    def _answers(self) -> Answers:
         trainer = self.trainer
         seed = seed_of(trainer.seed, STAGES.index("check"))
-        checked = replace(candidate, model=trainer.recalibrated(candidate.model, self.batches))
-        module = to_module(checked.model)
-        score = agreement(module, trainer.teacher, trainer.task, batches=self.batches, seed=seed)
-        return Result(checked, {"agreement": score}, "" if isfinite(score) else "its outputs are not finite")
+        return answers(trainer.teacher, trainer.task, batches=self.batches, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -447,7 +447,7 @@ def _finals(study: Study, plan: Plan, seconds: float | None) -> tuple[int, float
 
 def _why_empty(study: Study) -> str:
     reasons = Counter(
-        re.sub(r"[-\d.e+]+", "#", t.reason) for t in study.trials.values() if t.state is not TrialState.COMPLETE
+        re.sub(r"-?\d[-\d.e+]*", "#", t.reason) for t in study.trials.values() if t.state is not TrialState.COMPLETE
     )
     said = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     tried = f"of {len(study.trials) - 1} proposals none was trained ({said})" if said else "nothing could be proposed"

@@ -194,9 +194,14 @@ def _climb(
                     del standing[result.candidate.number]
                     reason = f"{rung.name}: others of its size promised more"
                     _record(study, result, generation, TrialState.DROPPED, reason, on_event)
-        if not last and not budget.left(study, proposing + sum(result.seconds for result in standing.values())):
-            return False
+        running = proposing + sum(result.seconds for result in standing.values())
+        if not last and not budget.left(study, running) and _any_complete(study):
+            return False  # a budget that is too short for anything ends with one network all the same
     return True
+
+
+def _any_complete(study: Study) -> bool:
+    return any(trial.state is TrialState.COMPLETE for trial in study.trials.values() if trial.number)
 
 
 def _broken(limits: Sequence[Limit], scores: dict[str, float]) -> str:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from netgraft.tasks.task import (
+    Answers,
     Distillation,
     Precision,
     Quality,
@@ -20,6 +21,7 @@ from netgraft.tasks.task import (
     Task,
     Trained,
     agreement,
+    answers,
     classification,
     evaluate,
     native_bf16,
@@ -29,6 +31,7 @@ from netgraft.tasks.task import (
 from netgraft.tasks.vision import load
 
 __all__ = [
+    "Answers",
     "Distillation",
     "Precision",
     "Quality",
@@ -39,6 +42,7 @@ __all__ = [
     "Task",
     "Trained",
     "agreement",
+    "answers",
     "classification",
     "evaluate",
     "load",

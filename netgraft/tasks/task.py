@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -326,20 +326,31 @@ def recalibrate(module: nn.Module, task: Task, *, batches: int = 16, batch_size:
             norm.momentum = momentum
 
 
-def agreement(
-    module: nn.Module, teacher: nn.Module, task: Task, *, batches: int = 4, batch_size: int = 128, seed: int
-) -> float:
-    """Mean imitation loss of `module` against `teacher` on a few training batches: 0 when they agree, lower is better.
+Answers = Sequence[tuple[Tensor, Tensor]]
+"""What a teacher says on a few training batches: the rows of the training split of each, and its outputs."""
 
-    A cheap check that needs no training and no targets. Both are in eval mode, in float32, at temperature 1.
-    """
+
+def answers(teacher: nn.Module, task: Task, *, batches: int, batch_size: int = 128, seed: int) -> Answers:
+    """What `teacher` says on so many training batches, in eval mode, in float32: for many to be compared with."""
     generator = torch.Generator().manual_seed(seed)
-    total = 0.0
-    with torch.no_grad(), _mode(module, training=False), _mode(teacher, training=False):
-        for rows in islice(_batches(len(task.train), batch_size, generator), batches):
-            inputs = _prepare(task, task.train.inputs[rows])
-            total += task.imitate(module(inputs), teacher(inputs), 1.0).item()
-    return total / batches
+    with torch.no_grad(), _mode(teacher, training=False):
+        return [
+            (rows, teacher(_prepare(task, task.train.inputs[rows])))
+            for rows in islice(_batches(len(task.train), batch_size, generator), batches)
+        ]
+
+
+def agreement(module: nn.Module, task: Task, answers: Answers) -> float:
+    """Mean imitation loss of `module` against a teacher's `answers`: 0 when they agree, lower is better.
+
+    A cheap check that needs no training and no targets, in eval mode, in float32, at temperature 1.
+    """
+    with torch.no_grad(), _mode(module, training=False):
+        losses = [
+            task.imitate(module(_prepare(task, task.train.inputs[rows])), outputs, 1.0).item()
+            for rows, outputs in answers
+        ]
+    return sum(losses) / len(losses)
 
 
 def classification(
