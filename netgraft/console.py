@@ -87,7 +87,7 @@ class Watcher:
             case FinalsBegun(count, epochs):
                 self._show(f"finals: the original and {count} more, each up to {epochs:g} epochs since the run began")
             case FinalBegun(trial, epochs):
-                name = f"{trial.digest} ({trial.origin})" if trial.number else "the original"
+                name = label(trial.number, trial.digest) if trial.number else "the original"
                 self._show(f"training {name} for {epochs:g} epochs")
             case MeasuringBegun(count):
                 self._show(f"test split, once; then measuring {count} networks, interleaved")
@@ -110,7 +110,7 @@ class Watcher:
             self.original = trial
         assert self.original is not None, "a run tells of its original first"
         scores, start = trial.scores, self.original.scores
-        quality = f"{scores['quality']:.2f} ± {scores['quality_error']:.2f}"
+        quality = f"{scores['quality']:.2f}±{scores['quality_error']:.2f}"
         if trial.number == 0:
             self.console.print(
                 f"original: validation quality {quality}, {scores['flops'] / 1e6:.1f} MFLOPs, "
@@ -124,22 +124,24 @@ class Watcher:
                     soft_wrap=True,
                 )
             return
-        time = f"est. {scores['latency'] / start['latency']:.2f}x"
-        if "time" in scores:
-            time = f"{scores['time']:.2f}x (est. {scores['estimate'] / start['latency']:.2f}x)"
-        expected = ""
-        if "expected" in scores:
-            expected = f"expected {scores['expected']:.2f} ± {scores['expected_deviation']:.2f}, "
-        self.console.print(
-            f"  {trial.digest}  quality {quality} ({expected}before tuning {scores['quality_before']:.2f})  "
-            f"time {time}  flops {scores['flops'] / start['flops']:.2f}x  "
-            f"weights kept {trial.inherited:.0%}  [dim]{_short(trial.origin)}[/]",
-            highlight=False,
-            soft_wrap=True,
+        time = (
+            f"time {scores['time']:.2f}x" if "time" in scores else f"est. {scores['latency'] / start['latency']:.2f}x"
         )
+        expected = f", expected {scores['expected']:.2f}" if "expected" in scores else ""
+        line = (
+            f"  {label(trial.number, trial.digest)}  {quality} (untuned {scores['quality_before']:.2f}{expected})  "
+            f"{time}  flops {scores['flops'] / start['flops']:.2f}x  "
+        )
+        origin = _short(trial.origin, max(12, self.console.width - len(line)) if self.console.is_terminal else 60)
+        self.console.print(f"{line}[dim]{origin}[/]", highlight=False, soft_wrap=True)
 
 
-def _short(text: str, width: int = 60) -> str:
+def label(number: int, digest: str) -> str:
+    """How a network of a run is called on the terminal: its number, and enough of its digest to pick it by."""
+    return f"#{number} {digest[:6]}"
+
+
+def _short(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
@@ -167,7 +169,7 @@ def finalists(summary: Summary) -> Table:
         ("network", f"test {summary.quality.unit}", "time [99 %]", "est.", "speed-up", "FLOPs", "params"),
         (
             (
-                row.label if row.is_original else f"{row.label} {row.digest[:6]}",
+                row.label if row.is_original else label(row.number, row.digest),
                 f"{row.test:.2f}±{row.test_error:.2f}",
                 f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]",
                 words.ratio(row.estimate),
@@ -186,7 +188,7 @@ def so_far(entries: Sequence[Standing]) -> Table:
         "trained so far: validation quality after a short fine-tuning, time estimated or measured shortly",
         ("network", "validation", "time"),
         (
-            (f"#{e.number} {e.digest[:8]}", f"{e.validation:.2f}±{e.validation_error:.2f}", f"{e.time:.2f}x")
+            (label(e.number, e.digest), f"{e.validation:.2f}±{e.validation_error:.2f}", f"{e.time:.2f}x")
             for e in entries
         ),
     )

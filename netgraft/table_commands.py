@@ -71,7 +71,13 @@ def build(
             if not console.is_terminal and count % 20 == 0:
                 console.print(f"{count} networks measured")
 
-        observed = collect(spaces.split(","), journal, seed, told)
+        try:
+            observed = collect(spaces.split(","), journal, seed, told)
+        except KeyboardInterrupt:
+            console.print(
+                f"what was measured is kept in {plain(str(journal))}; the same command goes on", soft_wrap=True
+            )
+            raise typer.Exit(130) from None
         if len(observed) < FEWEST:
             raise MeasureError(
                 f"{spaces} has too few networks for a table: {len(observed)}; it takes {FEWEST} (kept in {journal})"

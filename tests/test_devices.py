@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,9 @@ def test_saved_and_read(known: Known, truth: np.ndarray, tmp_path: Path) -> None
     assert devices.load(tmp_path / "prior.npz").plan == prior.plan
     with pytest.raises(DataError, match="holds a prior but no device"):
         read_device(tmp_path / "prior.npz")
+    devices.save(replace(prior, mean=prior.mean * np.nan), tmp_path / "prior.npz")
+    with pytest.raises(DataError, match="is damaged"):
+        devices.load(tmp_path / "prior.npz")
 
 
 @pytest.mark.parametrize("space", ["nats-tss", "fbnet"])

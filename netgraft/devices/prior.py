@@ -154,6 +154,8 @@ def prior_of(arrays: Mapping[str, Any], path: Path) -> Prior:
     width = len(FEATURES[space_of(space)](plan[0])) if plan else 0
     if not (centre.shape == mean.shape == directions.shape[1:] == (width,)):
         raise DataError(f"{path} was written for other features than this version of netgraft has")
+    if not all(np.isfinite(array).all() for array in (centre, mean, directions)):
+        raise DataError(f"{path} is damaged: its prior holds numbers that are none")
     return Prior(space, centre, mean, directions, tuple(plan), tuple(devices))
 
 
