@@ -15,9 +15,10 @@ from typing import Final
 from netgraft.convert.from_torch import generalise
 from netgraft.convert.onnx_arithmetic import ARITHMETIC
 from netgraft.convert.onnx_file import read_file
+from netgraft.convert.onnx_graph import Shape
 from netgraft.convert.onnx_layers import LAYERS
 from netgraft.convert.onnx_patterns import simplify
-from netgraft.convert.onnx_reading import Reader, Shape
+from netgraft.convert.onnx_reading import Reader
 from netgraft.errors import GraphError, NetgraftError, SourceError
 from netgraft.ir import Batch, Graph, Model
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 from math import prod
 from typing import Any, Final
 
@@ -14,13 +12,13 @@ import numpy.typing as npt
 import onnx
 import torch
 from onnx import AttributeProto, helper
-from torch import nn
 
 from netgraft.convert import onnx_foreign as foreign
 from netgraft.convert.frozen import DTYPES as TORCH_TO_OURS
 from netgraft.convert.onnx_file import array, opset, subgraphs
-from netgraft.convert.onnx_foreign import DTYPES
+from netgraft.convert.onnx_graph import Shape, all_reads, fixed_type, input_type, ordered
 from netgraft.convert.onnx_known import Array, NotFoldable, at_batch, dims, fold, is_symbolic, known_shape
+from netgraft.convert.onnx_names import called, clean_key, id_of
 from netgraft.convert.onnx_writer import NUMPY, ONNX_DTYPES
 from netgraft.convert.operations import TORCH_DTYPES, operation
 from netgraft.errors import GraphError, SourceError
@@ -29,8 +27,6 @@ from netgraft.ir.types import Dim
 
 OPSET: Final = 20
 """The opset that foreign nodes of ONNX's own domain are brought to where they mean something else in their own."""
-
-Shape = tuple[int, ...]
 
 
 class Untranslatable(Exception):
@@ -162,20 +158,20 @@ class Reader:
                 raise SourceError(f"two tensors are called {tensor.name!r}")
             self.known[tensor.name] = array(tensor)
         self._initial = set(self.known)
-        self._reads = _all_reads(graph)
+        self._reads = all_reads(graph)
         given = [value for value in graph.input if value.name not in self.known]
         if self._shapes is not None and len(self._shapes) != len(given):
             raise SourceError(f"it has {len(given)} inputs, of which example inputs give {len(self._shapes)}")
         for i, value in enumerate(given):
-            type_ = _input_type(value, self._shapes[i] if self._shapes else None)
+            type_ = input_type(value, self._shapes[i] if self._shapes else None)
             if value.name in self._values:
                 raise SourceError(f"two inputs are called {value.name!r}")
             self._ids.add(value.name)
             self._values[value.name] = self.builder.input(value.name, type_)
         for info in (*graph.value_info, *graph.output):
-            if (type_or_none := _fixed_type(info)) is not None:
+            if (type_or_none := fixed_type(info)) is not None:
                 self._shown[info.name] = type_or_none
-        self._nodes(_ordered(graph.node, {*self.known, *self._values}))
+        self._nodes(ordered(graph.node, {*self.known, *self._values}))
         return self.builder.build(*(self._output(value.name, i) for i, value in enumerate(graph.output)))
 
     def _output(self, name: str, index: int) -> Value:
@@ -196,7 +192,7 @@ class Reader:
             try:
                 self._node(node)
             except GraphError as error:
-                raise SourceError(f"the node {_called(node)} {_UNFIT}: {error}") from None
+                raise SourceError(f"the node {called(node)} {_UNFIT}: {error}") from None
 
     def _node(self, node: onnx.NodeProto) -> None:
         own = node.domain in ("", "ai.onnx")
@@ -259,7 +255,7 @@ class Reader:
         chosen = call.attrs["then_branch" if self.known[call.node.input[0]].reshape(-1)[0] else "else_branch"]
         for tensor in chosen.initializer:
             self.known[tensor.name] = array(tensor)
-        self._nodes(_ordered(chosen.node, {*self.known, *self._values}))
+        self._nodes(ordered(chosen.node, {*self.known, *self._values}))
         for name, inner in zip(call.node.output, (o.name for o in chosen.output), strict=True):
             if inner in self.known:
                 self.known[name] = self.known[inner]
@@ -289,11 +285,11 @@ class Reader:
         returned = foreign.infer(data, types, known) or tuple(type_ for type_ in shown if type_ is not None)
         if len(returned) != len(shown):
             if reason.startswith(_UNFIT):
-                raise SourceError(f"the node {_called(node)} {reason}")
+                raise SourceError(f"the node {called(node)} {reason}")
             standard = onnx.defs.has(node.op_type, domain=node.domain)
             why = "it depends on the values of tensors" if standard else "the file does not say it (value_info)"
             raise SourceError(
-                f"what the node {_called(node)} returns has no shape that is known beforehand: {why}. Cut the network "
+                f"what the node {called(node)} returns has no shape that is known beforehand: {why}. Cut the network "
                 "before it with onnx.utils.extract_model"
             )
         target, args, kwargs = data
@@ -352,7 +348,7 @@ class Reader:
 
     def key(self, name: str, tensor: Array) -> str:
         """The key under which ``tensor``, which the file calls ``name``, is a weight; the same tensor has one key."""
-        stem = _clean_key(self._stored.get(name) or name)
+        stem = clean_key(self._stored.get(name) or name)
         key, number = stem, 1
         while key in self.weights and not _equal(self.weights[key], tensor):
             number += 1
@@ -374,7 +370,7 @@ class Reader:
                 apart = key in self._claimed and self.weights[key].ndim == 1
                 self._claimed.add(key)
                 if apart or _NUMBERED.fullmatch(key):
-                    own = self.fresh_key(f"{_clean_key(id)}.{role}")
+                    own = self.fresh_key(f"{clean_key(id)}.{role}")
                     self.weights[own] = self.weights[key]
                     key = own
                 kept[role] = key
@@ -438,142 +434,7 @@ def _constant(call: Call) -> Array:
     if "value" in attrs:
         found: Array = attrs["value"]
         return found
-    raise SourceError(f"the constant {_called(call.node)} holds no numbers")
-
-
-def _input_type(value: onnx.ValueInfoProto, shape: Shape | None) -> TensorType:
-    """The type of a graph input: the first axis is the batch where the file leaves it open; sizes that it leaves open
-    elsewhere come from ``shape``.
-    """
-    kind = value.type.tensor_type
-    if value.type.WhichOneof("value") != "tensor_type" or kind.elem_type not in DTYPES:
-        raise SourceError(f"the input {value.name!r} is no tensor of numbers that a graph can hold")
-    if not kind.HasField("shape"):
-        raise SourceError(f"the input {value.name!r} has no shape; give it one with onnx.tools.update_model_dims")
-    axes = kind.shape.dim
-    if shape is not None and len(shape) != len(axes):
-        raise SourceError(f"the input {value.name!r} has {len(axes)} dimensions, the example {len(shape)}")
-    batch = axes[0].dim_param if axes and not axes[0].HasField("dim_value") else None
-    found: list[Dim] = []
-    for i, axis in enumerate(axes):
-        if axis.HasField("dim_value"):
-            if axis.dim_value < 0:
-                raise SourceError(f"the input {value.name!r} is {axis.dim_value} wide along {i}")
-            if shape is not None and i and shape[i] != axis.dim_value:
-                have = f"the input {value.name!r} is {axis.dim_value} wide along {i}"
-                raise SourceError(f"{have}, the example {shape[i]}")
-            found.append(axis.dim_value)
-        elif i == 0 or (batch and axis.dim_param == batch):
-            found.append(Batch())
-        elif batch and (times := re.fullmatch(rf"(\d+)\*{re.escape(batch)}", axis.dim_param)):
-            found.append(Batch(int(times[1])))
-        elif shape is not None:
-            found.append(shape[i])
-        else:
-            names = ", ".join(str(a.dim_value) if a.HasField("dim_value") else a.dim_param or "?" for a in axes)
-            raise SourceError(
-                f"the input {value.name!r} [{names}] leaves more than the batch open: say how large it is, without the "
-                "batch (--input 3x224x224, or input_shape=(3, 224, 224))"
-            )
-    return TensorType(tuple(found), DTYPES[kind.elem_type])
-
-
-def _fixed_type(value: onnx.ValueInfoProto) -> TensorType | None:
-    """A type that the file states, if only its first axis is open."""
-    kind = value.type.tensor_type
-    if kind.elem_type not in DTYPES or not kind.HasField("shape"):
-        return None
-    found: list[Dim] = []
-    for i, axis in enumerate(kind.shape.dim):
-        if not axis.HasField("dim_value") and i:
-            return None
-        found.append(axis.dim_value if axis.HasField("dim_value") else Batch())
-    return TensorType(tuple(found), DTYPES[kind.elem_type])
-
-
-def _ordered(nodes: Sequence[onnx.NodeProto], ready: set[str]) -> list[onnx.NodeProto]:
-    """The nodes so that each comes after what it reads; SourceError where they read each other in a circle."""
-    done = set(ready)
-    for node in nodes:
-        if any(name and name not in done for name in (*node.input, *foreign.captured(node))):
-            break
-        done.update(node.output)
-    else:
-        return list(nodes)
-    makers = {name: i for i, node in enumerate(nodes) for name in node.output if name}
-    for node in nodes:
-        for name in (*node.input, *foreign.captured(node)):
-            if name and name not in makers and name not in ready:
-                raise SourceError(f"the node {_called(node)} reads {name!r}, which nothing gives")
-    reads = {
-        i: {makers[name] for name in (*node.input, *foreign.captured(node)) if name in makers}
-        for i, node in enumerate(nodes)
-    }
-    try:
-        return [nodes[i] for i in TopologicalSorter(reads).static_order()]
-    except CycleError as error:
-        raise SourceError(f"the node {_called(nodes[error.args[1][0]])} reads what is computed from itself") from None
-
-
-def _all_reads(graph: onnx.GraphProto) -> set[str]:
-    """The names that any node of a graph or its subgraphs reads, or that are outputs."""
-    found = {output.name for output in graph.output}
-    for node in graph.node:
-        found.update(node.input)
-        for attribute in node.attribute:
-            for inner in subgraphs(attribute):
-                found |= _all_reads(inner)
-    return found
-
-
-def _called(node: onnx.NodeProto) -> str:
-    return repr(f"{node.name or next(iter(node.output), '')} ({node.op_type})"[:200])
-
-
-_SCOPES: Final = "pkg.torch.onnx.name_scopes"
-
-
-def id_of(node: onnx.NodeProto, *, layer: bool = False) -> str:
-    """The id that a node's name gives, dotted like a module path: ``/layer1/layer1.0/conv1/Conv``, and PyTorch's notes
-    on scopes, as ``layer1.0.conv1``. That of a ``layer``, which has weights, is its module's.
-    """
-    name = node.name or next(filter(None, node.output), "") or node.op_type
-    parts = [part for part in name.split("/") if part]
-    scoped = False
-    for entry in node.metadata_props:
-        if entry.key == _SCOPES and len(entry.value) < 10_000:
-            try:
-                scopes = [str(scope) for scope in ast.literal_eval(entry.value)]
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                break
-            if len(scopes) > 1 and not scopes[-2].startswith("_empty_nn_module"):
-                parts, scoped = [*filter(None, scopes[-2:])], True
-    path: list[str] = []
-    for part in parts:
-        # A scope of TorchScript's that is written out repeats the one that it lies in.
-        if path and part.startswith(f"{path[-1]}."):
-            path.pop()
-        path.append(part)
-    if len(path) > 1 and (scoped or _base(path[-1]) == node.op_type.lower()):
-        last = path.pop()
-        if not layer and not _base(path[-1].rpartition(".")[2]).startswith(_base(last)):
-            path.append(last.lower())
-    return _clean(".".join(path)) or node.op_type.lower()
-
-
-def _base(name: str) -> str:
-    return re.sub(r"_\d+$", "", name).lower()
-
-
-def _clean(name: str) -> str:
-    name = re.sub(r"[\s:]+", "_", name)
-    return ".".join(filter(None, name.split(".")))[:200]
-
-
-def _clean_key(name: str) -> str:
-    """``name`` as a key that a torch module can hold."""
-    parts = [part for part in name.split(".") if part]
-    return ".".join(f"{part}_" if hasattr(nn.Module, part) or part == "training" else part for part in parts) or "value"
+    raise SourceError(f"the constant {called(call.node)} holds no numbers")
 
 
 def _torch_type(
