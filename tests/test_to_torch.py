@@ -8,7 +8,8 @@ import torch
 from networks import CASES, NETWORKS, Case, mixed_batch_norm, randomised, residual, shared
 from torch import nn
 
-from netgraft.convert.lowering import LOWERED, operation
+from netgraft.convert.lowering import LOWERED
+from netgraft.convert.operations import operation
 from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.errors import ConversionError
 from netgraft.ir import OPS, Batch, Builder, Model, TensorType

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from netgraft.convert.lowering import TORCH_DTYPES
 from netgraft.convert.onnx import to_onnx
+from netgraft.convert.operations import TORCH_DTYPES
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import flops, flops_change, parameters, parameters_change
 from netgraft.ir import Edit, Graph, Input, Model, Node, Value, apply, inherit, parse, render

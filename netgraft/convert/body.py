@@ -12,16 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from netgraft.convert.code import Apply, Argument, Code, Join, Slots, fill, flat, literal
-from netgraft.convert.lowering import (
-    OPERATORS,
-    BatchSize,
-    Call,
-    Constant,
-    Device,
-    Operand,
-    Training,
-    Weight,
-)
+from netgraft.convert.expressions import OPERATORS, BatchSize, Call, Constant, Device, Operand, Training, Weight
 from netgraft.convert.scopes import Flow, Path, Scope
 from netgraft.convert.to_torch import batch_source
 from netgraft.ir import Node, Value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
-from netgraft.convert.lowering import Constant
+from netgraft.convert.expressions import Constant
 
 WIDTH: Final = 100
 """Columns that a line of written code has at most, where its names allow it."""

@@ -26,8 +26,8 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from netgraft.convert import onnx_foreign
 from netgraft.convert.calls import Stored
+from netgraft.convert.expressions import function
 from netgraft.convert.image_sizes import with_image_sizes
-from netgraft.convert.lowering import function
 from netgraft.convert.program import DecompositionNeededError, Reader, arrays
 from netgraft.convert.quiet import quiet
 from netgraft.convert.training import with_drop_paths, without_dropout

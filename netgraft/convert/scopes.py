@@ -8,7 +8,8 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from netgraft.convert.lowering import BatchSize, Call, Expression, Layer, Operand, expression
+from netgraft.convert.expressions import BatchSize, Call, Expression, Layer, Operand
+from netgraft.convert.lowering import expression
 from netgraft.convert.to_torch import batch_source, placed_layers
 from netgraft.ir import Graph, Node, Value
 

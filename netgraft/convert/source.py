@@ -20,7 +20,8 @@ from torch import nn
 
 from netgraft.convert.body import Body, Statement
 from netgraft.convert.code import WIDTH, Apply, Argument, Code, Instance, Origin, Slot, Slots, fill, layout, literal
-from netgraft.convert.lowering import HELPERS, Layer, dtype, layer
+from netgraft.convert.expressions import HELPERS, Layer, dtype
+from netgraft.convert.lowering import layer
 from netgraft.convert.onnx_foreign import is_foreign
 from netgraft.convert.operations import TORCH_DTYPES
 from netgraft.convert.scopes import Flow, Path, Place, Scope, scopes

@@ -12,8 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from netgraft.convert.frozen import constant
-from netgraft.convert.lowering import (
+from netgraft.convert.expressions import (
     BatchSize,
     Call,
     Constant,
@@ -24,10 +23,10 @@ from netgraft.convert.lowering import (
     Operand,
     Training,
     Weight,
-    expression,
     function,
-    layer,
 )
+from netgraft.convert.frozen import constant
+from netgraft.convert.lowering import expression, layer
 from netgraft.convert.operations import TORCH_DTYPES
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, Graph, Model, Node, Value
