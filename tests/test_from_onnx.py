@@ -370,3 +370,17 @@ def test_attention_over_so_many_keys_is_no_plain_attention(tmp_path: Path) -> No
     graph = helper.make_graph([node], "g", [infos["q"], infos["k"], infos["v"], count], [infos["y"]])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)]), tmp_path / "net.onnx")
     assert [node.op for node in load_onnx(tmp_path / "net.onnx").graph] == ["frozen", "identity"]
+
+
+def test_sizes_that_an_input_brings_are_taken_from_the_file_or_refused(tmp_path: Path) -> None:
+    given = [helper.make_tensor_value_info("x", 1, [3, 20, 8]), helper.make_tensor_value_info("size", 7, [3])]
+    node = helper.make_node("CenterCropPad", ["x", "size"], ["y"])
+    for shape in ([3, 10, 9], None):
+        graph = helper.make_graph([node], "g", given, [helper.make_tensor_value_info("y", 1, shape)])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        onnx.save(model, tmp_path / "net.onnx")
+        if shape:
+            assert load_onnx(tmp_path / "net.onnx").graph.signature.outputs[0].shape == (3, 10, 9)
+        else:
+            with pytest.raises(SourceError, match="depends on the values"):
+                load_onnx(tmp_path / "net.onnx")

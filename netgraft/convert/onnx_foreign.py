@@ -274,6 +274,8 @@ def _by_running(
     if session is None:
         return None
     rng = np.random.default_rng(0)
+    names = [given.name for given in session.get_inputs()]
+    integers = {i for i, type_ in enumerate(inputs) if i not in known and not type_.dtype.startswith(("f", "bf"))}
 
     def drawn(type_: TensorType) -> npt.NDArray[Any]:
         shape = type_.concrete()
@@ -281,15 +283,22 @@ def _by_running(
         found = rng.standard_normal(shape) if floats else rng.integers(0, 2, shape)
         return np.asarray(found).astype(NUMPY[type_.dtype])
 
-    given = [known[i] if i in known else drawn(type_) for i, type_ in enumerate(inputs)]
-    try:
-        returned = session.run(None, {one.name: x for one, x in zip(session.get_inputs(), given, strict=True)})
-    except Exception:
-        return None
+    def returned(given: Sequence[npt.NDArray[Any]]) -> list[TensorType] | None:
+        try:
+            found = session.run(None, dict(zip(names, given, strict=True)))
+        except Exception:
+            return None
+        if any(not isinstance(x, np.ndarray) or x.dtype not in kinds for x in found):
+            return None
+        return [TensorType(tuple(x.shape), kinds[x.dtype]) for x in found]
+
     kinds = {np.dtype(theirs): ours for ours, theirs in NUMPY.items()}
-    if any(not isinstance(x, np.ndarray) or x.dtype not in kinds for x in returned):
-        return None
-    return [TensorType(tuple(x.shape), kinds[x.dtype]) for x in returned]
+    given = [known[i] if i in known else drawn(type_) for i, type_ in enumerate(inputs)]
+    types = returned(given)
+    if integers:  # of which sizes may be made: zeros and ones change places
+        again = returned([(1 - x).astype(x.dtype) if i in integers else x for i, x in enumerate(given)])
+        return types if again in (None, types) else None
+    return types
 
 
 _MOST: Final = 2**24
