@@ -107,7 +107,10 @@ DATA_HELP = (
     "train.parquet, in the Hugging Face image layout; a folder with a folder of images a class, perhaps below train/ "
     "and test/; or FILE.py:NAME, a variable or a function without arguments that gives train, (train, test) or (train, "
     "validation, test), each a torch Dataset of (image, class number) or a pair (inputs, targets) of tensors, or that "
-    "gives a netgraft.tasks.Task."
+    "gives a netgraft.tasks.Task. For networks that give pictures or maps: denoising:PICTURES?sigma=25, "
+    "super-resolution:PICTURES (the scale is the network's) and segmentation:PICTURES. PICTURES is a parquet file or "
+    "TRAIN.parquet,TEST.parquet with a column image (and mask); a folder of images (with masks: images/ and masks/), "
+    "perhaps with train/, val/ and test/ in it; or samples (two photographs of scikit-learn's)."
 )
 METRICS_HELP = (
     f"[bold]--goal[/] is one of {', '.join(UNITS)}; give it several times for several goals. [bold]--limit[/] is "

@@ -42,8 +42,8 @@ def blobs(examples: int = 96) -> Task:
     return classification("blobs", split, split, split, prepare=Tensor.float)
 
 
-def noisy(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    return inputs + 0.1 * torch.randn(inputs.shape, generator=generator)
+def noisy(inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    return inputs + 0.1 * torch.randn(inputs.shape, generator=generator), targets
 
 
 def small_net() -> nn.Sequential:

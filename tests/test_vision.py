@@ -105,8 +105,10 @@ def test_a_small_network_learns_digits() -> None:
 @given(padding=st.integers(0, 3), flip=st.booleans(), seed=st.integers(0, 100))
 def test_augmented_images_are_shifted_and_perhaps_mirrored(padding: int, flip: bool, seed: int) -> None:
     images = torch.arange(1, 61, dtype=torch.uint8).view(2, 2, 3, 5)
-    augmented = CropAndFlip(padding, flip)(images, torch.Generator().manual_seed(seed))
-    assert torch.equal(augmented, CropAndFlip(padding, flip)(images, torch.Generator().manual_seed(seed)))
+    targets = torch.tensor([1, 0])
+    augmented, kept = CropAndFlip(padding, flip)(images, targets, torch.Generator().manual_seed(seed))
+    again, _ = CropAndFlip(padding, flip)(images, targets, torch.Generator().manual_seed(seed))
+    assert torch.equal(augmented, again) and torch.equal(kept, targets)
     assert augmented.dtype == images.dtype
     padded = torch.zeros(2, 2, 3 + 2 * padding, 5 + 2 * padding, dtype=torch.uint8)
     padded[:, :, padding : padding + 3, padding : padding + 5] = images
@@ -123,7 +125,7 @@ def test_augmented_images_are_shifted_and_perhaps_mirrored(padding: int, flip: b
 
 def test_every_shift_and_both_sides_occur_and_differ_between_images() -> None:
     image = torch.arange(1, 10, dtype=torch.uint8).view(1, 1, 3, 3).expand(400, 1, 3, 3)
-    augmented = CropAndFlip(1, flip=True)(image, torch.Generator().manual_seed(0))
+    augmented, _ = CropAndFlip(1, flip=True)(image, torch.zeros(400), torch.Generator().manual_seed(0))
     assert len({tuple(one.flatten().tolist()) for one in augmented}) == 18
 
 

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from netgraft.tasks.restoration import denoising, super_resolution
+from netgraft.tasks.segmentation import segmentation
 from netgraft.tasks.task import (
     Answers,
     Distillation,
@@ -44,9 +46,12 @@ __all__ = [
     "agreement",
     "answers",
     "classification",
+    "denoising",
     "evaluate",
     "load",
     "native_bf16",
     "recalibrate",
+    "segmentation",
+    "super_resolution",
     "train",
 ]

@@ -25,8 +25,8 @@ KINDS = (
     "'digits', a parquet file, a folder with train.parquet and test.parquet (or the two files, separated by a comma), "
     "a folder of class folders, or FILE.py:NAME"
 )
-_SPELLINGS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SPELLINGS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _AT_ONCE = 256
 
 
@@ -70,13 +70,18 @@ def find(spec: str) -> Collection:
         return _parquet({"train": [path]})
     if path.is_file():
         raise DataError(f"{spec} is no data that netgraft reads; data is {KINDS}")
-    shards = {
+    found = shards(path)
+    return _parquet(found) if found["train"] else _folder(path)
+
+
+def shards(path: Path) -> dict[str, list[Path]]:
+    """The parquet files in a folder, by split: ``train.parquet``, or ``train-00000-of-00002.parquet`` and so on."""
+    return {
         split: sorted(
             file for name in names for pattern in ("", "-*") for file in path.glob(f"{name}{pattern}.parquet")
         )
-        for split, names in _SPELLINGS.items()
+        for split, names in SPELLINGS.items()
     }
-    return _parquet(shards) if shards["train"] else _folder(path)
 
 
 def decode(images: Images, shape: tuple[int, int, int]) -> tuple[Tensor, int]:
@@ -91,7 +96,7 @@ def decode(images: Images, shape: tuple[int, int, int]) -> tuple[Tensor, int]:
         resized = 0
         for row in range(start, min(start + _AT_ONCE, len(pixels))):
             try:
-                image = _opened(images.images[row])
+                image = opened(images.images[row])
                 resized += image.size != (width, height)
                 image = image.convert("L" if channels == 1 else "RGB")
                 if image.size != (width, height):
@@ -106,7 +111,8 @@ def decode(images: Images, shape: tuple[int, int, int]) -> tuple[Tensor, int]:
     return torch.from_numpy(pixels), resized
 
 
-def _opened(source: bytes | Path | npt.NDArray[np.uint8]) -> Image.Image:
+def opened(source: bytes | Path | npt.NDArray[np.uint8]) -> Image.Image:
+    """An image as Pillow reads it, turned as its EXIF data says, of 8 bits a channel."""
     if isinstance(source, np.ndarray):
         return Image.fromarray(source)
     image = ImageOps.exif_transpose(Image.open(BytesIO(source) if isinstance(source, bytes) else source))
@@ -179,7 +185,7 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...]:
 
 def _folder(path: Path) -> Collection:
     folders = _subfolders(path)
-    levels = {split: [f for f in folders if f.name in names] for split, names in _SPELLINGS.items()}
+    levels = {split: [f for f in folders if f.name in names] for split, names in SPELLINGS.items()}
     if not levels["train"] or sum(map(len, levels.values())) < len(folders):  # "train" may be a class beside "car"
         levels = {"train": [path]}
     classes = tuple(folder.name for folder in _subfolders(levels["train"][0]))
@@ -193,7 +199,7 @@ def _class_folders(path: Path, classes: Sequence[str]) -> Images:
     for folder in _subfolders(path):
         if folder.name not in classes:
             raise DataError(f"{folder}: there is no class '{folder.name}' in the training data")
-        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
         files += found
         labels += [classes.index(folder.name)] * len(found)
     if not files:

@@ -42,12 +42,15 @@ class Normalise:
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """A random crop of each image [N, C, H, W] after black padding; half of them mirrored left to right if `flip`."""
+    """A random crop of each image [N, C, H, W] after black padding; half of them mirrored left to right if `flip`.
+
+    Classes stay what they are.
+    """
 
     padding: int
     flip: bool
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         count, _, height, width = images.shape
         padded = F.pad(images, (self.padding,) * 4)
         crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # [N, C, top, left, H, W], a view: nothing is copied
@@ -56,7 +59,7 @@ class CropAndFlip:
         if self.flip:
             mirrored = torch.rand(count, generator=generator) < 0.5
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-        return images
+        return images, targets
 
 
 def load(
@@ -243,7 +246,7 @@ def _task(
         ]
     if train.inputs.dtype != torch.uint8 or train.inputs.ndim != 4:
         return classification(name, train, validation, test, prepare=Tensor.float, classes=names, notes=tuple(notes))
-    prepare = _normalise(train.inputs, normalize)
+    prepare = normalisation(train.inputs, normalize)
     augment = CropAndFlip(padding=max(1, train.inputs.shape[2] // 8), flip=mirrored)
     mean, std = (", ".join(f"{value / 255:.4f}" for value in values) for values in (prepare.mean, prepare.std))
     notes = [
@@ -280,7 +283,7 @@ def _spread(labels: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDAr
 _IMAGENET = "0.485,0.456,0.406/0.229,0.224,0.225"
 
 
-def _normalise(images: Tensor, how: str) -> Normalise:
+def normalisation(images: Tensor, how: str) -> Normalise:
     """The normalisation that a user asks for: see :func:`load`."""
     if how == "data":
         return _own_statistics(images)
