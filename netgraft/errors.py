@@ -18,6 +18,16 @@ A message names the file, node, shape or option it is about and says what would 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """What to say of a name that does not exist: the nearest one that does, and all of them."""
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    return f"{what} {name!r}{f'; did you mean {near[0]!r}?' if near else '.'} Known: {', '.join(names)}."
+
 
 class NetgraftError(Exception):
     """Base of every error a user can cause; its text is meant to be read by that user."""

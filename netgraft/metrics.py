@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from math import inf, isfinite
 from typing import Final
 
-from netgraft.errors import OptionError
+from netgraft.errors import OptionError, unknown
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,7 @@ _LIMIT = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*([-+.\deE]+)\s*([^\s@]*)\s*(?:@\s
 def _known(name: str, what: str) -> str:
     if name in UNITS:
         return name
-    close = get_close_matches(name, UNITS, 1, 0.6)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    raise OptionError(f"unknown {what} {name!r}{hint} Known: {', '.join(UNITS)}.")
+    raise OptionError(unknown(f"unknown {what}", name, UNITS))
 
 
 def parse_goals(texts: Sequence[str], *, quality_is_higher_better: bool = True) -> tuple[Goal, ...]:

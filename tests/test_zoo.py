@@ -312,7 +312,7 @@ def test_unknown_name_lists_the_zoo_and_guesses() -> None:
     with pytest.raises(SourceError, match=r"'resnet21'; did you mean 'resnet20'\?") as failure:
         zoo.build("resnet21")
     assert all(name in str(failure.value) for name in zoo.names())
-    with pytest.raises(SourceError, match=r"no network 'qqq'\. It has: resnet20"):
+    with pytest.raises(SourceError, match=r"no network 'qqq'\. Known: resnet20"):
         zoo.entry("qqq")
 
 

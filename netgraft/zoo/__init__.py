@@ -6,14 +6,13 @@ PyTorch's default initialisation, drawn from torch's global random state: seed i
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
 
-from netgraft.errors import SourceError
+from netgraft.errors import SourceError, unknown
 from netgraft.zoo.convnext import convnext_tiny
 from netgraft.zoo.densenet import densenet40, densenet121
 from netgraft.zoo.dncnn import dncnn
@@ -126,9 +125,7 @@ def names() -> tuple[str, ...]:
 def entry(name: str) -> Entry:
     """The network called ``name``; raises SourceError, with the nearest name, where there is none."""
     if name not in _ENTRIES:
-        near = difflib.get_close_matches(name, _ENTRIES, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else "."
-        raise SourceError(f"The zoo has no network {name!r}{guess} It has: {', '.join(_ENTRIES)}.")
+        raise SourceError(unknown("The zoo has no network", name, _ENTRIES))
     return _ENTRIES[name]
 
 

@@ -7,13 +7,12 @@ Some are what AutoGO's segments were mined from, some what benchmark tables were
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Final
 
 import numpy as np
 
-from netgraft.errors import SourceError
+from netgraft.errors import SourceError, unknown
 from netgraft.ir import Graph
 
 from .family import Family
@@ -76,9 +75,7 @@ FAMILIES: Final[Mapping[str, Family]] = {
 def family(name: str) -> Family:
     """The family called ``name``; SourceError, with the nearest name, where there is none."""
     if name not in FAMILIES:
-        near = difflib.get_close_matches(name, FAMILIES, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else "."
-        raise SourceError(f"There is no family {name!r}{guess} There are: {', '.join(FAMILIES)}.")
+        raise SourceError(unknown("There is no family", name, FAMILIES))
     return FAMILIES[name]
 
 

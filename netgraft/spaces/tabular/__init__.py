@@ -9,12 +9,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from netgraft.errors import DataError, OptionError
+from netgraft.errors import DataError, OptionError, unknown
 
 from .benchmark import Benchmark, Observation, Space
 from .chains import FBNET, MACRO
@@ -45,9 +44,7 @@ SPACES: Final[Mapping[str, Space]] = {space.name: space for space in (TOPOLOGY, 
 def space(name: str) -> Space:
     """The space called ``name``; OptionError, with the nearest name, where there is none."""
     if name not in SPACES:
-        near = difflib.get_close_matches(name, SPACES, n=1)
-        guess = f"; did you mean {near[0]!r}?" if near else ";"
-        raise OptionError(f"there is no benchmark space {name!r}{guess} there are: {', '.join(SPACES)}")
+        raise OptionError(unknown("there is no benchmark space", name, SPACES))
     return SPACES[name]
 
 
