@@ -22,7 +22,9 @@ from netgraft.errors import EmptyFrontError, OptionError
 from netgraft.ir import Model
 from netgraft.metrics import Limit, parse_limit
 from netgraft.recipes import clock, finals
+from netgraft.recipes import run as frame
 from netgraft.recipes.clock import Clock, Correction, Screen, engine_of
+from netgraft.recipes.evaluation import counted
 from netgraft.report import summarize
 from netgraft.report.page import render
 from netgraft.spaces import Space
@@ -67,12 +69,12 @@ def test_an_estimate_that_is_wrong_asks_for_a_wider_margin() -> None:
 
 def test_what_is_screened_keeps_a_limit_with_a_margin() -> None:
     graph = resnet()
-    screen = Screen(recipe.counted, Correction(), recipe.counted(graph)["latency"])
-    assert screen(graph)["latency"] == pytest.approx(recipe.counted(graph)["latency"] * np.exp(np.sqrt(2 * 0.15**2)))
+    screen = Screen(counted, Correction(), counted(graph)["latency"])
+    assert screen(graph)["latency"] == pytest.approx(counted(graph)["latency"] * np.exp(np.sqrt(2 * 0.15**2)))
     assert {k: v for k, v in screen(graph).items() if k != "latency"} == {
-        k: v for k, v in recipe.counted(graph).items() if k != "latency"
+        k: v for k, v in counted(graph).items() if k != "latency"
     }
-    bound = Limit("latency", recipe.counted(graph)["latency"], True, "latency<=1x")
+    bound = Limit("latency", counted(graph)["latency"], True, "latency<=1x")
     assert Space(model_of(graph), recipe.default_mutations(), screen, [bound]).violation(graph) > 0
 
 
@@ -156,7 +158,7 @@ def test_a_limit_in_milliseconds_holds_for_everything_that_is_returned(
     source: str, tmp_path: Path, machine: list[Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The original takes 8 ms here, and the estimate is far off."""
-    monkeypatch.setattr(recipe, "measure", lambda *_, **__: Latency(8.0, 7.9, 8.1, sessions=10, noisy=False))
+    monkeypatch.setattr(frame, "measure", lambda *_, **__: Latency(8.0, 7.9, 8.1, sessions=10, noisy=False))
     front = optimize(source, tmp_path / "run", limits=("latency<=6ms@onnxruntime",), plan=SEARCH, budget="2 trials")
     children = [finalist for number, finalist in front.study.finalists.items() if number]
     assert children and all(finalist.latency_ms <= 6 and not finalist.breaks for finalist in children)

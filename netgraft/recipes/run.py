@@ -1,0 +1,310 @@
+"""What every recipe's run has around its search: a folder, the original, limits, finals; and how it is interrupted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import blake2b
+from importlib.metadata import version
+from math import isfinite
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from netgraft.candidate import Trial, TrialState
+from netgraft.convert.onnx import to_onnx
+from netgraft.convert.to_torch import to_module
+from netgraft.costs.analytic import latency_estimate
+from netgraft.costs.measured import measure
+from netgraft.errors import DataError, OptionError, StudyError
+from netgraft.events import LimitScaled, Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded
+from netgraft.front import Front
+from netgraft.ir import Graph, Model, render
+from netgraft.metrics import Limit, parse_limit
+from netgraft.spaces.space import GraphScores
+from netgraft.study import Study
+from netgraft.tasks import Score, Task, evaluate
+
+from .clock import engine_of
+from .evaluation import Trainer, counted
+from .finals import run_finals
+
+LATENCY_SECONDS = 5.0
+"""How long, about, the original is measured for a limit on latency in a unit of time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run spends its effort. What is None follows from the size of the training split, never from the clock,
+    so that a seed means the same trials everywhere.
+
+    ``population`` networks are proposed a generation (checking one costs a few percent of tuning it), ``keep`` of them
+    fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more (what is left of a budget in
+    time may allow only half of that, or fewer finalists). ``pretrain_epochs`` trains the original first, for networks
+    that come without trained weights. ``search_share`` is the part of a time budget spent
+    before the finals.
+
+    ``measure`` says when latency is measured. ``search``: every network before it is fine-tuned, shortly, where latency
+    is a goal or limited; the estimate that screens the others is corrected by that, and limits hold for what was
+    measured. Trials then follow from the seed *and* the measurements, which the journal keeps for resuming. ``end``:
+    only finalists are measured, and the same seed gives the same trials everywhere.
+    """
+
+    population: int = 40
+    keep: int = 4
+    finalists: int = 4
+    tune_epochs: float | None = None
+    final_epochs: float | None = None
+    pretrain_epochs: float = 0.0
+    learning_rate: float = 0.05
+    measure_seconds: float = 40.0
+    search_share: float = 0.6
+    teacher: bool = True
+    measure: str = "search"
+
+    def __post_init__(self) -> None:
+        counts = {"population": self.population, "keep": self.keep, "finalists": self.finalists}
+        epochs = {"tune_epochs": self.tune_epochs, "final_epochs": self.final_epochs}
+        rates = {"learning_rate": self.learning_rate, "measure_seconds": self.measure_seconds}
+        for name, value in (counts | epochs | rates).items():
+            if value is not None and value <= 0:
+                raise OptionError(f"{name} must be above 0, not {value:g}")
+        if self.pretrain_epochs < 0 or not 0 < self.search_share < 1:
+            raise OptionError("pretrain_epochs must be 0 or more, and search_share between 0 and 1")
+        if self.measure not in ("search", "end"):
+            raise OptionError(f"latency is measured in the search or at its end, not {self.measure!r}: search, end")
+
+    def for_examples(self, examples: int) -> Plan:
+        """The plan with everything decided: short tunings see about 16,000 examples, finals four times as many."""
+        tune = min(5.0, max(0.25, round(16_000 / examples, 2))) if self.tune_epochs is None else self.tune_epochs
+        final = 4 * tune if self.final_epochs is None else self.final_epochs
+        return replace(self, tune_epochs=tune, final_epochs=final)
+
+
+class Estimates(Protocol):
+    """What estimates latency: a :class:`netgraft.costs.tables.Table`, or whatever speaks for another device."""
+
+    @property
+    def engine(self) -> str:
+        """The engine whose latency is meant."""
+
+    @property
+    def digest(self) -> str:
+        """What tells it from others."""
+
+    def latency(self, graph: Graph) -> float:
+        """Milliseconds of a network."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run whose original is there, for what searches around it. ``score`` counts and estimates what follows from a
+    graph, ``latency`` estimates that alone, ``bounds`` are the limits in units of both.
+    """
+
+    study: Study
+    trainer: Trainer
+    plan: Plan
+    score: GraphScores
+    latency: Callable[[Graph], float]
+    bounds: Sequence[Limit]
+    engine_name: str
+
+    @property
+    def original(self) -> Model:
+        """The network that the run began with, trained first where the plan says so."""
+        return self.trainer.original
+
+
+def conduct(
+    model: Model,
+    task: Task,
+    search: Callable[[Begun], tuple[Sequence[int], float]],
+    *,
+    method: Mapping[str, Any],
+    goals: Sequence[str],
+    limits: Sequence[str],
+    budget: str,
+    out: str | Path,
+    seed: int,
+    resume: bool,
+    plan: Plan,
+    table: Estimates | None,
+    settings: Mapping[str, Any] | None,
+    on_event: Listener,
+) -> Front:
+    """A run from its folder to its front. ``search`` fills the study with trials and gives the numbers of those to be
+    finalists, and for how many epochs each is trained; with ``resume`` it finds there what it had. ``method`` says, as
+    JSON, what else a run must agree in to be resumed, by the names of :data:`_FIXED`.
+
+    Raises OptionError, DataError and StudyError. Ctrl-C ends the search; the front then holds what was found so far.
+    """
+    latency = table.latency if table else latency_estimate
+    score = partial(counted, latency=latency)
+    # Before any work is done.
+    engine_name = engine_of([parse_limit(text, score(model.graph) | {"quality": 1.0}) for text in limits])
+    if table is not None and table.engine != engine_name:
+        raise OptionError(f"the table is one of {table.engine}, and latency is limited in {engine_name}")
+    asked = {
+        "source": model.name,
+        "data": task.name,
+        "command": "",
+        **(settings or {}),
+        **method,
+        "network": fingerprint(render(model.graph), *(model.weights[key] for key in sorted(model.weights))),
+        "examples": fingerprint(
+            *(
+                array.numpy()
+                for split in (task.train, task.validation, task.test)
+                for array in (split.inputs, split.targets)
+            )
+        ),
+        "table": "none" if table is None else table.digest,
+        "threads": torch.get_num_threads(),
+        "goals": list(goals),
+        "limits": list(limits),
+        "budget": budget,
+        "seed": seed,
+        "recipe": asdict(plan),
+        "task": {
+            "name": task.name,
+            "quality": {
+                "name": task.quality.name,
+                "unit": task.quality.unit,
+                "higher_is_better": task.quality.higher_is_better,
+            },
+            "notes": list(task.notes),
+            "classes": list(task.classes),
+        },
+        "versions": {name: version(name) for name in ("netgraft", "torch", "numpy", "onnxruntime")},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with _opened(Path(out), asked, resume) as study:
+        try:
+            torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
+            original = _original(study, model, task, plan, seed, score, on_event)
+            on_event(TrialRecorded(study.trials[0]))
+            trainer = Trainer(original, task, seed, plan.learning_rate, plan.teacher)
+            bounds = _bounds(study, original, limits, on_event)
+            if study.note("finals") is None:
+                numbers, epochs = search(Begun(study, trainer, plan, score, latency, bounds, engine_name))
+                study.add_note("finals", numbers=list(numbers), epochs=epochs)
+            if not study.finalists:
+                finals = study.note("finals") or {}
+                run_finals(
+                    *(study, trainer, finals["numbers"], finals["epochs"]),
+                    *(limits, engine_name, plan.measure_seconds, on_event),
+                )
+        except KeyboardInterrupt:
+            on_event(RunInterrupted())
+    return Front(Study.read(Path(out)))
+
+
+def _bounds(study: Study, original: Model, limits: Sequence[str], on_event: Listener) -> list[Limit]:
+    """The limits in the units of what is counted and estimated; those on latency in a unit of time are scaled by what
+    the original takes on this machine, measured once in a run.
+    """
+    bounds = [parse_limit(text, study.trials[0].scores) for text in limits]
+    if all(limit.is_relative or limit.metric != "latency" for limit in bounds):
+        return bounds
+    if study.note("latency") is None:
+        study.add_note(
+            "latency", milliseconds=measure(original, engine=engine_of(bounds), seconds=LATENCY_SECONDS).median_ms
+        )
+    milliseconds = float((study.note("latency") or {})["milliseconds"])
+    scaled = []
+    for limit in bounds:
+        if limit.metric == "latency" and not limit.is_relative:
+            on_event(LimitScaled(limit.text, milliseconds, limit.bound / milliseconds))
+            limit = replace(limit, bound=limit.bound / milliseconds * study.trials[0].scores["latency"])
+        scaled.append(limit)
+    return scaled
+
+
+_FIXED = {
+    "network": "another network, or the same one with other weights",
+    "examples": "other data, or data that was split otherwise",
+    "mutation": "another method, or other mutations",
+    "options": "other options of the method",
+    "banks": "another bank of segments",
+    "ops": "other operations allowed",
+    "fixed": "other parts left alone",
+    "predictor": "another predictor, or none",
+    "table": "another latency table, or none",
+    "goals": "other goals",
+    "limits": "other limits",
+    "seed": "another seed",
+}
+
+
+def _opened(out: Path, asked: Mapping[str, Any], resume: bool) -> Study:
+    """A new run, or the one to go on with: it must have been asked for the same things (the budget may differ)."""
+    if not (resume and (out / "run.json").exists()):
+        return Study.create(out, asked)
+    study = Study.open(out)
+    before = study.settings
+    differences = [words for name, words in _FIXED.items() if before.get(name) != asked.get(name)]
+    old, new = before.get("recipe", {}), asked["recipe"]
+    differences += [f"{name} {old.get(name)} (now {new[name]})" for name in new if old.get(name) != new[name]]
+    if differences:
+        study.close()
+        raise StudyError(
+            f"{out} was run with {'; '.join(differences)}. Resume with the settings of its run.json, or choose another "
+            "folder"
+        )
+    return study
+
+
+def fingerprint(*parts: str | npt.NDArray[Any]) -> str:
+    """16 hex digits that tell contents apart."""
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, str):
+            digest.update(part.encode())
+        else:
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def _original(
+    study: Study, model: Model, task: Task, plan: Plan, seed: int, score: GraphScores, on_event: Listener
+) -> Model:
+    """The network to start from (trained first if the plan says so), recorded as trial 0."""
+    if 0 in study.trials:
+        recorded = study.trials[0].model
+        assert recorded is not None, "trial 0 is complete"
+        return study.load_model(recorded)
+    started = time.perf_counter()
+    to_onnx(model)  # what cannot be written cannot be measured at the end: better to hear it now
+    judged = _judge(model, task)
+    if plan.pretrain_epochs:
+        on_event(PretrainingBegun(plan.pretrain_epochs))
+        trainer = Trainer(model, task, seed, learning_rate=0.1, teaching=False)
+        epochs = plan.pretrain_epochs
+        trained = trainer.train(model, epochs, "pretrain", 0, lambda *at: on_event(StepDone(*at)))
+        if trained is None:
+            raise OptionError("training the original diverged; try without --pretrain, on a network that is trained")
+        model, judged = trained, _judge(trained, task)
+    scores = {**score(model.graph), "quality": judged.quality, "quality_error": judged.error}
+    seconds = time.perf_counter() - started
+    trial = Trial(0, 0, model.graph.digest, TrialState.COMPLETE, scores=scores, seconds=seconds)
+    study.add_trial(replace(trial, model=study.save_model(model)))
+    return model
+
+
+def _judge(model: Model, task: Task) -> Score:
+    try:
+        score = evaluate(to_module(model), task, "validation")
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{model.name} cannot be judged on {task.name}: {reason}") from None
+    if not isfinite(score.quality):
+        raise DataError(f"{model.name} has the {task.quality.name} {score.quality} on {task.name}, which is no number")
+    return score
