@@ -7,33 +7,26 @@ import shlex
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from shutil import which
 from typing import Annotated, Any
 
 import numpy as np
-import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from netgraft import (
     bank_commands,
     bench_commands,
     device_commands,
     predictor_commands,
+    run_commands,
     segments,
     sources,
     table_commands,
-    tasks,
-    zoo,
 )
 from netgraft import console as screen
-from netgraft import report as report_page
 from netgraft.channels import channels as find_channels
 from netgraft.costs.analytic import activation_memory, flops, flops_by_node, latency_estimate, parameters
 from netgraft.costs.frozen import frozen_flops
@@ -41,9 +34,8 @@ from netgraft.costs.measured import ENGINES, Network, check_counters, compare, e
 from netgraft.costs.measured import measure as measure_one
 from netgraft.costs.measured.worker import pack as pack_worker
 from netgraft.costs.measured.worker import serve
-from netgraft.costs.tables import Table
 from netgraft.data import task as load_data
-from netgraft.engine import Engine, Inline, WorkerDied, apart, collect_rarely, engine_from
+from netgraft.engine import collect_rarely, engine_from
 from netgraft.errors import MeasureError, NetgraftError, OptionError, SourceError
 from netgraft.export import RECORD
 from netgraft.export import export as write
@@ -51,20 +43,28 @@ from netgraft.front import Front
 from netgraft.ir import Graph, Model
 from netgraft.ir.text import render_node
 from netgraft.metrics import UNITS, parse_goals
-from netgraft.mutations import Mutation
 from netgraft.mutations.fixed import fixed_by, untouchable
 from netgraft.mutations.within import operations
-from netgraft.predictor import Predictor
 from netgraft.predictor import load as load_predictor
 from netgraft.proxies import PROXIES, Probe, anew, at_random, of_task
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
 from netgraft.recipes.optimize import default_mutations, parse_budget
-from netgraft.spaces.families import FAMILIES
 from netgraft.study import Study
-
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+from netgraft.terminal import (
+    DATA_HELP,
+    SOURCES_HELP,
+    InputShape,
+    Source,
+    console,
+    errors,
+    evolve,
+    heard,
+    load,
+    note,
+    pretrain_epochs,
+    show,
+)
 
 
 def _version(asked: bool) -> None:
@@ -89,29 +89,13 @@ class _Commands(typer.core.TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode="rich")
+app.add_typer(run_commands.commands, name="run")
 app.add_typer(bank_commands.commands, name="bank")
 app.add_typer(predictor_commands.commands, name="predictor")
 app.add_typer(bench_commands.commands, name="bench")
 app.add_typer(device_commands.commands, name="device")
 app.add_typer(table_commands.commands, name="table")
 
-# Paragraphs for the end of a command's help.
-SOURCES_HELP = (
-    "[bold]SOURCE[/] is an ONNX file of any exporter (FILE.onnx), a saved torch.export program (FILE.pt2), a module or "
-    "a function that returns one (FILE.py:NAME), a graph of AutoGO's (FILE.pkl), a network of the zoo, with options as "
-    "in 'zoo:resnet20?classes=100&input=3x32x32', or a member of a family, as in 'family:hiaml?seed=3'. "
-    f"The zoo has {', '.join(zoo.names())}. The families are {', '.join(FAMILIES)}."
-)
-DATA_HELP = (
-    "[bold]--data[/] is digits (scikit-learn's, built in); FILE.parquet, TRAIN.parquet,TEST.parquet or a folder with "
-    "train.parquet, in the Hugging Face image layout; a folder with a folder of images a class, perhaps below train/ "
-    "and test/; or FILE.py:NAME, a variable or a function without arguments that gives train, (train, test) or (train, "
-    "validation, test), each a torch Dataset of (image, class number) or a pair (inputs, targets) of tensors, or that "
-    "gives a netgraft.tasks.Task. For networks that give pictures or maps: denoising:PICTURES?sigma=25, "
-    "super-resolution:PICTURES (the scale is the network's) and segmentation:PICTURES. PICTURES is a parquet file or "
-    "TRAIN.parquet,TEST.parquet with a column image (and mask); a folder of images (with masks: images/ and masks/), "
-    "perhaps with train/, val/ and test/ in it; or samples (two photographs of scikit-learn's)."
-)
 METRICS_HELP = (
     f"[bold]--goal[/] is one of {', '.join(UNITS)}; give it several times for several goals. [bold]--limit[/] is "
     "METRIC<=NUMBER or METRIC>=NUMBER with x for times the original's, or with a unit: 'flops<=0.9x', "
@@ -124,11 +108,6 @@ EXAMPLES_HELP = (
     "netgraft optimize nets.py:my_net --data data.py:splits --goal quality --goal flops --limit 'flops<=0.7x' "
     "--out runs/mine"
 )
-
-Source = Annotated[str, typer.Argument(help=sources.FORMS, show_default=False)]
-InputShape = Annotated[
-    str | None, typer.Option("--input", help="shape of one input, such as 3x32x32, for a FILE.py:NAME that names none")
-]
 
 
 @app.callback()
@@ -221,25 +200,36 @@ def optimize(
     model = load(source, input_shape)
     fixed_by(model.graph, freeze or [], only or [])  # a wrong pattern is better heard of before data is read
     task = load_data(data, model, subset=subset, normalize=normalize)
-    if pretrain is None:
-        pretrain = _pretrain_epochs(len(task.train)) if source.startswith("zoo:") else 0.0
-        if pretrain:
-            console.print(f"{source} comes without trained weights: training it first for {pretrain:g} epochs")
     plan = Plan(
         finalists=finalists,
         tune_epochs=tune_epochs,
         final_epochs=final_epochs,
-        pretrain_epochs=pretrain,
+        pretrain_epochs=pretrain_epochs(source, task, pretrain),
         learning_rate=learning_rate,
         teacher=teacher,
         measure=measure,
     )
     with engine_from(engine) as workers:
         command = shlex.join(["netgraft", *sys.argv[1:]])
-        run(
-            *(model, task, source, data, goals, limits, budget, out, seed, resume, plan, workers, command, mutation),
-            *(freeze or [], only or [], latencies, chosen),
+        recipe = partial(
+            optimize_model,
+            *(model, task),
+            goals=goals,
+            limits=limits,
+            budget=budget,
+            out=out,
+            seed=seed,
+            resume=resume,
+            plan=plan,
+            mutation=mutation,
+            freeze=freeze or [],
+            only=only or [],
+            engine=workers,
+            table=latencies,
+            predictor=chosen,
+            settings={"source": source, "data": data, "command": command},
         )
+        evolve(model, task, command, recipe)
 
 
 @app.command(epilog=SOURCES_HELP)
@@ -510,12 +500,12 @@ def export(
     is_network = not Path(source).is_dir() and (":" in source or Path(source).suffix in sources.SUFFIXES)
     replaced = (to / RECORD).exists()
     model = load(source, input_shape) if is_network else None
-    with _heard() as notices:
+    with heard() as notices:
         if model:
             written = write(model, to, program=source.endswith(".pt2"))
         else:
             written = Front(Study.read(Path(source)))[pick].export(to)
-    _note(notices)
+    note(notices)
     for path in written:
         console.print(str(path), soft_wrap=True)
     if replaced:
@@ -545,11 +535,11 @@ def demo(
         out = out.with_name(f"{out.name.removesuffix(f'-{number - 1}')}-{number}")
     plan = Plan(pretrain_epochs=20.0, measure_seconds=25.0)
     command = shlex.join(["netgraft", "demo", "--out", str(out), "--budget", budget, "--seed", str(seed)])
-    goals = ["quality", "latency"]
-    run(
-        *(model, task, source, data, goals, [], budget, out, seed, resume, plan, Inline(), command),
-        default_mutations(),
+    settings = {"source": source, "data": data, "command": command}
+    recipe = partial(
+        optimize_model, *(model, task), budget=budget, out=out, seed=seed, resume=resume, plan=plan, settings=settings
     )
+    evolve(model, task, command, recipe)
 
 
 def _network(source: str, input_shape: str | None) -> Network:
@@ -559,141 +549,6 @@ def _network(source: str, input_shape: str | None) -> Network:
         if not Path(source).is_file():
             raise SourceError(f"{source} does not exist; name a folder that netgraft export wrote, or a file")
     return Path(source) if source.endswith((".onnx", ".tflite")) else load(source, input_shape)
-
-
-def load(source: str, input_shape: str | None) -> Model:
-    """The network that SOURCE names. What runs a user's code or torch.export, which may crash, does so in a process of
-    its own.
-    """
-    found = apart(partial(_read, source, _shape(input_shape) if input_shape else None))
-    if isinstance(found, WorkerDied):
-        raise SourceError(
-            f"{source} cannot be read: {found.reason}. torch.export, or code that the network calls, crashed: export "
-            "the network yourself, with strict=True say, save it with torch.export.save, and give the .pt2 file"
-        )
-    model, notices = found
-    _note(notices)
-    return model
-
-
-def _read(source: str, input_shape: tuple[int, ...] | None) -> tuple[Model, list[str]]:
-    """The network, and the warnings that are meant for the user."""
-    torch.set_num_threads(1)  # those of the parent did not survive the fork
-    with _heard() as notices:
-        model = sources.load(source, input_shape=input_shape)
-    return model, notices
-
-
-@contextmanager
-def _heard() -> Iterator[list[str]]:
-    """Collects the warnings that are meant for the user."""
-    texts: list[str] = []
-    with warnings.catch_warnings(record=True) as given:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", UserWarning)
-        yield texts
-    texts += [str(warning.message) for warning in given]
-
-
-def _note(notices: Sequence[str]) -> None:
-    for notice in notices:
-        errors.print(f"[yellow]note:[/] {escape(notice)}", soft_wrap=True)
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise OptionError(f"--input {text!r} is no shape; write it like 3x32x32 (channels x height x width)")
-    return shape
-
-
-def _pretrain_epochs(examples: int) -> float:
-    """Enough for a small network to be worth evolving: about 200,000 images, 20 epochs at the most."""
-    return float(max(3, min(20, round(200_000 / examples))))
-
-
-def run(
-    model: Model,
-    task: tasks.Task,
-    source: str,
-    data: str,
-    goals: list[str],
-    limits: list[str],
-    budget: str,
-    out: Path,
-    seed: int,
-    resume: bool,
-    plan: Plan,
-    engine: Engine,
-    command: str,
-    mutation: Mutation,
-    freeze: Sequence[str] = (),
-    only: Sequence[str] = (),
-    table: Table | None = None,
-    predictor: Predictor | None = None,
-) -> None:
-    """Optimizes with progress on the terminal, and ends with the table and the report; exit code 130 after Ctrl-C."""
-    for note in task.notes:
-        console.print(f"[dim]{note}[/]")
-    chance = 100 / model.graph.signature.outputs[0].concrete()[-1] if task.quality.name == "accuracy" else None
-    with screen.Watcher(console, chance) as watcher:
-        front = optimize_model(
-            model,
-            task,
-            goals=goals,
-            limits=limits,
-            budget=budget,
-            out=out,
-            seed=seed,
-            resume=resume,
-            plan=plan,
-            mutation=mutation,
-            freeze=freeze,
-            only=only,
-            engine=engine,
-            table=table,
-            predictor=predictor,
-            settings={"source": source, "data": data, "command": command},
-            on_event=watcher,
-        )
-    show(front.study)
-    if watcher.interrupted:
-        words = [_program(), *shlex.split(command)[1:]]
-        again = words if "--resume" in words else [*words, "--resume"]
-        console.print(f"go on with: {shlex.join(again)}", markup=False, soft_wrap=True)
-        raise typer.Exit(130)
-
-
-def show(study: Study) -> None:
-    """Prints the table of finalists (or of what there is so far), writes the report, and says what to do next."""
-    summary = report_page.summarize(study)
-    picks = summary.picks
-    if summary.rows:
-        console.print(screen.finalists(summary))
-    else:
-        entries, picks = report_page.standings(study)
-        if entries:
-            console.print(screen.so_far(entries))
-    console.print(summary.headline, markup=False)
-    if summary.prediction:
-        console.print(str(summary.prediction), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {report_page.write(study)}", soft_wrap=True)
-    for row in summary.rows:
-        if row.breaks:
-            console.print(f"[yellow]{row.label} was measured beyond the limit {row.breaks}[/]")
-    if picks:
-        console.print("picks: " + ", ".join(f"{pick} #{number}" if number else pick for pick, number in picks.items()))
-        again = shlex.join([_program(), "export", str(study.path), "--pick", "knee", "--to", "better"])
-        console.print(f"take it home: {again}", markup=False, soft_wrap=True)
-
-
-def _program() -> str:
-    """How this program can be called from where the user is: by its name, or by its path (``.venv/bin/netgraft``)."""
-    called = Path(sys.argv[0])
-    return str(called) if called.name == "netgraft" and not which("netgraft") else "netgraft"
 
 
 def main() -> None:

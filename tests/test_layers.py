@@ -142,6 +142,11 @@ LAYERS: dict[str, tuple[str, str]] = {
     "bank_commands": ("ir.* segments.* sources console picture", "numpy typer rich"),
     "predictor_commands": ("predictor.* sources console", "typer rich"),
     "table_commands": ("ir.* costs.tables.* recipes.* sources console", "typer rich"),
+    "terminal": (
+        "ir.* engine front report.* sources spaces.families.* study tasks.* zoo.* console",
+        "torch typer rich",
+    ),
+    "run_commands": ("data engine front mutations.* recipes.* table_commands terminal", "typer"),
     "cli": ("*", "numpy torch typer rich"),
 }
 

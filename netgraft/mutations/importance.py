@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from netgraft.channels import Axis, ChannelGroup, Site, channels
 from netgraft.channels.atoms import Label
+from netgraft.errors import OptionError
 from netgraft.ir import Graph, Weights
 
 Scores = npt.NDArray[np.float64]
@@ -44,6 +45,19 @@ class Filters:
         found = channels(graph).reads
         matrices = [axis for axis in group.axes if axis not in found and weights[axis[0]].ndim > 1]
         return _by_axis(graph, group, weights, matrices or group.axes, self.norm)
+
+
+def last_slice(graph: Graph, group: ChannelGroup, weights: Weights) -> Scores:
+    """What CompactNet's published code orders batch norms and readers by: with their sign, the weights of the filters
+    at the last place of their window, from the last input, each layer's over its norm. The code orders each other slice
+    of the filters by its own values, which mixes filters up; here filters stay whole.
+    """
+    found, total = channels(graph), np.zeros(group.channels)
+    for key, axis in group.axes:
+        if (key, axis) not in found.reads and axis == 0 and weights[key].ndim > 1:
+            values = weights[key].reshape(len(weights[key]), -1)[:, -1].astype(np.float64)
+            total += _to_units(group, found.weights[key][axis], values / max(np.linalg.norm(values), 1e-12))
+    return total
 
 
 def scales(graph: Graph, group: ChannelGroup, weights: Weights) -> Scores:
@@ -104,6 +118,24 @@ class Random:
     def __call__(self, graph: Graph, group: ChannelGroup, weights: Weights) -> Scores:
         """See :data:`Importance`."""
         return np.random.default_rng([self.seed, group.units[0]]).random(group.channels)
+
+
+IMPORTANCES: Final[Mapping[str, Importance]] = {
+    "reads": reads,
+    "l1": Filters(1),
+    "l2": Filters(2),
+    "scales": scales,
+    "last-slice": last_slice,
+    "random": Random(),
+}
+"""Those that look at weights alone, by name."""
+
+
+def importance_named(name: str) -> Importance:
+    """The importance of that name. OptionError for a name that is not known."""
+    if name not in IMPORTANCES:
+        raise OptionError(f"there is no importance {name!r}; known: {', '.join(IMPORTANCES)}")
+    return IMPORTANCES[name]
 
 
 def _by_axis(graph: Graph, group: ChannelGroup, weights: Weights, axes: Iterable[Axis], norm: int) -> Scores:

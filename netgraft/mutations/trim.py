@@ -10,7 +10,7 @@ By hand, with the layers that read the channels refitted on data (:mod:`netgraft
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +68,16 @@ def trim(graph: Graph, group: ChannelGroup, scores: Scores, width: int, origin: 
     """The edit that leaves the ``width`` channels of a group with the largest ``scores``; more where some dimension
     would have none of them. None where no channel can go.
     """
-    order = np.argsort(scores, kind="stable")[: max(0, group.channels - width)]
-    units = droppable(graph, [group.units[i] for i in order])
+    return trim_several(graph, [(group, scores, width)], origin)
+
+
+def trim_several(graph: Graph, widths: Iterable[tuple[ChannelGroup, Scores, int]], origin: str = "trim") -> Edit | None:
+    """The same for several groups by one edit: each with its scores and the width it is to have."""
+    units: list[int] = []
+    for group, scores, width in widths:
+        order = np.argsort(scores, kind="stable")[: max(0, group.channels - width)]
+        units += [group.units[i] for i in order]
+    units = droppable(graph, units)
     if not units:
         return None
     try:

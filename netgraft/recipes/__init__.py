@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from .optimize import Plan, optimize
+from .compactnet import compactnet
+from .netadapt import netadapt
+from .optimize import optimize
+from .run import Plan
 
-__all__ = ["Plan", "optimize"]
+__all__ = ["Plan", "compactnet", "netadapt", "optimize"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,68 @@ def refit(
     return replace(child, weights=weights_of(module))
 
 
+@dataclass(frozen=True)
+class Moments:
+    """What a network's layers read and give at some places of some training images, summed up, for many refits of
+    it: sums of products of a layer's features with one another, and with its outputs, by the layer's id.
+    """
+
+    model: Model
+    sums: Mapping[str, tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, model: Model, task: Task, *, images: int = 1000, positions: int = 10, seed: int) -> Moments:
+        """From one pass over the images. A layer takes 8 bytes for each pair of its features, of which a convolution
+        has as many as weights a filter.
+        """
+        read = {id for group in channels(model.graph).groups for id in group.readers}
+        layers = [node for node in model.graph if node.id in read and _is_refitted(node)]
+        sums: dict[str, tuple[Tensor, Tensor]] = {}
+        if layers:
+            look = _Look(model, list(dict.fromkeys(v for node in layers for v in (node.inputs[0], node.value()))))
+            generator = torch.Generator().manual_seed(seed)
+            for inputs, _ in _batches(task, images, seed):
+                found = look(inputs)
+                for node in layers:
+                    x, y = _sampled(node, found[node.inputs[0]], found[node.value()], positions, generator)
+                    square, product = sums.get(node.id, (0.0, 0.0))
+                    sums[node.id] = square + x.T @ x, product + x.T @ y
+        return cls(model, sums)
+
+    def refit(self, edit: Edit, ridge: float = 1e-3) -> Model:
+        """The child of an edit that drops channels, with the layers that read fewer refitted as AMC does: on the
+        features of the network itself, each layer alone. No images are looked at, so it takes milliseconds; it leaves
+        more to be made up for than :func:`refit`, and batch-norm statistics as they were.
+        """
+        parent = self.model
+        weights, _ = inherit(parent.graph, edit, parent.weights, np.random.default_rng(0))
+        child = Model(apply(parent.graph, edit), weights, parent.name)
+        for node in child.graph:
+            rows = _rows_if_trimmed(node, edit)
+            if rows is not None and node.id in self.sums:
+                square, product = self.sums[node.id]
+                columns = _columns(node, edit, parent.weights[node.weights["weight"]].shape)
+                if "bias" in node.weights:
+                    columns = torch.cat([columns, torch.tensor([len(square) - 1])])
+                normal = square[columns][:, columns], product[columns][:, rows]
+                weights.update(_solved(node, child, *normal, _matrix(node, child), ridge))
+        return child
+
+
+def _columns(node: Node, edit: Edit, shape: Sequence[int]) -> Tensor:
+    """Which of the parent's features a layer still reads."""
+    kept = torch.tensor(dict(_slices(edit.carry[node.weights["weight"]]))[1])
+    taps = prod(shape[2:])
+    return (kept[:, None] * taps + torch.arange(taps)).flatten()
+
+
+def _is_refitted(node: Node) -> bool:
+    return node.op in ("conv2d", "linear") and node.attrs.get("groups", 1) == 1
+
+
 def _rows_if_trimmed(node: Node, edit: Edit) -> tuple[int, ...] | slice | None:
     """Which of the parent's outputs a layer still gives, if it reads fewer channels than the parent's."""
-    if node.id not in edit.region.nodes or node.op not in ("conv2d", "linear") or node.attrs.get("groups", 1) > 1:
+    if node.id not in edit.region.nodes or not _is_refitted(node):
         return None
     left = dict(_slices(edit.carry.get(node.weights["weight"])))
     return left.get(0, slice(None)) if 1 in left else None
@@ -103,27 +163,47 @@ def _refitted(
     """The weights of one layer, by their keys, from normal equations."""
     generator = torch.Generator().manual_seed(seed)
     wanted, given = _Look(parent, [node.value()]), _Look(child, [node.inputs[0]])
-    key, bias = node.weights["weight"], node.weights.get("bias")
-    old = torch.as_tensor(child.weights[key]).double().flatten(1)
-    if bias is not None:
-        old = torch.cat([old, torch.as_tensor(child.weights[bias]).double()[:, None]], dim=1)
+    old = _matrix(node, child)
     square = torch.zeros(old.shape[1], old.shape[1], dtype=torch.float64)
     product = torch.zeros(old.shape[1], old.shape[0], dtype=torch.float64)
     for inputs, _ in batches:
         features, targets = given(inputs)[node.inputs[0]], wanted(inputs)[node.value()]
-        sample = _at_places if node.op == "conv2d" else _at_tokens
-        x, y = sample(node, features, targets, positions, generator)
-        x, y = x.double(), y.double()[:, rows]
-        if bias is not None:
-            x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+        x, y = _sampled(node, features, targets, positions, generator)
         square += x.T @ x
-        product += x.T @ y
+        product += x.T @ y[:, rows]
+    return _solved(node, child, square, product, old, ridge)
+
+
+def _solved(
+    node: Node, child: Model, square: Tensor, product: Tensor, old: Tensor, ridge: float
+) -> dict[str, npt.NDArray[Any]]:
+    """The weights by their keys that solve the normal equations, with a pull towards the ``old`` ones."""
+    key, bias = node.weights["weight"], node.weights.get("bias")
     pull = ridge * square.diagonal().mean().clamp(min=1e-12)
-    square.diagonal().add_(pull)
+    square = square + pull * torch.eye(len(square), dtype=square.dtype)
     new = torch.linalg.solve(square, product + pull * old.T).T.float().numpy()
     if bias is None:
         return {key: new.reshape(child.weights[key].shape)}
     return {key: new[:, :-1].reshape(child.weights[key].shape), bias: np.ascontiguousarray(new[:, -1])}
+
+
+def _matrix(node: Node, model: Model) -> Tensor:
+    """A layer's weights as a matrix of its outputs by its features, the bias last."""
+    matrix = torch.as_tensor(model.weights[node.weights["weight"]]).double().flatten(1)
+    if "bias" not in node.weights:
+        return matrix
+    return torch.cat([matrix, torch.as_tensor(model.weights[node.weights["bias"]]).double()[:, None]], dim=1)
+
+
+def _sampled(
+    node: Node, features: Tensor, targets: Tensor, positions: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """What a layer reads at some places, with a one for its bias, and what it should give there."""
+    sample = _at_places if node.op == "conv2d" else _at_tokens
+    x, y = (part.double() for part in sample(node, features, targets, positions, generator))
+    if "bias" in node.weights:
+        x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
+    return x, y
 
 
 def _at_places(
