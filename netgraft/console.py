@@ -127,10 +127,15 @@ class Watcher:
         time = (
             f"time {scores['time']:.2f}x" if "time" in scores else f"est. {scores['latency'] / start['latency']:.2f}x"
         )
-        expected = f", expected {scores['expected']:.2f}" if "expected" in scores else ""
+        beside = []
+        if "quality_before" in scores:
+            beside.append(f"untuned {scores['quality_before']:.2f}")
+        if "expected" in scores:
+            beside.append(f"expected {scores['expected']:.2f}")
+        also = f" ({', '.join(beside)})" if beside else ""
         line = (
-            f"  {label(trial.number, trial.digest)}  {quality} (untuned {scores['quality_before']:.2f}{expected})  "
-            f"{time}  flops {scores['flops'] / start['flops']:.2f}x  "
+            f"  {label(trial.number, trial.digest)}  {quality}{also}  {time}  "
+            f"flops {scores['flops'] / start['flops']:.2f}x  "
         )
         origin = _short(trial.origin, max(12, self.console.width - len(line)) if self.console.is_terminal else 60)
         self.console.print(f"{line}[dim]{origin}[/]", highlight=False, soft_wrap=True)

@@ -21,7 +21,7 @@ from netgraft.engine import engine_from
 from netgraft.front import Front
 from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.importance import IMPORTANCES
-from netgraft.recipes import Plan, compactnet, netadapt
+from netgraft.recipes import Plan, amc, compactnet, netadapt
 from netgraft.table_commands import table_from
 from netgraft.terminal import DATA_HELP, SOURCES_HELP, InputShape, Source, evolve, load, pretrain_epochs
 
@@ -175,3 +175,15 @@ def compactnet_(
     importance: Importance = "l2",
 ) -> None:
     """CompactNet (2019): trim the candidate that stays most accurate, for one platform."""
+
+
+@_recipe(amc)
+def amc_(
+    limit: Annotated[str, typer.Option(help="what to come down to; see below")] = "flops<=0.5x",
+    episodes: Annotated[int, typer.Option(help="networks to try, each judged without training", min=1)] = 400,
+    least: Annotated[float, typer.Option(help="the share of a group's channels that stays at least")] = 0.2,
+    importance: Importance = "reads",
+    multiple: Multiple = 8,
+    images: Annotated[int, typer.Option(help="training images for refitting layers", min=1)] = 1000,
+) -> None:
+    """AMC (ECCV 2018): an agent learns how wide each part stays, by what trimming costs before any training."""

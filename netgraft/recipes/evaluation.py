@@ -103,7 +103,7 @@ class Check:
 
     def __call__(self, candidate: Candidate) -> Result:
         """Never raises for a candidate that cannot run: that is a failure with its reason."""
-        return _timed(self._check, candidate)
+        return timed(self._check, candidate)
 
     def _check(self, candidate: Candidate) -> Result:
         checked = replace(candidate, model=self.trainer.recalibrated(candidate.model, self.batches))
@@ -132,7 +132,7 @@ class Tune:
 
     def __call__(self, candidate: Candidate) -> Result:
         """The candidate with its new weights. Never raises for one that cannot be trained: that is a failure."""
-        return _timed(self._tune, candidate)
+        return timed(self._tune, candidate)
 
     def _tune(self, candidate: Candidate) -> Result:
         trainer = self.trainer
@@ -152,7 +152,7 @@ class Tune:
         return Result(tuned, scores, failure, training=training)
 
 
-def _timed(work: Callable[[Candidate], Result], candidate: Candidate) -> Result:
+def timed(work: Callable[[Candidate], Result], candidate: Candidate) -> Result:
     """The work's result with the time it took; what goes wrong with one candidate is a failure of that candidate."""
     started = time.perf_counter()
     try:
