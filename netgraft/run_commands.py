@@ -157,7 +157,7 @@ Multiple = Annotated[int, typer.Option(help="widths are multiples of this, where
 @_recipe(netadapt)
 def netadapt_(
     limit: Annotated[str, typer.Option(help="what to come down to; see below")] = "latency<=0.7x",
-    iterations: Annotated[int, typer.Option(help="at most so many steps", min=1)] = 30,
+    iterations: Annotated[int, typer.Option(help="in about so many steps at most", min=1)] = 30,
     step: Annotated[
         float | None,
         typer.Option(help="the first step, as a share (default: 0.025, or what it takes)"),
@@ -171,7 +171,7 @@ def netadapt_(
 @_recipe(compactnet)
 def compactnet_(
     limit: Annotated[str, typer.Option(help="what to come down to; see below")] = "latency<=0.69x",
-    iterations: Annotated[int, typer.Option(help="in so many steps", min=1)] = 24,
+    iterations: Annotated[int, typer.Option(help="in about so many steps", min=1)] = 24,
     importance: Importance = "l2",
 ) -> None:
     """CompactNet (2019): trim the candidate that stays most accurate, for one platform."""

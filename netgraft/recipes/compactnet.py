@@ -15,11 +15,11 @@ from netgraft.events import Listener, nobody
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, apply
 from netgraft.ir.ops import CONVOLUTIONS
-from netgraft.mutations.importance import importance_named
+from netgraft.mutations.importance import Importance, importance_named
 from netgraft.mutations.trim import trim_several
 from netgraft.tasks import Task
 
-from .greedy import Resource, greedily
+from .greedy import Reduce, Resource, greedily
 from .run import Estimates, Plan
 
 DECAY = 0.96
@@ -43,7 +43,7 @@ def compactnet(
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
 ) -> Front:
-    """Trims ``model`` in ``iterations`` steps to ``limit``.
+    """Trims ``model`` in about ``iterations`` steps to ``limit``.
 
     The candidates are the same in every iteration: the groups of coupled channels, each with the widths inside of the
     blocks that read it (:func:`candidates`). From each candidate one filter goes at a time, until the step is saved or
@@ -57,30 +57,14 @@ def compactnet(
 
     The paper's speed-up S over N iterations is here the limit that its steps add up to: S = 1.5, 2.0 and 2.5 with N =
     18, 24 and 30 are limits of 0.77x, 0.69x and 0.66x. Deviations: coupled channels are found in the graph, so any
-    network will do; the run ends as soon as the limit is kept, and the last step goes no further; short trainings are
-    the plan's fine-tunings with the original as teacher (the paper: 30 epochs of RMSProp). The rest of the arguments
-    are as those of :func:`netgraft.recipes.netadapt`.
+    network will do; the run ends when the limit is kept, not after N iterations (a candidate at its smallest width may
+    save less than a step), and the last step goes no further; short trainings are the plan's fine-tunings with the
+    original as teacher (the paper: 30 epochs of RMSProp). The rest of the arguments are as those of
+    :func:`netgraft.recipes.netadapt`.
     """
     if iterations < 1:
         raise OptionError("iterations must be 1 or more")
-    ranked = importance_named(importance)
-    whole = {group.makers: group.channels for group in channels(model.graph).groups}
-
-    def reduce(model: Model, groups: Sequence[ChannelGroup], target: float, resource: Resource) -> Iterator[Edit]:
-        graph = model.graph
-        scores = {group: ranked(graph, group, model.weights) for group in groups}
-        for leader, followers in candidates(graph, groups):
-            least, best = floor(whole.get(leader.makers, leader.channels)), None
-            for width in range(leader.channels - 1, least - 1, -1):
-                inside = [(g, scores[g], max(1, round(g.channels * width / leader.channels))) for g in followers]
-                edit = trim_several(graph, [(leader, scores[leader], width), *inside], "compactnet")
-                if edit is not None:
-                    best = edit
-                    if resource(apply(graph, edit)) <= target:
-                        break
-            if best is not None:
-                yield best
-
+    reduce = reducing(model.graph, importance_named(importance))
     return greedily(
         *(model, task),
         name="compactnet",
@@ -102,24 +86,49 @@ def compactnet(
     )
 
 
+def reducing(original: Graph, importance: Importance) -> Reduce:
+    """The proposals of an iteration; the smallest allowed widths follow from those of the ``original``."""
+    floors = {group.makers: floor(group.channels) for group in channels(original).groups}
+
+    def reduce(model: Model, groups: Sequence[ChannelGroup], target: float, resource: Resource) -> Iterator[Edit]:
+        graph = model.graph
+        scores = {group: importance(graph, group, model.weights) for group in groups}
+        for leader, followers in candidates(graph, groups):
+            best = None
+            for width in range(leader.channels - 1, floors[leader.makers] - 1, -1):
+                inside = [(g, scores[g], max(1, round(g.channels * width / leader.channels))) for g in followers]
+                best = trim_several(graph, [(leader, scores[leader], width), *inside], "compactnet") or best
+                if best is not None and resource(apply(graph, best)) <= target:
+                    break
+            if best is not None:
+                yield best
+
+    return reduce
+
+
 def candidates(graph: Graph, groups: Sequence[ChannelGroup]) -> list[tuple[ChannelGroup, list[ChannelGroup]]]:
     """What is trimmed together: a group, and those that follow it in proportion, because a depthwise convolution passes
     them on and they are expanded from it. The channels that are computed from the network's input stay as they are.
     """
-    leaders: dict[ChannelGroup, list[ChannelGroup]] = {}
-    follows: dict[ChannelGroup, ChannelGroup] = {}
+    found: dict[ChannelGroup, list[ChannelGroup]] = {}
+    following: list[tuple[ChannelGroup, ChannelGroup]] = []
     for group in groups:
         first = graph[group.makers[0]]
-        depthwise = any(graph[id].op in CONVOLUTIONS and graph[id].attrs["groups"] > 1 for id in group.makers)
-        source = next((g for g in groups if first.id in g.readers), None)
-        if depthwise and source is not None and source is not group:
-            follows[group] = source
-        elif not any(value.node not in graph for value in first.inputs):
-            leaders[group] = []
-    for group, leader in follows.items():
-        if leader in leaders:
-            leaders[leader].append(group)
-    return list(leaders.items())
+        source = next((other for other in groups if first.id in other.readers), None)
+        if source is not None and _passed_on(graph, group):
+            following.append((source, group))
+        elif all(value.node in graph for value in first.inputs):
+            found[group] = []
+    for leader, group in following:
+        if leader in found:
+            found[leader].append(group)
+    return list(found.items())
+
+
+def _passed_on(graph: Graph, group: ChannelGroup) -> bool:
+    """Whether a convolution passes the channels on, each alone or in groups."""
+    users = {id for key, _ in group.axes for id, _ in graph.weight_users[key]} - {*group.makers, *group.readers}
+    return any(graph[id].op in CONVOLUTIONS for id in users)
 
 
 def floor(width: int) -> int:

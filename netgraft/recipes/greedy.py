@@ -46,7 +46,7 @@ saves, as a share of what the original needs.
 @dataclass(frozen=True)
 class Greedy:
     """The strategy: ``steps`` say how much of ``metric`` each iteration saves, in its own unit, until there is at most
-    ``bound`` of it. The last step goes no further than that.
+    ``bound`` of it; where they do not come to that, it goes on by the last one. No step goes further than that.
 
     A measured latency counts with the upper end of its interval. What a proposal will need follows from what the
     network it comes from was measured to need, and from what is counted or estimated for both.
@@ -72,12 +72,12 @@ class Greedy:
         """See :class:`netgraft.search.Strategy`: all proposals of one iteration, whatever ``n`` is; none at the end."""
         path = self.path(trials)
         done = max(trial.generation for trial in trials)
-        if self.needs(path[-1]) <= self.bound or done >= len(self.steps) or len(path) <= done:
+        if self.needs(path[-1]) <= self.bound or len(path) <= done:
             return []
         parent = candidate_of(path[-1])
         graph = parent.model.graph
         scale = self.needs(path[-1]) / space.score(graph)[self.metric]
-        target = max(self.bound, self.needs(path[-1]) - self.steps[done])
+        target = max(self.bound, self.needs(path[-1]) - self.steps[min(done, len(self.steps) - 1)])
         groups = trimmable(graph, self.fixed)
         found: list[Candidate] = []
         seen = {trial.digest for trial in trials}

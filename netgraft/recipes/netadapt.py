@@ -47,7 +47,7 @@ def netadapt(
 ) -> Front:
     """Trims ``model`` step by step until it keeps ``limit``: algorithm 1 of the paper.
 
-    In each of at most ``iterations`` every group of coupled channels makes a proposal: the most filters, by
+    In each of about ``iterations`` every group of coupled channels makes a proposal: the most filters, by
     multiples of ``multiple``, with which the network needs a step less. Those of the largest ``importance`` (a name of
     :data:`~netgraft.mutations.importance.IMPORTANCES`; the paper's is the L2 norm) stay. All proposals are fine-tuned
     for the plan's ``tune_epochs``, and the one that loses the least quality for what it saves goes on. The ``step``
