@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -331,7 +332,7 @@ def test_a_recipe_on_the_command_line_can_be_interrupted_and_its_network_exporte
     interrupt_at(FinalsBegun, monkeypatch)
     code, said = netgraft("run", "netadapt", source, *options, *short)
     assert code == 130, said
-    assert "generation 1:" in said and "netadapt 0 16 to" in said and "trained so far" in said
+    assert "generation 1:" in said and re.search(r"netadapt \S+ 16 to \d+", said) and "trained so far" in said
     code, said = netgraft("export", out, "--to", tmp_path / "better")
     assert code == 0 and (tmp_path / "better" / "model.onnx").is_file()
     code, said = netgraft("run", "netadapt", source, *options, *short)

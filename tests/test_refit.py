@@ -12,7 +12,7 @@ from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.ir import Batch, Builder, Graph, Model, TensorType
 from netgraft.mutations.importance import Activations, Taylor, reads
 from netgraft.mutations.trim import trim
-from netgraft.recipes.refit import gradients, magnitudes, refit
+from netgraft.recipes.refit import Moments, gradients, magnitudes, refit
 from netgraft.tasks import Split, Task, classification, recalibrate
 
 
@@ -58,6 +58,18 @@ def test_a_refit_makes_up_for_channels_that_others_repeat(maker: str, task: Task
     edit = drop(twice.graph, doubled.units[::2])
     again = refit(twice, edit, task, images=200, ridge=1e-9, seed=0)
     assert again.graph.digest == model.graph.digest
+    x = [task.train.inputs[:50]]
+    (wanted,), (lost,), (back,) = (outputs(m, x) for m in (twice, child_of(twice, edit), again))
+    assert (lost - wanted).abs().max() > 0.1
+    torch.testing.assert_close(back, wanted, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("maker", ["stem", "one", "down", "hidden"])
+def test_moments_make_up_for_them_without_looking_again(maker: str, task: Task) -> None:
+    model = trained(task)
+    twice = child_of(model, repeat(model.graph, dict.fromkeys(group_of(model.graph, maker).units, 2)))
+    edit = drop(twice.graph, group_of(twice.graph, maker).units[::2])
+    again = Moments.of(twice, task, images=200, seed=0).refit(edit, ridge=1e-9)
     x = [task.train.inputs[:50]]
     (wanted,), (lost,), (back,) = (outputs(m, x) for m in (twice, child_of(twice, edit), again))
     assert (lost - wanted).abs().max() > 0.1

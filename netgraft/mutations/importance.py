@@ -56,7 +56,7 @@ def last_slice(graph: Graph, group: ChannelGroup, weights: Weights) -> Scores:
     for key, axis in group.axes:
         if (key, axis) not in found.reads and axis == 0 and weights[key].ndim > 1:
             values = weights[key].reshape(len(weights[key]), -1)[:, -1].astype(np.float64)
-            total += _to_units(group, found.weights[key][axis], values / max(np.linalg.norm(values), 1e-12))
+            total += _to_units(group, found.weights[key][axis], values / max(float(np.linalg.norm(values)), 1e-12))
     return total
 
 

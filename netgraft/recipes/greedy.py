@@ -7,7 +7,7 @@ one place of the network; all are trained shortly; one is chosen, and the next i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ class Greedy:
                 seen.add(child.digest)
                 weights, inheritance = inherit(graph, edit, parent.model.weights, rng)
                 model = Model(child, weights, parent.model.name)
-                found.append(Candidate(first + len(found), model, parent.number, (edit,), inheritance, parent.epochs))
+                number, edit = first + len(found), replace(edit, origin=f"{edit.origin} {narrowed(graph, child)}")
+                found.append(Candidate(number, model, parent.number, (edit,), inheritance, parent.epochs))
         return found
 
     def path(self, trials: Sequence[Trial]) -> list[Trial]:

@@ -124,7 +124,7 @@ def optimize(
             others = [goal.metric for goal in parsed if goal.metric != "quality"]
             strategy = Guided(strategy, predictor, quality, tolerance, others)
         clock = None
-        if plan.measure == "search" and "latency" in {aim.metric for aim in (*parsed, *bounds)}:
+        if plan.measure == "search" and "latency" in {goal.metric for goal in parsed} | {b.metric for b in bounds}:
             clock = Clock(begun.original, study.trials[0].scores["latency"], begun.engine_name)
             strategy = Corrected(strategy)
         ranking = None if predictor is None else partial(promise, quality)
