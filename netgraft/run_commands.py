@@ -1,7 +1,7 @@
 """``netgraft run NAME SOURCE``: published methods on the command line, one command a recipe.
 
-To add one: write a recipe that takes what :class:`Common` lists (with ``limit``), and here a function of its own
-options with a docstring for the help, under ``@_recipe(the recipe)``.
+To add one: write a recipe that takes what :func:`_run` hands on, and here a function whose parameters are the options
+that only this recipe has, with a docstring for the help, under ``@_recipe(the recipe)``.
 """
 
 from __future__ import annotations

@@ -239,6 +239,8 @@ def test_what_cannot_be_trimmed_to_is_said_before_anything_is_done(source: str, 
         run("netadapt", source, tmp_path / "run", importance="l3")
     with pytest.raises(SourceError, match="no channels that netadapt could trim"):
         run("netadapt", source, tmp_path / "run", freeze=["*.conv*", "0", "8"])
+    with pytest.raises(OptionError, match="out of reach"):
+        run("amc", source, tmp_path / "run", limit="flops<=0.01x")
     assert not (tmp_path / "run").exists()
 
 

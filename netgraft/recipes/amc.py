@@ -7,6 +7,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ import numpy as np
 from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.channels import ChannelGroup
 from netgraft.convert.to_torch import to_module
-from netgraft.costs.analytic import flops_by_node
+from netgraft.costs.analytic import flops_by_node, latency_estimate
 from netgraft.engine import Engine, Inline
 from netgraft.errors import OptionError, SourceError
 from netgraft.events import Listener, nobody
@@ -34,7 +35,7 @@ from .clock import Clock
 from .ddpg import Agent, State, Step
 from .evaluation import Count, counted, timed
 from .finals import finalists_of
-from .greedy import NOTHING, Resource, check_limit, trimmable
+from .greedy import NOTHING, Resource, check_limit, in_time, trimmable
 from .refit import Moments
 from .run import Begun, Estimates, Plan, conduct
 
@@ -91,19 +92,25 @@ def amc(
         raise OptionError("episodes, multiple and images must be 1 or more, and least between 0 and 1")
     chosen = (plan or Plan(finalists=1)).for_examples(len(task.train))
     fixed = fixed_by(model.graph, freeze, only)
-    metric = check_limit(limit, counted(model.graph))
+    score = partial(counted, latency=table.latency if table else latency_estimate)
+    wanted = check_limit(limit, score(model.graph))
+    metric = wanted.metric
     groups = trimmable(model.graph, fixed)
     if not groups:
         raise SourceError(f"{model.name} has no channels that amc could trim ('netgraft inspect --channels' shows why)")
     ranked = importance_named(importance)
+
+    def through(model: Model, bound: float) -> Walk:
+        scores = [ranked(model.graph, group, model.weights) for group in groups]
+        return Walk.through(model.graph, groups, scores, lambda g: score(g)[metric], bound, least, multiple)
+
+    if not in_time(wanted):
+        through(model, wanted.bound)  # whether it can be reached, before any work is done
     quality = Goal("quality", task.quality.higher_is_better)
 
     def play(begun: Begun) -> tuple[Sequence[int], float]:
         study, (bound,), original = begun.study, begun.bounds, begun.original
-        scores = [ranked(original.graph, group, original.weights) for group in groups]
-        walk = Walk.through(
-            original.graph, groups, scores, lambda g: begun.score(g)[metric], bound.bound, least, multiple
-        )
+        walk = through(original, bound.bound)
         clock = None
         if metric == "latency" and begun.plan.measure == "search":
             clock = Clock(original, study.trials[0].scores["latency"], begun.engine_name)

@@ -33,7 +33,7 @@ def finalists_of(
     """
     complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
     by_time = [limit for limit in limits if limit.metric == "latency"]
-    complete = [t for t in complete if not any(limit.violation(_at_worst(t)) for limit in by_time)] or complete
+    complete = [t for t in complete if not any(limit.violation(at_worst(t)) for limit in by_time)] or complete
     if complete:
         best = min(quality.cost(t.scores) for t in (study.trials[0], *complete))
         sound = [t for t in complete if quality.cost(t.scores) - best <= 3 * tolerance_of(study.trials[0])]
@@ -51,7 +51,7 @@ def affordable(left: float, finalists: int, epochs: float) -> tuple[int, float]:
     return count, min(epochs, max(least, left / (count + 1)))
 
 
-def _at_worst(trial: Trial) -> dict[str, float]:
+def at_worst(trial: Trial) -> dict[str, float]:
     """The latency at the upper end of its interval, where it was measured; or else the estimate."""
     stretch = trial.scores["time_high"] / trial.scores["time"] if "time" in trial.scores else 1.0
     return {"latency": trial.scores["latency"] * stretch}

@@ -20,7 +20,7 @@ from netgraft.errors import EmptyFrontError, OptionError, SourceError
 from netgraft.events import Listener
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, apply, inherit
-from netgraft.metrics import Goal, parse_limit
+from netgraft.metrics import Goal, Limit, parse_limit
 from netgraft.mutations import Mix
 from netgraft.mutations.fixed import fixed_by, untouchable
 from netgraft.mutations.sparing import changed
@@ -31,6 +31,7 @@ from netgraft.tasks import Task
 
 from .clock import Clock
 from .evaluation import Count, Tune, counted
+from .finals import at_worst
 from .run import Begun, Estimates, Plan, conduct
 
 Resource = Callable[[Graph], float]
@@ -107,10 +108,7 @@ class Greedy:
 
     def needs(self, trial: Trial) -> float:
         """How much of the metric a trial needs."""
-        needed = trial.scores[self.metric]
-        if self.metric == "latency" and "time" in trial.scores:
-            needed *= trial.scores["time_high"] / trial.scores["time"]
-        return needed
+        return {**trial.scores, **at_worst(trial)}[self.metric]
 
 
 def narrowed(graph: Graph, child: Graph) -> str:
@@ -165,7 +163,7 @@ def greedily(
     """
     chosen = (plan or Plan(finalists=1)).for_examples(len(task.train))
     fixed = fixed_by(model.graph, freeze, only)
-    metric = check_limit(limit, counted(model.graph))
+    metric = check_limit(limit, counted(model.graph)).metric
     if not trimmable(model.graph, fixed):
         raise SourceError(
             f"{model.name} has no channels that {name} could trim ('netgraft inspect --channels' shows why)"
@@ -176,7 +174,9 @@ def greedily(
         study, (bound,) = begun.study, begun.bounds
         whole = study.trials[0].scores[metric]
         if bound.bound >= whole:
-            raise OptionError(f"the original keeps the limit {limit!r} already; start again with a lower one")
+            raise OptionError(
+                f"the original keeps the limit {limit!r} already; start again in another folder with a lower one"
+            )
         savings = [share * whole for share in steps(bound.bound / whole)]
         strategy = Greedy(metric, bound.bound, savings, quality, reduce, choose, fixed)
         clock = None
@@ -219,15 +219,21 @@ NOTHING = Mix(())
 """The mutation of a space whose strategy makes its children itself."""
 
 
-def check_limit(text: str, original: Mapping[str, float]) -> str:
-    """The metric of the limit that a recipe works towards. OptionError where there is nothing to save."""
+def check_limit(text: str, original: Mapping[str, float]) -> Limit:
+    """The limit that a recipe works towards, by the scores of the original. OptionError where there is nothing to save;
+    of a limit in a unit of time that is not known yet.
+    """
     limit = parse_limit(text, {**original, "quality": 1.0})
     if limit.metric == "quality" or not limit.upper:
         raise OptionError(
             f"the limit {text!r} is nothing to save: give one on latency, flops, parameters or memory, such as "
             "'flops<=0.5x'"
         )
-    in_time = limit.metric == "latency" and not limit.is_relative
-    if not in_time and limit.bound >= original[limit.metric]:
+    if not in_time(limit) and limit.bound >= original[limit.metric]:
         raise OptionError(f"the original keeps the limit {text!r} already; choose a lower one")
-    return limit.metric
+    return limit
+
+
+def in_time(limit: Limit) -> bool:
+    """Whether a limit is in a unit of time, and so waits for a measurement of the original."""
+    return limit.metric == "latency" and not limit.is_relative
