@@ -83,10 +83,10 @@ def amc(
 
     Deviations: decisions are one for each group, in the graph's order, where AMC's are one for a layer's inputs and
     residual layers share one; every convolution that is not grouped is refitted, not only 1x1 and linear layers; the
-    reward is a share of the original's quality, and on the validation split; 4 episodes are played at once; the agent
-    remembers what was done, within the limit, not what it wanted; the published script plays 800 episodes. A latency
-    is estimated (by counting or by a ``table``) and measured for the best of each 4 only. The rest of the arguments
-    are as those of :func:`netgraft.recipes.netadapt`; ``tune_epochs`` of the plan means nothing here.
+    reward is a share of the original's quality, and on the validation split; 4 episodes are played at once; the
+    published script plays 800 episodes, and many fewer teach the agent little. A latency is estimated (by counting or
+    by a ``table``) and measured for the best of each 4 only. The rest of the arguments are as those of
+    :func:`netgraft.recipes.netadapt`; ``tune_epochs`` of the plan means nothing here.
     """
     if episodes < 1 or multiple < 1 or images < 1 or not 0 < least <= 1:
         raise OptionError("episodes, multiple and images must be 1 or more, and least between 0 and 1")
@@ -201,17 +201,18 @@ class Walk:
         return trim_several(self.graph, zip(self.groups, self.scores, widths, strict=True), "amc")
 
     def episode(self, act: Callable[[State], float]) -> tuple[list[int], list[Step]]:
-        """The widths that ``act`` chooses, and the steps to them."""
+        """The widths that ``act`` chooses, as far as the bound allows, and the steps to them, with what it chose."""
         widths = [choices[0] for choices in self.choices]
         whole = self.resource(self.graph)
         states: list[State] = []
-        actions: list[float] = []
+        actions, shares = [], [1.0]
         for at, (group, choices) in enumerate(zip(self.groups, self.choices, strict=True)):
             now = [*widths[:at], *(g.channels for g in self.groups[at:])]
             left = self.seen[at:, _FLOPS].sum() / self.seen[:, _FLOPS].sum()
-            done = [1 - self.needs(now) / whole, left, actions[-1] if actions else 1.0]
+            done = [1 - self.needs(now) / whole, left, shares[-1]]
             states.append(np.concatenate([_scaled(self.seen)[at], np.array(done, np.float32)]))
-            wanted = act(states[-1]) * group.channels
+            actions.append(act(states[-1]))
+            wanted = actions[-1] * group.channels
             likely = next((i for i, width in enumerate(choices) if width >= wanted), len(choices) - 1)
 
             def needed(width: int, at: int = at) -> float:
@@ -220,7 +221,7 @@ class Walk:
             if needed(choices[likely]) > self.bound:
                 likely = max(0, bisect_right(choices[:likely], self.bound, key=needed) - 1)
             widths[at] = choices[likely]
-            actions.append(widths[at] / group.channels)
+            shares.append(widths[at] / group.channels)
         after = [*states[1:], states[-1]]
         ends = [at == len(states) - 1 for at in range(len(states))]
         return widths, [Step(*step) for step in zip(states, actions, after, ends, strict=True)]
