@@ -4,7 +4,7 @@ arXiv:1905.11669): a network trimmed for one platform, the most accurate of a fe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,9 @@ def compactnet(
     """Trims ``model`` in about ``iterations`` steps to ``limit``.
 
     The candidates are the same in every iteration: the groups of coupled channels, each with the widths inside of the
-    blocks that read it (:func:`candidates`). From each candidate one filter goes at a time, until the step is saved or
-    the smallest allowed width is reached (:func:`floor`); a candidate that is there already is left out. All are
-    fine-tuned for the plan's ``tune_epochs``, and the one of the highest quality goes on, whatever it saves. Steps
-    shrink by 4 % each.
+    blocks that read it (:func:`candidates`). Each gives up as few filters as save the step, or all down to the smallest
+    allowed width (:func:`floor`); a candidate that is there already is left out. All are fine-tuned for the plan's
+    ``tune_epochs``, and the one of the highest quality goes on, whatever it saves. Steps shrink by 4 % each.
 
     Which filters stay: those of the largest L2 norm, the evident intention. The published code divides each slice of
     the filters by its norm and orders it by its own signed values, with the last slice's order for what follows;
@@ -94,16 +93,34 @@ def reducing(original: Graph, importance: Importance) -> Reduce:
         graph = model.graph
         scores = {group: importance(graph, group, model.weights) for group in groups}
         for leader, followers in candidates(graph, groups):
-            best = None
-            for width in range(leader.channels - 1, floors[leader.makers] - 1, -1):
-                inside = [(g, scores[g], max(1, round(g.channels * width / leader.channels))) for g in followers]
-                best = trim_several(graph, [(leader, scores[leader], width), *inside], "compactnet") or best
-                if best is not None and resource(apply(graph, best)) <= target:
-                    break
-            if best is not None:
-                yield best
+
+            def to(
+                width: int, leader: ChannelGroup = leader, followers: Sequence[ChannelGroup] = followers
+            ) -> Edit | None:
+                inside = [(g, scores[g], max(1, round(g.channels * width / leader.channels))) for g in others]
+                return trim_several(graph, [(leader, scores[leader], width), *inside], "compactnet")
+
+            edit = _widest(to, floors[leader.makers], leader.channels, lambda e: resource(apply(graph, e)) <= target)
+            if edit is not None:
+                yield edit
 
     return reduce
+
+
+def _widest(to: Callable[[int], Edit | None], least: int, whole: int, meets: Callable[[Edit], bool]) -> Edit | None:
+    """Of the edits to widths below the ``whole`` one, the first that meets the target, found by halving; that to the
+    ``least`` width where it does not; None where there is none.
+    """
+    best = to(least) if least < whole else None
+    if best is not None and meets(best):
+        while whole - least > 1:
+            middle = (least + whole) // 2
+            edit = to(middle)
+            if edit is not None and meets(edit):
+                least, best = middle, edit
+            else:
+                whole = middle
+    return best
 
 
 def candidates(graph: Graph, groups: Sequence[ChannelGroup]) -> list[tuple[ChannelGroup, list[ChannelGroup]]]:
