@@ -161,7 +161,7 @@ def by_chance(
     model: Model, task: tasks.Task, moments: Moments, bound: float, options: argparse.Namespace, seed: int
 ) -> tuple[float, Model, int]:
     """The best of as many different networks as random episodes give."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, 1])  # not that of the agent, whose first episodes are by chance, too
     groups = trimmable(model.graph)
     scores = [reads(model.graph, group, model.weights) for group in groups]
     walk = Walk.through(model.graph, groups, scores, flops, bound, 0.2, options.multiple)

@@ -92,13 +92,13 @@ def reducing(original: Graph, importance: Importance) -> Reduce:
     def reduce(model: Model, groups: Sequence[ChannelGroup], target: float, resource: Resource) -> Iterator[Edit]:
         graph = model.graph
         scores = {group: importance(graph, group, model.weights) for group in groups}
-        for leader, followers in candidates(graph, groups):
+        for leader, others in candidates(graph, groups):
 
-            def to(
-                width: int, leader: ChannelGroup = leader, followers: Sequence[ChannelGroup] = followers
-            ) -> Edit | None:
-                inside = [(g, scores[g], max(1, round(g.channels * width / leader.channels))) for g in others]
-                return trim_several(graph, [(leader, scores[leader], width), *inside], "compactnet")
+            def to(width: int, at: ChannelGroup = leader, others: Sequence[ChannelGroup] = others) -> Edit | None:
+                inside = [
+                    (group, scores[group], max(1, round(group.channels * width / at.channels))) for group in others
+                ]
+                return trim_several(graph, [(at, scores[at], width), *inside], "compactnet")
 
             edit = _widest(to, floors[leader.makers], leader.channels, lambda e: resource(apply(graph, e)) <= target)
             if edit is not None:
