@@ -208,8 +208,8 @@ def test_a_measured_latency_sets_the_scale_of_what_is_estimated() -> None:
         asked.append(target)
         return iter(())
 
-    greedy = Greedy("latency", 6.0, [2.0, 2.0], Goal("quality", True), reduce, lambda prices: 0)
-    space = Space(model, Mix(()), lambda graph: {"latency": 10.0})
+    greedy = Greedy("latency", lambda graph: 10.0, 6.0, [2.0, 2.0], Goal("quality", True), reduce, lambda prices: 0)
+    space = Space(model, Mix(()), lambda graph: {})
     scores = {"latency": 9.0, "time": 0.9, "time_high": 1.0, "quality": 90.0}
     origin = Trial(0, 0, "o", TrialState.COMPLETE, scores={"latency": 10.0, "quality": 91.0})
     child = Trial(1, 1, "c", TrialState.COMPLETE, parent=0, scores=scores)

@@ -44,12 +44,13 @@ class Agent:
 
     The first ``warmup`` episodes are uniformly random; then actions are drawn from a normal distribution around the
     actor's, cut off at 0 and 1, whose deviation shrinks by 5 % an episode. The critic is trained on rewards less their
-    moving average, without a discount.
+    moving average, without a discount. ``updates`` are the steps of training for each step of an episode.
     """
 
-    def __init__(self, features: int, memory: int, warmup: int, seed: int) -> None:
+    def __init__(self, features: int, memory: int, warmup: int, seed: int, updates: int = 1) -> None:
         self.episodes = 0
         self.warmup = warmup
+        self.updates = updates
         self.rng = np.random.default_rng(seed)
         self.memory: deque[tuple[Step, float]] = deque(maxlen=memory)
         self.average: float | None = None
@@ -73,11 +74,11 @@ class Agent:
                 return float(drawn)
 
     def learn(self, episode: Sequence[Step], reward: float) -> None:
-        """Remembers an episode and, after the warm-up, takes a step of training for each of its steps."""
+        """Remembers an episode and, after the warm-up, trains for each of its steps."""
         self.memory.extend((step, reward) for step in episode)
         self.episodes += 1
         if self.episodes > self.warmup:
-            for _ in episode:
+            for _ in range(self.updates * len(episode)):
                 self._train()
 
     def _train(self) -> None:

@@ -38,6 +38,17 @@ def counted(graph: Graph, latency: Callable[[Graph], float] = latency_estimate) 
     }
 
 
+def counter(metric: str, latency: Callable[[Graph], float] = latency_estimate) -> Callable[[Graph], float]:
+    """One of the scores of :func:`counted` alone, by its name."""
+    counters: dict[str, Callable[[Graph], float]] = {
+        "flops": flops,
+        "parameters": parameters,
+        "memory": activation_memory,
+        "latency": latency,
+    }
+    return counters[metric]
+
+
 def seed_of(seed: int, *purpose: int) -> int:
     """An independent seed for one purpose within a run."""
     return int(np.random.default_rng([seed, *purpose]).integers(2**31))

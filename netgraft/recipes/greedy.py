@@ -30,7 +30,7 @@ from netgraft.spaces import Space
 from netgraft.tasks import Task
 
 from .clock import Clock
-from .evaluation import Count, Tune, counted
+from .evaluation import Count, Tune, counted, counter
 from .finals import at_worst
 from .run import Begun, Estimates, Plan, conduct
 
@@ -48,12 +48,14 @@ saves, as a share of what the original needs.
 class Greedy:
     """The strategy: ``steps`` say how much of ``metric`` each iteration saves, in its own unit, until there is at most
     ``bound`` of it; where they do not come to that, it goes on by the last one. No step goes further than that.
+    ``resource`` counts or estimates the metric.
 
     A measured latency counts with the upper end of its interval. What a proposal will need follows from what the
     network it comes from was measured to need, and from what is counted or estimated for both.
     """
 
     metric: str
+    resource: Resource
     bound: float
     steps: Sequence[float]
     quality: Goal
@@ -77,14 +79,14 @@ class Greedy:
             return []
         parent = candidate_of(path[-1])
         graph = parent.model.graph
-        scale = self.needs(path[-1]) / space.score(graph)[self.metric]
+        scale = self.needs(path[-1]) / self.resource(graph)
         target = max(self.bound, self.needs(path[-1]) - self.steps[min(done, len(self.steps) - 1)])
         groups = trimmable(graph, self.fixed)
         found: list[Candidate] = []
         seen = {trial.digest for trial in trials}
-        for edit in self.reduce(parent.model, groups, target / scale, lambda g: space.score(g)[self.metric]):
+        for edit in self.reduce(parent.model, groups, target / scale, self.resource):
             child = apply(graph, edit)
-            if child.digest not in seen and space.score(child)[self.metric] < space.score(graph)[self.metric]:
+            if child.digest not in seen and self.resource(child) < self.resource(graph):
                 seen.add(child.digest)
                 weights, inheritance = inherit(graph, edit, parent.model.weights, rng)
                 model = Model(child, weights, parent.model.name)
@@ -178,7 +180,7 @@ def greedily(
                 f"the original keeps the limit {limit!r} already; start again in another folder with a lower one"
             )
         savings = [share * whole for share in steps(bound.bound / whole)]
-        strategy = Greedy(metric, bound.bound, savings, quality, reduce, choose, fixed)
+        strategy = Greedy(metric, counter(metric, begun.latency), bound.bound, savings, quality, reduce, choose, fixed)
         clock = None
         if metric == "latency" and begun.plan.measure == "search":
             clock = Clock(begun.original, whole, begun.engine_name)
