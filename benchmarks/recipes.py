@@ -66,7 +66,7 @@ def main() -> None:
     other.add_argument("--epochs", type=float, default=20.0, help="of training the original")
     other.add_argument("--iterations", type=int, default=5)
     other.add_argument("--limits", nargs=2, default=["latency<=0.6x", "latency<=0.72x"], help="CPU's and NPU's")
-    other.add_argument("--tune-epochs", type=float, default=0.5)
+    other.add_argument("--tune-epochs", type=float, default=2.0)
     other.set_defaults(run=run_compactnet)
     for part in (one, other):
         part.add_argument("--out", type=Path, required=True, help="folder for trained networks and runs")
@@ -222,7 +222,7 @@ def run_compactnet(options: argparse.Namespace) -> None:
     paths = {}
     for platform, limit in zip(platforms, options.limits, strict=True):
         out = options.out / f"compactnet-{platform.name}"
-        plan = ng.Plan(tune_epochs=options.tune_epochs, learning_rate=0.01, measure="end")
+        plan = ng.Plan(tune_epochs=options.tune_epochs, measure="end")
         given = {"limit": limit, "iterations": options.iterations, "table": platform, "plan": plan}
         trials = run_of(out, compactnet, model, task, **given)
         study = ng.Study.read(out)

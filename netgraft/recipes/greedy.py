@@ -30,7 +30,7 @@ from netgraft.spaces import Space
 from netgraft.tasks import Task
 
 from .clock import Clock
-from .evaluation import Count, Tune, counted, counter
+from .evaluation import Check, Count, Tune, counted, counter
 from .finals import at_worst
 from .run import Begun, Estimates, Plan, conduct
 
@@ -188,7 +188,11 @@ def greedily(
         search(
             Space(begun.original, NOTHING, begun.score),
             strategy,
-            [Rung("count", Count(begun.latency)), Rung("tune", Tune(begun.trainer, begun.plan.tune_epochs, clock))],
+            [
+                Rung("count", Count(begun.latency)),
+                Rung("check", Check(begun.trainer)),  # new batch-norm statistics
+                Rung("tune", Tune(begun.trainer, begun.plan.tune_epochs, clock)),
+            ],
             budget=Budget(generations=1),
             study=study,
             engine=engine or Inline(),
