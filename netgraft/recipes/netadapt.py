@@ -59,10 +59,10 @@ def netadapt(
     too, and counts with what was measured.
 
     Deviations: coupled channels are found in the graph, so any network will do; a short fine-tuning sees what the plan
-    says (about 16,000 examples, and the paper 500 iterations), with the original as teacher, after batch-norm statistics
-    are re-estimated; the last step goes no
-    further than to the limit; the choice is the published code's (least loss for what is saved), where the paper takes
-    the highest accuracy. The rest of the arguments are as those of :func:`netgraft.optimize`.
+    says (about 16,000 examples, and the paper 500 iterations), with the original as teacher, after batch-norm
+    statistics are re-estimated; the last step goes no further than to the limit; the choice is the published code's
+    (least loss for what is saved), where the paper takes the highest accuracy. The rest of the arguments are as those
+    of :func:`netgraft.optimize`.
     """
     if iterations < 1 or multiple < 1 or (step is not None and not 0 < step < 1):
         raise OptionError("iterations and multiple must be 1 or more, and step between 0 and 1")
