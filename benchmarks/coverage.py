@@ -411,11 +411,12 @@ def children(model: Any) -> Any:
     from netgraft.convert.to_torch import to_module
     from netgraft.ir import Model, apply, inherit
     from netgraft.mutations.graft import Graft
-    from netgraft.mutations.swap import Swap
+    from netgraft.mutations.program import Program
+from netgraft.mutations.swap import Swap
     from netgraft.mutations.trim import Trim
 
     made = []
-    for mutation in (Graft(), Swap(), Trim()):
+    for mutation in (Graft(), Swap(), Trim(), Program()):
         rng = np.random.default_rng(0)
         for edit in islice(mutation.edits(model.graph, model.weights, rng), 1):
             graph = apply(model.graph, edit)

@@ -14,6 +14,7 @@ from netgraft.ir import Edit, Graph, Model, Region
 from netgraft.mutations.fixed import delicate, tears
 from netgraft.mutations.graft import Graft, with_weights
 from netgraft.mutations.mutation import Mutation
+from netgraft.mutations.program import Program
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
 from netgraft.mutations.wiring import wirings
@@ -26,9 +27,10 @@ _PATIENCE: Final = 20
 _WAYS: Final = 24
 """Wirings of one segment, among which one is drawn."""
 
-WAYS: Final = ("graft", "banked", "foreign", "swap", "trim")
+WAYS: Final = ("graft", "banked", "foreign", "swap", "trim", "program")
 """How children come about: :class:`Graft`'s own; a random region replaced by a random segment of the bank, or by a
-random region of another network, through a random wiring; :class:`Swap`'s and :class:`Trim`'s."""
+random region of another network, through a random wiring; :class:`Swap`'s, :class:`Trim`'s and
+:class:`Program`'s."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def draws(
     parent: Model, others: Sequence[Graph], bank: Bank, rng: np.random.Generator, ways: Sequence[str] = WAYS
 ) -> Iterator[Draw]:
     """Attempts at children of ``parent``, the ways in turn, without end unless no way has anything to offer."""
-    mutations: dict[str, Mutation] = {"graft": Graft(bank), "swap": Swap(), "trim": Trim()}
+    mutations: dict[str, Mutation] = {"graft": Graft(bank), "swap": Swap(), "trim": Trim(), "program": Program()}
     edits = {way: m.edits(parent.graph, parent.weights, rng) for way, m in mutations.items() if way in ways}
     open_ways = list(ways)
     while open_ways:

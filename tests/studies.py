@@ -11,6 +11,7 @@ import numpy as np
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.ir import Batch, Builder, Edit, Graph, Model, TensorType, Value, apply, inherit
+from netgraft.mutations.program import Program
 from netgraft.mutations.swap import Swap
 from netgraft.study import Finalist, Study
 
@@ -67,20 +68,22 @@ def model_of(graph: Graph, seed: int = 0) -> Model:
     return Model(graph, weights, "a small network")
 
 
-def swapped(model: Model, kind: str, at: str) -> tuple[Edit, Model, float]:
-    """A swap of one kind that replaces the node ``at``: the edit, the child and its share of inherited weights."""
-    found = Swap((kind,)).edits(model.graph, model.weights, np.random.default_rng(0))
+def swapped(model: Model, kind: str, at: str) -> tuple[Edit, Model]:
+    """The first edit of a kind (``swap.block``) that replaces the node ``at``: the edit and the child."""
+    mutation, _, variant = kind.partition(".")
+    made = Program((variant,)) if mutation == "program" else Swap((variant,))
+    found = made.edits(model.graph, model.weights, np.random.default_rng(0))
     edit = next(edit for edit in found if at in edit.region.nodes)
-    weights, inheritance = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
-    return edit, replace(model, graph=apply(model.graph, edit), weights=weights), inheritance.share
+    weights, _ = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
+    return edit, replace(model, graph=apply(model.graph, edit), weights=weights)
 
 
 STEPS = (
-    ("separable", "stages.2.1.conv2", 0),
-    ("block", "stages.1.1.add", 1),
-    ("kernel", "stages.0.0.conv1", 0),
+    ("program.separable", "stages.2.1.conv2", 0),
+    ("swap.block", "stages.1.1.add", 1),
+    ("swap.kernel", "stages.0.0.conv1", 0),
 )
-"""The trials 1, 2, 3: a kind of swap, where, and the parent."""
+"""The trials 1, 2, 3: a kind of edit, where, and the parent."""
 
 
 def begun(path: Path, settings: dict[str, Any] = SETTINGS, graph: Graph | None = None) -> Study:
@@ -99,7 +102,7 @@ def searched(path: Path, settings: dict[str, Any] = SETTINGS, graph: Graph | Non
     study = begun(path, settings, graph)
     models = {0: study.load_model(study.trials[0].model or "")}
     for number, (kind, at, parent) in enumerate(STEPS, 1):
-        edit, models[number], share = swapped(models[parent], kind, at)
+        edit, models[number] = swapped(models[parent], kind, at)
         scores = {
             "flops": 4e7 - 5e6 * number,
             "parameters": 7e4 - 4e3 * number,
@@ -112,7 +115,7 @@ def searched(path: Path, settings: dict[str, Any] = SETTINGS, graph: Graph | Non
         }
         trial = Trial(number, 1, models[number].graph.digest, TrialState.COMPLETE, parent, (edit,), scores)
         study.add_trial(
-            replace(trial, model=study.save_model(models[number]), inherited=share, epochs=1.5, seconds=20.0)
+            replace(trial, model=study.save_model(models[number]), inherited=1 - 0.1 * number, epochs=1.5, seconds=20.0)
         )
     study.add_trial(Trial(4, 1, "d" * 16, TrialState.DROPPED, 0, scores={"latency": 0.9, "agreement": 2.0}))
     study.add_trial(Trial(5, 1, "e" * 16, TrialState.INFEASIBLE, 0, reason="flops 4e7 breaks flops<=0.9x"))

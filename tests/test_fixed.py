@@ -17,6 +17,7 @@ from netgraft.ir import Batch, Builder, Edit, Graph, Model, TensorType, apply, i
 from netgraft.mutations import Mix, Mutation
 from netgraft.mutations.fixed import fixed_by, untouchable
 from netgraft.mutations.graft import Graft
+from netgraft.mutations.program import Program
 from netgraft.mutations.sparing import Sparing, changed, sparing
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
@@ -55,7 +56,7 @@ def test_the_ends_of_a_network_are_untouchable() -> None:
 
 def test_no_mutation_changes_the_ends_of_a_network() -> None:
     graph = detector()
-    for mutation in (Graft(), Swap(), Trim()):
+    for mutation in (Graft(), Swap(), Trim(), Program()):
         found = edits(sparing(mutation), graph)
         assert found
         for edit in found:
@@ -84,7 +85,7 @@ def test_nothing_left_to_change_is_said() -> None:
         fixed_by(detector(), ["*"])
 
 
-@pytest.mark.parametrize("mutation", [Graft(), Swap(), Trim(), default_mutations()], ids=lambda m: m.name)
+@pytest.mark.parametrize("mutation", [Graft(), Swap(), Trim(), Program(), default_mutations()], ids=lambda m: m.name)
 def test_what_is_fixed_stays_as_it_is_over_generations(mutation: Mutation) -> None:
     """Its operations, their attributes and their weights, whatever happens around them."""
     original = sane_model(small())

@@ -113,7 +113,12 @@ LAYERS: dict[str, tuple[str, str]] = {
     "segments.mine": ("ir.* segments.bpe segments.bank", "numpy"),
     "segments": ("segments.bpe segments.bank segments.file segments.mine", ""),
     "fit.*": ("ir.*", "numpy scipy"),
-    "mutations.*": ("ir.* channels.* segments.* fit", "numpy"),
+    "loops.nest": ("ir.*", "numpy"),
+    "loops.rewrites": ("ir.* loops.nest", ""),
+    "loops.forms": ("loops.nest loops.rewrites", ""),
+    "loops.lower": ("ir.* loops.nest", "numpy"),
+    "loops": ("loops.nest loops.rewrites loops.forms loops.lower", ""),
+    "mutations.*": ("ir.* channels.* segments.* fit loops.*", "numpy"),
     "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
     "proxies.*": ("ir.* convert.* tasks.*", "numpy torch"),
     # the search and its memory

@@ -88,7 +88,7 @@ def test_rows_hold_the_figures(tmp_path: Path) -> None:
     assert row.speedup_interval == pytest.approx((1 / 0.633, 1 / 0.602))
     assert row.flops_ratio == pytest.approx(30 / 40)
     assert row.parameters_ratio == pytest.approx(62 / 70)
-    assert row.origins == ("swap.separable", "swap.block")
+    assert row.origins == ("program.separable", "swap.block")
     assert summary.task == "digits"
     assert str(summary.quality) == "accuracy (%)"
 
@@ -247,7 +247,7 @@ def test_the_page_says_what_came_out(text: str) -> None:
     for said in (
         "1.62x faster [1.58, 1.66] at 91.2 % (original 91.4 %)",
         "no difference",
-        "swap.separable, then swap.block",
+        "program.separable, then swap.block",
         "netgraft optimize zoo:resnet20 --data digits",
         "8x8 images were enlarged to 32x32.",
         "flops<=0.9x",
@@ -366,8 +366,8 @@ def test_a_run_with_little_in_its_settings_is_reported(tmp_path: Path) -> None:
 
 def test_marks_tell_removed_added_and_changed() -> None:
     before = model_of(resnet())
-    after = swapped(swapped(before, "separable", "stages.2.1.conv2")[1], "kernel", "stages.0.0.conv1")[1]
-    after = swapped(after, "block", "stages.1.1.add")[1]
+    after = swapped(swapped(before, "program.separable", "stages.2.1.conv2")[1], "swap.kernel", "stages.0.0.conv1")[1]
+    after = swapped(after, "swap.block", "stages.1.1.add")[1]
     old = marks(before.graph, after.graph, Mark.REMOVED)
     new = marks(after.graph, before.graph, Mark.ADDED)
     assert {id for id, mark in old.items() if mark is Mark.CHANGED} == {"stages.0.0.conv1"}
@@ -375,13 +375,13 @@ def test_marks_tell_removed_added_and_changed() -> None:
     assert "stages.2.1.conv2" in removed
     assert removed - {"stages.2.1.conv2"} == {id for id in old if id.startswith("stages.1.1.")}
     added = {id for id, mark in new.items() if mark is Mark.ADDED}
-    assert added == {"stages.2.1.conv2.depthwise", "stages.2.1.conv2.pointwise"}
+    assert added == {"stages.2.1.conv2.first", "stages.2.1.conv2.second"}
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 19])
 def test_every_node_is_drawn_or_folded_once_and_every_mark_is_shown(blocks: int) -> None:
     before = model_of(resnet(blocks))
-    after = swapped(before, "separable", "stages.2.0.conv2")[1]
+    after = swapped(before, "program.separable", "stages.2.0.conv2")[1]
     comparison = compare(before.graph, after.graph)
     for drawing, graph in ((comparison.before, before.graph), (comparison.after, after.graph)):
         ids = [id for box in drawing.boxes if box.kind == "folded" for id in box.title.splitlines()]
@@ -393,13 +393,13 @@ def test_every_node_is_drawn_or_folded_once_and_every_mark_is_shown(blocks: int)
     assert kinds.count("added") == 2
     assert "removed" not in kinds
     assert [box.kind for box in comparison.before.boxes].count("removed") == 1
-    assert any(line.startswith("+") and "stages.2.0.conv2.depthwise" in line for line in comparison.text)
+    assert any(line.startswith("+") and "stages.2.0.conv2.first" in line for line in comparison.text)
     assert comparison.counts[Mark.REMOVED] == 1
 
 
 def test_what_stands_around_a_change_is_not_folded() -> None:
     before = model_of(resnet())
-    after = swapped(before, "block", "stages.1.1.add")[1]
+    after = swapped(before, "swap.block", "stages.1.1.add")[1]
     drawing = compare(before.graph, after.graph).after
     shown = {line.split(" = ")[0] for box in drawing.boxes if box.kind != "folded" for line in box.title.splitlines()}
     assert {"stages.1.0.relu2", "stages.1.2.conv1", "stages.1.2.add"} <= shown

@@ -7,7 +7,7 @@ import pytest
 import torch
 from contracts import GOLDEN_NAMES, check_mutation, child_of, golden, outputs, random_inputs, sane_model
 
-from netgraft.ir import Batch, Builder, Edit, Graph, TensorType, Value, apply, inherit
+from netgraft.ir import Batch, Builder, Edit, Graph, TensorType, Value, apply
 from netgraft.mutations.swap import KINDS, Swap
 
 IMAGE = TensorType((Batch(), 8, 6, 6))
@@ -68,28 +68,6 @@ def test_a_kernel_without_padding_to_give_up_does_not_shrink() -> None:
 def test_gates_are_no_activations() -> None:
     assert not at(golden("inverted"), "activation", "gate.act")
     assert at(golden("inverted"), "activation", "gate.relu")
-
-
-def test_grouped_keeps_the_diagonal() -> None:
-    graph = one_layer("conv2d", TensorType((Batch(), 16, 6, 6)), out_channels=32, kernel=(3, 3))
-    (grouped,) = edits(graph, "grouped")  # four groups would leave four channels each
-    model = sane_model(graph)
-    weights, inheritance = inherit(graph, grouped, model.weights, np.random.default_rng(0))
-    old = model.weights["layer.weight"]
-    np.testing.assert_array_equal(weights["layer.weight"], np.concatenate([old[:16, :8], old[16:, 8:]]))
-    assert inheritance.share == 1
-
-
-def test_separable_starts_as_the_centre_of_the_old_window() -> None:
-    graph = one_layer("conv2d", out_channels=12, kernel=(3, 3), stride=(2, 2), padding=(1, 1))
-    (separable,) = edits(graph, "separable")
-    model = sane_model(graph)
-    child = child_of(model, separable)
-    assert [node.op for node in child.graph] == ["conv2d", "conv2d"]
-    x = random_inputs(graph)
-    kernel, bias = (torch.from_numpy(model.weights[f"layer.{role}"]) for role in ("weight", "bias"))
-    expected = torch.nn.functional.conv2d(x[0][:, :, ::2, ::2], kernel[:, :, 1:2, 1:2], bias)
-    torch.testing.assert_close(outputs(child, x)[0], expected)
 
 
 def test_a_block_gives_way_to_its_shortcut() -> None:

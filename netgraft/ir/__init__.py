@@ -7,7 +7,7 @@ changes), :mod:`text` (how it is printed and read).
 
 from __future__ import annotations
 
-from .carry import Carry, Concat, Fresh, Keep, Pad, Repeat, Slice
+from .carry import Carry, Concat, Factor, Fresh, Keep, Pad, Repeat, Slice
 from .edit import Edit, Inheritance, Region, apply, inherit
 from .graph import Builder, Graph, Weights
 from .model import Model, untrained
@@ -24,6 +24,7 @@ __all__ = [
     "Concat",
     "DType",
     "Edit",
+    "Factor",
     "Fresh",
     "Graph",
     "Inheritance",

@@ -1,9 +1,9 @@
 """Carry: where each weight of a child comes from, as data, so that an edit can be stored, replayed and applied
 anywhere.
 
-``Keep | Slice | Repeat | Concat | Pad | Fresh`` nest freely: ``Pad(Slice(Keep("conv.weight"), 0, (0, 2)), ...)``
-takes two filters and puts them into a larger kernel. :func:`resolve` turns one into a tensor and says how much of it
-is inherited.
+``Keep | Slice | Repeat | Concat | Pad | Factor | Fresh`` nest freely: ``Pad(Slice(Keep("conv.weight"), 0, (0, 2)),
+...)`` takes two filters and puts them into a larger kernel. :func:`resolve` turns one into a tensor and says how much
+of it is inherited.
 """
 
 from __future__ import annotations
@@ -71,6 +71,24 @@ class Pad:
 
 
 @dataclass(frozen=True, slots=True)
+class Factor:
+    """One of two kernels that, one after the other, come nearest to ``source``, a kernel [O, I, taps...] of one group:
+    the best approximation in the mean square, by a singular value decomposition.
+
+    The inputs are cut into ``blocks`` of I / blocks, and each has ``rank`` channels between the kernels. ``taps`` are
+    the axes of windows that the first kernel has; the second has the others. ``second`` asks for the second kernel,
+    [O, blocks rank, taps...]; the first is [blocks rank, I / blocks, taps...], in ``blocks`` groups. Each has half of
+    every singular value.
+    """
+
+    source: Carry
+    rank: int
+    blocks: int
+    taps: tuple[int, ...]
+    second: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Fresh:
     """A new tensor.
 
@@ -83,7 +101,7 @@ class Fresh:
     shape: tuple[int, ...] | None = None
 
 
-Carry = Keep | Slice | Repeat | Concat | Pad | Fresh
+Carry = Keep | Slice | Repeat | Concat | Pad | Factor | Fresh
 
 _NUMPY = {DType.I64: np.int64, DType.I32: np.int32, DType.BOOL: np.bool_, DType.F64: np.float64}
 
@@ -131,6 +149,10 @@ def _resolve(
             if len(widths) != array.ndim:
                 raise GraphError(f"{carry} pads {len(widths)} axes of a tensor with {array.ndim}")
             return np.pad(array, widths), np.pad(mask, widths)
+        case Factor(source):
+            array, mask = _resolve(source, weights, role, shape, dtype, rng)
+            array = _factor(carry, array)
+            return array, np.full(array.shape, mask.any())
         case Fresh(init, own_shape):
             array = initial(init, role, own_shape or shape, dtype, rng)
             return array, np.zeros(array.shape, bool)
@@ -139,6 +161,35 @@ def _resolve(
 def _check_indices(carry: Carry, array: Array, axis: int, indices: tuple[int, ...]) -> None:
     if not 0 <= axis < array.ndim or (indices and not 0 <= min(indices) <= max(indices) < array.shape[axis]):
         raise GraphError(f"{carry} does not lie within a tensor of shape {array.shape}")
+
+
+def _factor(carry: Factor, kernel: Array) -> Array:
+    """See :class:`Factor`."""
+    axes = range(2, kernel.ndim)
+    outputs, inputs = kernel.shape[:2]
+    if kernel.ndim < 3 or inputs % carry.blocks or not set(carry.taps) <= set(axes):
+        raise GraphError(f"{carry} does not fit a kernel of shape {kernel.shape}")
+    first = [axis for axis in axes if axis in carry.taps]
+    later = [axis for axis in axes if axis not in carry.taps]
+    # Each block as a matrix: what the second kernel sees of it, by what the first does.
+    blocks = kernel.reshape(outputs, carry.blocks, inputs // carry.blocks, *kernel.shape[2:])
+    blocks = blocks.transpose(1, 0, *(axis + 1 for axis in later), 2, *(axis + 1 for axis in first))
+    rows = outputs * prod(kernel.shape[axis] for axis in later)
+    matrices = blocks.reshape(carry.blocks, rows, -1).astype(np.float64)
+    left, values, right = np.linalg.svd(matrices, full_matrices=False)
+    if carry.rank > values.shape[1]:
+        raise GraphError(f"{carry}: matrices of {matrices.shape[1:]} have no rank of {carry.rank}")
+    # A singular vector is known but for its sign: the largest entry on the right is made positive.
+    largest = np.take_along_axis(right, np.abs(right).argmax(axis=2)[..., None], axis=2)[:, : carry.rank]
+    root = np.sqrt(values[:, : carry.rank, None]) * np.where(largest < 0, -1.0, 1.0)
+    kept = later if carry.second else first
+    window = [kernel.shape[axis] if axis in kept else 1 for axis in axes]
+    factor: Array = right[:, : carry.rank] * root
+    shape = carry.blocks * carry.rank, inputs // carry.blocks
+    if carry.second:
+        factor = (left[:, :, : carry.rank] * root.transpose(0, 2, 1)).reshape(carry.blocks, outputs, -1, carry.rank)
+        factor, shape = factor.transpose(1, 0, 3, 2), (outputs, shape[0])
+    return factor.reshape(*shape, *window).astype(kernel.dtype)
 
 
 def initial(init: str, role: str, shape: tuple[int, ...], dtype: DType, rng: np.random.Generator) -> Array:

@@ -22,7 +22,7 @@ from typing import Any
 
 from netgraft.errors import GraphError
 
-from .carry import Carry, Concat, Fresh, Keep, Pad, Repeat, Slice
+from .carry import Carry, Concat, Factor, Fresh, Keep, Pad, Repeat, Slice
 from .edit import Edit, Region
 from .graph import Builder, Graph
 from .node import Node, Value
@@ -248,6 +248,8 @@ def _carry_to_data(carry: Carry) -> list[Any]:
             return ["concat", [_carry_to_data(s) for s in sources], axis]
         case Pad(source, before, after):
             return ["pad", _carry_to_data(source), list(before), list(after)]
+        case Factor(source, rank, blocks, taps, second):
+            return ["factor", _carry_to_data(source), rank, blocks, list(taps), second]
         case Fresh(init, shape):
             return ["fresh", init, None if shape is None else list(shape)]
 
@@ -264,6 +266,8 @@ def _carry_from_data(data: list[Any]) -> Carry:
             return Concat(tuple(_carry_from_data(s) for s in sources), axis)
         case ["pad", source, before, after]:
             return Pad(_carry_from_data(source), tuple(before), tuple(after))
+        case ["factor", source, int(rank), int(blocks), taps, bool(second)]:
+            return Factor(_carry_from_data(source), rank, blocks, tuple(taps), second)
         case ["fresh", str(init), shape]:
             return Fresh(init, None if shape is None else tuple(shape))
     raise GraphError(f"unknown carry {data!r}")

@@ -1,6 +1,7 @@
 """Swap: one operation for another, or for nothing, with the weights that still mean something.
 
-Each kind is one function of the table :data:`KINDS`: it says what can be put in place of one node, or None.
+What rewrites the loops of a convolution (groups, separable windows, ...) is :mod:`netgraft.mutations.program`'s. Each
+kind is one function of the table :data:`KINDS`: it says what can be put in place of one node, or None.
 To add a kind, write such a function and its line in the table.
 """
 
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from netgraft.ir import Builder, Carry, Concat, Edit, Fresh, Graph, Keep, Node, Pad, Region, Slice, Value, Weights
+from netgraft.ir import Builder, Carry, Edit, Graph, Keep, Node, Pad, Region, Slice, Value, Weights
 from netgraft.ir.ops import ACTIVATIONS
 
 from .fixed import delicate, tears
@@ -100,48 +101,6 @@ def _pool(graph: Graph, node: Node, op: str) -> _Swapped | None:
     return _changed(graph, node, op, {name: node.attrs[name] for name in shared}, {})
 
 
-def _grouped(graph: Graph, node: Node, groups: int) -> _Swapped | None:
-    """A dense convolution in ``groups`` groups; each filter keeps what it has within its group."""
-    if node.op != "conv2d" or node.attrs["groups"] != 1:
-        return None
-    inputs, filters = _channels(graph, node)
-    # Fewer than eight channels a group are slow on every processor.
-    if inputs % groups or filters % groups or min(inputs, filters) // groups < 8:
-        return None
-    i, o = inputs // groups, filters // groups
-    weight = Keep(node.weights["weight"])
-    diagonal = tuple(
-        Slice(Slice(weight, 0, tuple(range(g * o, g * o + o))), 1, tuple(range(g * i, g * i + i)))
-        for g in range(groups)
-    )
-    return _changed(graph, node, node.op, dict(node.attrs) | {"groups": groups}, {"weight": Concat(diagonal, 0)})
-
-
-def _separable(graph: Graph, node: Node, _: None) -> _Swapped | None:
-    """A dense convolution as a depthwise one and a 1x1 convolution (MobileNets, Howard et al., 2017, section 3.1).
-
-    The depthwise kernel starts as the identity and the 1x1 as the centre of the old window. Nothing stands between the
-    two, as in Xception (Chollet, CVPR 2017, section 4.7): a new normalisation would undo the scale of the kept weights.
-    """
-    if node.op != "conv2d" or node.attrs["groups"] != 1 or node.attrs["kernel"] not in ((3, 3), (5, 5), (7, 7)):
-        return None
-    inputs, filters = _channels(graph, node)
-    if inputs < 8:
-        return None
-    builder, (x,) = _opened(graph, (node.inputs[0],))
-    window = {name: node.attrs[name] for name in ("kernel", "stride", "padding", "dilation")}
-    depthwise, pointwise = f"{node.id}.depthwise", f"{node.id}.pointwise"
-    y = builder.add("conv2d", x, id=depthwise, out_channels=inputs, groups=inputs, bias=False, **window)
-    y = builder.add("conv2d", y, id=pointwise, out_channels=filters, kernel=(1, 1), bias=node.attrs["bias"])
-    carry: dict[str, Carry] = {
-        f"{depthwise}.weight": Fresh("identity"),
-        f"{pointwise}.weight": _centre(Keep(node.weights["weight"]), window["kernel"][0], 1),
-    }
-    if node.attrs["bias"]:
-        carry[f"{pointwise}.bias"] = Keep(node.weights["bias"])
-    return _Swapped(Region.of([node.id]), builder.build(y), carry)
-
-
 def _branch(graph: Graph, node: Node, index: int) -> _Swapped | None:
     """A sum or product without one of its inputs, and without what only that input needs."""
     if node.op not in ("add", "mul") or index >= len(node.inputs) or len(set(node.inputs)) < len(node.inputs):
@@ -191,8 +150,6 @@ KINDS: Final[Mapping[str, tuple[tuple[Any, ...], Callable[[Graph, Node, Any], _S
     "kernel": ((1, 3, 5), _kernel),
     "activation": (("relu", "relu6", "leaky_relu", "hardswish", "silu", "gelu"), _activation),
     "pool": (("max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d"), _pool),
-    "grouped": ((2, 4), _grouped),
-    "separable": ((None,), _separable),
     "branch": ((0, 1, 2, 3), _branch),
     "block": ((0, 1), _block),
     "layer": ((None,), _layer),
@@ -252,11 +209,6 @@ def _tail(graph: Graph, node: Node, *steps: Collection[str]) -> list[str]:
             node = users[0]
             ids.append(node.id)
     return ids
-
-
-def _channels(graph: Graph, node: Node) -> tuple[int, int]:
-    """Input channels and filters of a convolution."""
-    return graph.input_types(node)[0].concrete()[1], graph.output_types(node)[0].concrete()[1]
 
 
 def _centre(kernel: Carry, old: int, new: int) -> Carry:

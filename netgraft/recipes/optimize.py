@@ -29,6 +29,7 @@ from netgraft.metrics import Goal, Limit, parse_goals
 from netgraft.mutations import Mix, Mutation
 from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.graft import Graft
+from netgraft.mutations.program import Program
 from netgraft.mutations.sparing import sparing
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
@@ -49,13 +50,13 @@ from .run import Begun, Plan, conduct, fingerprint
 
 
 def default_mutations(bank: Bank | None = None, ops: frozenset[str] | None = None) -> Mutation:
-    """Segment grafts, operation swaps and trimmed channels, in equal parts.
+    """Segment grafts, operation swaps, trimmed channels and convolutions in other forms, in equal parts.
 
     Segments come from ``bank`` (None: the one that comes with netgraft); no operation but those of ``ops`` is brought
     in (None: any may be). OptionError where ``ops`` names one that does not exist, or leaves no segment.
     """
     graft = Graft(bank or default(), allowed=ops)
-    others: tuple[Mutation, ...] = (Swap(), Trim())
+    others: tuple[Mutation, ...] = (Swap(), Trim(), Program())
     return Mix((graft, *(others if ops is None else [Within(mutation, ops) for mutation in others])))
 
 
