@@ -412,7 +412,7 @@ def children(model: Any) -> Any:
     from netgraft.ir import Model, apply, inherit
     from netgraft.mutations.graft import Graft
     from netgraft.mutations.program import Program
-from netgraft.mutations.swap import Swap
+    from netgraft.mutations.swap import Swap
     from netgraft.mutations.trim import Trim
 
     made = []

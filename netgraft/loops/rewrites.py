@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from typing import Protocol
 
@@ -122,9 +123,9 @@ class Unroll:
         given = _nest(program, self)
         loop = _whole(given, self.loop)
         ends = (0, *self.at, loop.extent)
-        if len(ends) < 3 or any(stop <= start for start, stop in zip(ends, ends[1:], strict=False)):
+        if len(ends) < 3 or any(stop <= start for start, stop in pairwise(ends)):
             raise GraphError(f"{self}: these are no cuts within {loop.extent} iterations")
-        parts = [_run(given, loop, start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+        parts = [_run(given, loop, start, stop) for start, stop in pairwise(ends)]
         if written := _written(given, loop):
             return Parts(written, tuple(parts))
         return Sum((parts[0], *(replace(part, layer=replace(part.layer, bias=None)) for part in parts[1:])))
