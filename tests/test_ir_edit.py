@@ -20,6 +20,7 @@ from netgraft.ir import (
     Carry,
     Concat,
     Edit,
+    Factor,
     Fresh,
     Graph,
     Keep,
@@ -294,9 +295,34 @@ def test_widening_by_repetition_computes_the_same() -> None:
     torch.testing.assert_close(outputs(child_of(model, Edit(region, replacement, carry)), x), outputs(model, x))
 
 
+@pytest.mark.parametrize(("rank", "blocks", "taps"), [(2, 1, (2, 3)), (3, 1, (2,)), (1, 6, (2, 3)), (2, 3, ())])
+def test_factors_multiply_to_the_nearest_kernel_of_their_rank(rank: int, blocks: int, taps: tuple[int, ...]) -> None:
+    kernel = np.random.default_rng(0).standard_normal((5, 6, 3, 3))
+    first, second = (Factor(Keep("k"), rank, blocks, taps, second=late) for late in (False, True))
+    sizes = [[k if (axis in taps) is early else 1 for axis, k in ((2, 3), (3, 3))] for early in (True, False)]
+    shapes = (blocks * rank, 6 // blocks, *sizes[0]), (5, blocks * rank, *sizes[1])
+    a, b = (
+        resolve(carry, {"k": kernel}, "weight", TensorType(shape), np.random.default_rng(0))[0]
+        for carry, shape in zip((first, second), shapes, strict=True)
+    )
+    a, b = (np.broadcast_to(x, (*x.shape[:2], 3, 3)) for x in (a, b))
+    a, b = a.reshape(blocks, rank, 6 // blocks, 3, 3), b.reshape(5, blocks, rank, 3, 3)
+    product = np.einsum("grchw,ogrhw->ogchw", a, b).reshape(kernel.shape)
+    # By hand: what the second sees by what the first sees, block by block, its largest singular values left.
+    later = [axis for axis in (2, 3) if axis not in taps]
+    left = 0.0
+    for block in np.split(kernel, blocks, axis=1):
+        matrix = block.transpose(0, *later, 1, *taps).reshape(5 * 3 ** len(later), -1)
+        left += float((np.linalg.svd(matrix, compute_uv=False)[rank:] ** 2).sum())
+    assert ((product - kernel) ** 2).sum() == pytest.approx(left)
+
+
 @pytest.mark.parametrize(
     ("carry", "shape", "message"),
     [
+        (Factor(Keep("w"), 5, 1, (2,), False), (5, 3, 2), "no rank of 5"),
+        (Factor(Keep("w"), 1, 2, (2,), False), (2, 1, 2), "does not fit a kernel"),
+        (Factor(Keep("w"), 1, 0, (2,), False), (2, 1, 2), "does not fit a kernel"),
         (Keep("v"), (1,), "no weight 'v' to keep"),
         (Keep("w"), (4, 3), "the graph needs"),
         (Slice(Keep("w"), 0, (4,)), (1, 3, 2), "does not lie within"),

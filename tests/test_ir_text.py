@@ -11,7 +11,23 @@ from hypothesis import strategies as st
 from strategies import graphs
 
 from netgraft.errors import GraphError
-from netgraft.ir import Batch, Carry, Concat, DType, Edit, Fresh, Graph, Keep, Pad, Region, Repeat, Slice, parse, render
+from netgraft.ir import (
+    Batch,
+    Carry,
+    Concat,
+    DType,
+    Edit,
+    Factor,
+    Fresh,
+    Graph,
+    Keep,
+    Pad,
+    Region,
+    Repeat,
+    Slice,
+    parse,
+    render,
+)
 from netgraft.ir.text import edit_from_data, edit_to_data, parse_type
 
 HEAD = "graph(x: f32[N,3,8,8]) {\n"
@@ -63,6 +79,7 @@ _carries: st.SearchStrategy[Carry] = st.recursive(
         st.builds(Repeat, inner, st.integers(0, 3), _indices, st.booleans()),
         st.builds(Concat, st.lists(inner, min_size=1, max_size=3).map(tuple), st.integers(0, 3)),
         st.builds(Pad, inner, _indices, _indices),
+        st.builds(Factor, inner, st.integers(1, 9), st.integers(1, 9), _indices, st.booleans()),
     ),
     max_leaves=5,
 )

@@ -20,7 +20,7 @@ from netgraft.costs.measured import CONFIDENCE
 from netgraft.errors import OptionError, StudyError
 from netgraft.front import Front
 from netgraft.ir import Batch, Builder, Graph, TensorType
-from netgraft.report import Summary, lineage, standings, summarize, words, write
+from netgraft.report import Kind, Summary, kinds, lineage, standings, summarize, words, write
 from netgraft.report.charts import finalists_chart, trials_chart
 from netgraft.report.drawing import FOLDED, SMALL, WIDTH, Mark, compare, marks
 from netgraft.report.layout import GAP, RISE, layout
@@ -100,6 +100,15 @@ def test_inherited_is_the_product_along_the_lineage(tmp_path: Path) -> None:
     assert len(shares) == 3
     assert row.inherited == pytest.approx(float(np.prod(shares)))
     assert 0 < row.inherited < 1
+
+
+def test_each_kind_of_edit_is_counted_for_what_it_brought(tmp_path: Path) -> None:
+    with finished(tmp_path / "run", numbers=(0, 2, 3)) as study:
+        found = kinds(study)
+    # Trial 1 is a program edit, 2 a swap of 1, 3 a swap of the original; all of them are on the front.
+    assert found == (Kind("swap", 2, 2, 2, 2), Kind("program", 1, 1, 2, 1))
+    with begun(tmp_path / "empty") as study:
+        assert kinds(study) == ()
 
 
 def test_picks_are_made_on_validation_not_on_test(tmp_path: Path) -> None:
@@ -248,6 +257,7 @@ def test_the_page_says_what_came_out(text: str) -> None:
         "1.62x faster [1.58, 1.66] at 91.2 % (original 91.4 %)",
         "no difference",
         "program.separable, then swap.block",
+        "What each kind of edit brought",
         "netgraft optimize zoo:resnet20 --data digits",
         "8x8 images were enlarged to 32x32.",
         "flops<=0.9x",

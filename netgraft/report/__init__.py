@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from .kinds import Kind, kinds
 from .page import write
 from .summary import Row, Scale, Standing, Summary, lineage, standings, summarize
 
-__all__ = ["Row", "Scale", "Standing", "Summary", "lineage", "standings", "summarize", "write"]
+__all__ = ["Kind", "Row", "Scale", "Standing", "Summary", "kinds", "lineage", "standings", "summarize", "write"]

@@ -19,6 +19,7 @@ from netgraft.study import Study
 from . import words
 from .charts import finalists_chart, trials_chart
 from .drawing import Comparison, compare
+from .kinds import kinds
 from .summary import Row, Summary, estimated_time, lineage, summarize
 
 
@@ -63,6 +64,7 @@ def render(study: Study) -> str:
             seconds=study.seconds,
             finalists=finalists_chart(summary) if summary.rows else None,
             search=trials_chart(study, summary.quality),
+            kinds=kinds(study),
             stories=_stories(study, summary),
             time=partial(estimated_time, study),
             latency=study.note("latency"),

@@ -30,7 +30,7 @@ class WideBlock(nn.Module):
         return self.conv2(torch.relu(self.bn2(y))) + short
 
 
-def _wide_resnet(depth: int, factor: int, classes: int, channels: int, width: float) -> nn.Module:
+def wide_resnet(depth: int, factor: int, *, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
     """WRN-``depth``-``factor`` (table 1): 6n + 4 layers, ``factor`` times as wide as a ResNet for CIFAR."""
     inputs = scaled(16, width)
     net: dict[str, nn.Module] = {"conv1": nn.Conv2d(channels, inputs, 3, padding=1, bias=False)}
@@ -46,9 +46,9 @@ def _wide_resnet(depth: int, factor: int, classes: int, channels: int, width: fl
 
 def wrn_16_4(*, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
     """WRN-16-4, without dropout; images of any size down to 4x4."""
-    return _wide_resnet(16, 4, classes, channels, width)
+    return wide_resnet(16, 4, classes=classes, channels=channels, width=width)
 
 
 def wrn_28_10(*, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
     """WRN-28-10, without dropout; images of any size down to 4x4."""
-    return _wide_resnet(28, 10, classes, channels, width)
+    return wide_resnet(28, 10, classes=classes, channels=channels, width=width)

@@ -1,0 +1,93 @@
+"""Program transformation: many convolutions of a network in other forms, drawn at random, kept where they are legal.
+
+Turner, Crowley and O'Boyle, "Neural Architecture Search as Program Transformation Exploration", ASPLOS 2021::
+
+    found = program(model, task, candidates=1000, keep=5)
+    found[0].time.speedup  # the fastest of the legal ones
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from netgraft.costs.analytic import latency_estimate
+from netgraft.costs.measured import compare
+from netgraft.errors import OptionError, SourceError
+from netgraft.ir import Edit, Graph, Model
+from netgraft.mutations import Mutation
+from netgraft.mutations.program import Program
+from netgraft.mutations.sparing import sparing
+from netgraft.proxies import of_task
+from netgraft.tasks import Task
+
+from .proposals import Potential, Proposal, child_graph, child_of
+
+
+def program(
+    model: Model,
+    task: Task,
+    *,
+    candidates: int = 1000,
+    keep: int = 5,
+    batch: int = 128,
+    seed: int = 0,
+    mutation: Mutation | None = None,
+    latency: Callable[[Graph], float] = latency_estimate,
+    engine: str = "onnxruntime",
+    seconds: float = 3.0,
+    on_probe: Callable[[int, int], None] = lambda probed, legal: None,
+) -> list[Proposal]:
+    """The ``keep`` fastest legal networks among random ``candidates``, from the fastest; fewer where fewer are legal.
+
+    A candidate gives a random share of the convolutions a random form each. It is legal if its Fisher potential, summed
+    over all convolutions or what stands in their place, is not below the original's, with both as initialised, on one
+    mini-batch of ``batch`` training images. Weights are inherited; training them is the caller's.
+
+    ``mutation`` says which forms there are (None: all that save work); each network kept is measured in ``engine`` for
+    about ``seconds``; ``on_probe`` hears how many networks were probed and how many of them were legal. Deviations: candidates are probed from the one with the least estimated ``latency``
+    on, until ``keep`` are legal, which finds those that probing all of them would; only these are measured (the paper
+    tunes each candidate's schedule with TVM); forms are drawn for each layer, not for each kind of layer.
+
+    SourceError where nothing can be transformed, OptionError for numbers below one.
+    """
+    if candidates < 1 or keep < 1:
+        raise OptionError("program needs at least one candidate, and one network to keep")
+    rng = np.random.default_rng(seed)
+    forms: defaultdict[str, list[Edit]] = defaultdict(list)
+    for edit in sparing(mutation or Program()).edits(model.graph, model.weights, rng):
+        forms[min(edit.region.nodes)].append(edit)
+    if not forms:
+        raise SourceError(f"{model.name} has no convolution that any form would make cheaper")
+    places = [node.id for node in model.graph if node.id in forms]
+    drawn: dict[str, tuple[float, tuple[Edit, ...]]] = {}
+    for _ in range(candidates):
+        edits = _drawn([forms[place] for place in places], rng)
+        graph = child_graph(model.graph, edits)
+        drawn[graph.digest] = latency(graph), edits
+    whole = latency(model.graph)
+    potential = Potential(model, tuple(places), of_task(task, batch, seed), seed)
+    legal: list[Proposal] = []
+    for probed, (estimate, edits) in enumerate(sorted(drawn.values(), key=lambda found: found[0]), 1):
+        fisher = potential.of(edits)
+        if fisher >= 1:
+            choices = tuple(f"{min(edit.region.nodes)}: {edit.origin}" for edit in edits)
+            legal.append(Proposal(child_of(model, edits, seed), edits, choices, fisher, estimate / whole))
+        on_probe(probed, len(legal))
+        if len(legal) == keep:
+            break
+    if not legal:
+        return []
+    times = compare([one.model for one in legal], model, engine=engine, seconds=seconds * len(legal))
+    timed = [replace(one, time=time) for one, time in zip(legal, times, strict=True)]
+    return [one for _, one in sorted(zip(times, timed, strict=True), key=lambda pair: pair[0].ratio)]
+
+
+def _drawn(forms: list[list[Edit]], rng: np.random.Generator) -> tuple[Edit, ...]:
+    """A form for a random share of the places, and at least for one."""
+    count = int(rng.integers(1, len(forms) + 1))
+    chosen = sorted(rng.permutation(len(forms))[:count].tolist())
+    return tuple(forms[i][int(rng.integers(len(forms[i])))] for i in chosen)
