@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -99,12 +100,13 @@ def steps_of(draw: st.DrawFn, program: Program) -> Step:
         st.builds(Interchange, st.tuples(names)),
         st.just(Interchange(("o.0", "i.0"))),
         st.builds(Fuse, names, names),
-        st.sampled_from([Fuse(f"{name}.0", f"{name}.1") for name in ("o", "i", "y0")]),
         st.builds(Unroll, names, st.tuples(st.integers(1, 4))),
         st.builds(Shrink, st.integers(0, 1), st.integers(1, max(1, outer - 1))),
         st.just(Group()),
         st.builds(Factor, st.integers(1, 4), st.sampled_from([(), (0,), (0, 1)])),
     ]
+    if split := [Fuse(a.name, b.name) for a, b in pairwise(here.loops) if a.name.endswith(".0")]:
+        kinds.append(st.sampled_from(split))
     return Step(draw(st.one_of(kinds)), at)
 
 

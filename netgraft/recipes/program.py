@@ -48,31 +48,23 @@ def program(
     mini-batch of ``batch`` training images. Weights are inherited; training them is the caller's.
 
     ``mutation`` says which forms there are (None: all that save work); each network kept is measured in ``engine`` for
-    about ``seconds``; ``on_probe`` hears how many networks were probed and how many of them were legal. Deviations: candidates are probed from the one with the least estimated ``latency``
-    on, until ``keep`` are legal, which finds those that probing all of them would; only these are measured (the paper
-    tunes each candidate's schedule with TVM); forms are drawn for each layer, not for each kind of layer.
+    about ``seconds``; ``on_probe`` hears how many networks were probed and how many of them were legal.
+
+    Deviations: candidates are probed from the one with the least estimated ``latency`` on, until ``keep`` are legal,
+    which finds those that probing all of them would; only these are measured (the paper tunes each candidate's schedule
+    with TVM); forms are drawn for each layer, not for each kind of layer.
 
     SourceError where nothing can be transformed, OptionError for numbers below one.
     """
     if candidates < 1 or keep < 1:
         raise OptionError("program needs at least one candidate, and one network to keep")
-    rng = np.random.default_rng(seed)
-    forms: defaultdict[str, list[Edit]] = defaultdict(list)
-    for edit in sparing(mutation or Program()).edits(model.graph, model.weights, rng):
-        forms[min(edit.region.nodes)].append(edit)
-    if not forms:
-        raise SourceError(f"{model.name} has no convolution that any form would make cheaper")
-    places = [node.id for node in model.graph if node.id in forms]
-    drawn: dict[str, tuple[float, tuple[Edit, ...]]] = {}
-    for _ in range(candidates):
-        edits = _drawn([forms[place] for place in places], rng)
-        graph = child_graph(model.graph, edits)
-        drawn[graph.digest] = latency(graph), edits
+    places, found = drawn(model, candidates, seed=seed, mutation=mutation)
+    estimated = [(latency(child_graph(model.graph, edits)), number) for number, edits in enumerate(found)]
     whole = latency(model.graph)
-    potential = Potential(model, tuple(places), of_task(task, batch, seed), seed)
+    potential = Potential(model, places, of_task(task, batch, seed), seed)
     legal: list[Proposal] = []
-    for probed, (estimate, edits) in enumerate(sorted(drawn.values(), key=lambda found: found[0]), 1):
-        fisher = potential.of(edits)
+    for probed, (estimate, number) in enumerate(sorted(estimated), 1):
+        edits, fisher = found[number], potential.of(found[number])
         if fisher >= 1:
             choices = tuple(f"{min(edit.region.nodes)}: {edit.origin}" for edit in edits)
             legal.append(Proposal(child_of(model, edits, seed), edits, choices, fisher, estimate / whole))
@@ -86,8 +78,23 @@ def program(
     return [one for _, one in sorted(zip(times, timed, strict=True), key=lambda pair: pair[0].ratio)]
 
 
-def _drawn(forms: list[list[Edit]], rng: np.random.Generator) -> tuple[Edit, ...]:
-    """A form for a random share of the places, and at least for one."""
-    count = int(rng.integers(1, len(forms) + 1))
-    chosen = sorted(rng.permutation(len(forms))[:count].tolist())
-    return tuple(forms[i][int(rng.integers(len(forms[i])))] for i in chosen)
+def drawn(
+    model: Model, count: int, *, seed: int = 0, mutation: Mutation | None = None
+) -> tuple[tuple[str, ...], list[tuple[Edit, ...]]]:
+    """The convolutions that a form would make cheaper, and random candidates, at most ``count`` of them: a form for a
+    random share of these places each, none twice. SourceError where there is no such place.
+    """
+    rng = np.random.default_rng(seed)
+    forms: defaultdict[str, list[Edit]] = defaultdict(list)
+    for edit in sparing(mutation or Program()).edits(model.graph, model.weights, rng):
+        forms[min(edit.region.nodes)].append(edit)
+    places = tuple([node.id for node in model.graph if node.id in forms])
+    if not places:
+        raise SourceError(f"{model.name} has no convolution that any form would make cheaper")
+    found: dict[str, tuple[Edit, ...]] = {}
+    for _ in range(count):
+        share = int(rng.integers(1, len(places) + 1))
+        chosen = [forms[places[i]] for i in sorted(rng.permutation(len(places))[:share])]
+        edits = tuple([some[int(rng.integers(len(some)))] for some in chosen])
+        found[child_graph(model.graph, edits).digest] = edits
+    return places, list(found.values())
