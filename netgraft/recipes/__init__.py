@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from .amc import amc
+from .blockswap import blockswap
 from .compactnet import compactnet
 from .netadapt import netadapt
 from .optimize import optimize
+from .program import program
+from .proposals import Proposal
 from .run import Plan
 
-__all__ = ["Plan", "amc", "compactnet", "netadapt", "optimize"]
+__all__ = ["Plan", "Proposal", "amc", "blockswap", "compactnet", "netadapt", "optimize", "program"]
