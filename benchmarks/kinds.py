@@ -1,4 +1,4 @@
-"""What each kind of edit brings: searches with grafts, swaps or trims alone, and with all of them together.
+"""What each kind of edit brings: searches with grafts, swaps, trims or program edits alone, and with all of them together.
 
     python benchmarks/kinds.py ../shared/data/cifar10 --out runs/kinds [--kinds trim all] [--budget 6m] [--seeds 3]
 
@@ -26,13 +26,20 @@ from netgraft.front import Front
 from netgraft.ir import Model
 from netgraft.mutations import Mutation
 from netgraft.mutations.graft import Graft
+from netgraft.mutations.program import Program
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
 from netgraft.recipes.evaluation import Trainer
 from netgraft.recipes.optimize import default_mutations
 from netgraft.study import Study
 
-KINDS: Mapping[str, Mutation] = {"graft": Graft(), "swap": Swap(), "trim": Trim(), "all": default_mutations()}
+KINDS: Mapping[str, Mutation] = {
+    "graft": Graft(),
+    "swap": Swap(),
+    "trim": Trim(),
+    "program": Program(),
+    "all": default_mutations(),
+}
 LOST = 5.0
 """Points of accuracy below the original where the area ends."""
 
