@@ -1,4 +1,4 @@
-"""What each kind of edit brings: searches with grafts, swaps, trims or program edits alone, and with all of them together.
+"""What each kind of edit brings: searches with grafts, swaps, trims or program edits alone, and with all together.
 
     python benchmarks/kinds.py ../shared/data/cifar10 --out runs/kinds [--kinds trim all] [--budget 6m] [--seeds 3]
 
