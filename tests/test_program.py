@@ -140,11 +140,10 @@ def test_only_what_is_legal_is_proposed() -> None:
 def test_another_score_decides_as_well() -> None:
     model = sane_model(golden("residual"))
     batch = at_random(model.graph, 8)
-    edit = next(Program(("group",)).edits(model.graph, model.weights, np.random.default_rng(0)))
-    assert (
-        not score_legal(lambda probe: float(len(probe.model.weights["one.conv1.weight"][0])), batch)(model, edit)
-        or "one.conv1" not in edit.region.nodes
-    )
+    edit = transformed(model.graph, model.graph["one.conv1"], "group", 2)
+    assert edit is not None
+    fewer = score_legal(lambda probe: float(len(probe.model.weights["one.conv1.weight"][0])), batch)
+    assert not fewer(model, edit)
     assert score_legal(lambda probe: 1.0, batch)(model, edit)
     assert isinstance(score_legal(PROXIES["naswot"].score, batch)(model, edit), bool)
 

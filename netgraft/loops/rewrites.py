@@ -34,15 +34,23 @@ class Rewrite(Protocol):
         """``program`` rewritten."""
 
 
-@dataclass(frozen=True)
-class Interchange:
-    """The named loops become the outermost ones, in this order. Preserves: a sum has no order."""
-
-    loops: tuple[str, ...]
-
+class _Preserving:
     def preserves(self, program: Program) -> bool:
         """See :class:`Rewrite`."""
         return True
+
+
+class _Changing:
+    def preserves(self, program: Program) -> bool:
+        """See :class:`Rewrite`."""
+        return False
+
+
+@dataclass(frozen=True)
+class Interchange(_Preserving):
+    """The named loops become the outermost ones, in this order. Preserves: a sum has no order."""
+
+    loops: tuple[str, ...]
 
     def __call__(self, program: Program) -> Nest:
         """See :class:`Rewrite`."""
@@ -52,15 +60,11 @@ class Interchange:
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(_Preserving):
     """Loop ``j`` becomes ``j.0`` around ``j.1``, the inner one of ``size`` iterations (strip-mining). Preserves."""
 
     loop: str
     size: int
-
-    def preserves(self, program: Program) -> bool:
-        """See :class:`Rewrite`."""
-        return True
 
     def __call__(self, program: Program) -> Nest:
         """See :class:`Rewrite`."""
@@ -77,15 +81,11 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Fuse:
+class Fuse(_Preserving):
     """A loop and the one right inside of it become one, if they are what a split gives. Preserves."""
 
     outer: str
     inner: str
-
-    def preserves(self, program: Program) -> bool:
-        """See :class:`Rewrite`."""
-        return True
 
     def __call__(self, program: Program) -> Nest:
         """See :class:`Rewrite`."""
@@ -105,7 +105,7 @@ class Fuse:
 
 
 @dataclass(frozen=True)
-class Unroll:
+class Unroll(_Preserving):
     """A loop is cut at the iterations ``at``: each run of it becomes a nest of its own, with weights of its own. They
     compute different outputs, or parts of the same sums. Preserves (and so it does when the weights, from then on,
     learn apart).
@@ -113,10 +113,6 @@ class Unroll:
 
     loop: str
     at: tuple[int, ...]
-
-    def preserves(self, program: Program) -> bool:
-        """See :class:`Rewrite`."""
-        return True
 
     def __call__(self, program: Program) -> Program:
         """See :class:`Rewrite`."""
@@ -132,7 +128,7 @@ class Unroll:
 
 
 @dataclass(frozen=True)
-class Shrink:
+class Shrink(_Changing):
     """The outermost loop runs from ``start`` below ``stop`` only: what it does not reach of a sum is left out, and
     outputs that it does not reach are copies of those that it does (of iteration j modulo how many there are).
 
@@ -142,10 +138,6 @@ class Shrink:
 
     start: int
     stop: int
-
-    def preserves(self, program: Program) -> bool:
-        """See :class:`Rewrite`."""
-        return False
 
     def __call__(self, program: Program) -> Nest:
         """See :class:`Rewrite`."""
@@ -161,14 +153,10 @@ class Shrink:
 
 
 @dataclass(frozen=True)
-class Group:
+class Group(_Changing):
     """The two outermost loops, one over filters and one over input channels, become one loop over both: each run of
     filters reads one run of channels. Does not preserve: the other runs are left out.
     """
-
-    def preserves(self, program: Program) -> bool:
-        """See :class:`Rewrite`."""
-        return False
 
     def __call__(self, program: Program) -> Nest:
         """See :class:`Rewrite`."""
@@ -257,12 +245,8 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Activate:
+class Activate(_Changing):
     """A batch norm and a ReLU between two layers that were one, as BlockSwap has them. Does not preserve."""
-
-    def preserves(self, program: Program) -> bool:
-        """See :class:`Rewrite`."""
-        return False
 
     def __call__(self, program: Program) -> Chain:
         """See :class:`Rewrite`."""

@@ -1,4 +1,9 @@
-"""Whether an edit keeps a training-free score: what program transformation calls a legal change."""
+"""Whether an edit keeps a training-free score: what program transformation calls a legal change.
+
+.. code-block:: python
+
+    Program(legal=fisher_legal(of_task(task, 128)))  # of netgraft.mutations.program: only legal edits are proposed
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,10 @@ from netgraft.ir import Carry, Edit, Graph, Model, Value, apply, inherit
 from .fisher import fisher_potential
 from .probe import Minibatch, Probe, anew
 
-Legal = Callable[[Model, Edit], bool]
-
 _STORED = frozenset({"constant", "frozen"})
 
 
-def fisher_legal(batch: Minibatch, *, seed: int = 0) -> Legal:
+def fisher_legal(batch: Minibatch, *, seed: int = 0) -> Callable[[Model, Edit], bool]:
     """Legal is an edit after which the Fisher potential of what leaves its region is not below what it was (Turner et
     al., "Neural Architecture Search as Program Transformation Exploration", ASPLOS 2021), on one mini-batch, with both
     networks as initialised.
@@ -39,7 +42,7 @@ def fisher_legal(batch: Minibatch, *, seed: int = 0) -> Legal:
     return legal
 
 
-def score_legal(score: Callable[[Probe], float], batch: Minibatch, *, seed: int = 0) -> Legal:
+def score_legal(score: Callable[[Probe], float], batch: Minibatch, *, seed: int = 0) -> Callable[[Model, Edit], bool]:
     """Legal is an edit after which a score of the whole network (one of :data:`~netgraft.proxies.PROXIES`) is not below
     what it was; as :func:`fisher_legal` in all else.
     """
