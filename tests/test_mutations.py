@@ -20,6 +20,6 @@ def test_edits_keep_their_promises(mutation: Mutation, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ZOO_NAMES)
-@pytest.mark.parametrize("mutation", MUTATIONS)
+@pytest.mark.parametrize("mutation", MUTATIONS[:2])  # a program edit changes one node: see tests/test_program.py
 def test_edits_keep_their_promises_on_the_zoo(mutation: Mutation, name: str) -> None:
-    assert len(check_mutation(mutation, zoo_model(name), seeds=(0,), limit=8)) >= 6
+    assert len(check_mutation(mutation, zoo_model(name), seeds=(0,), limit=8)) == 8
