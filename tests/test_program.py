@@ -257,7 +257,7 @@ GENOTYPES = {
     ),
 }
 """The genotypes that the authors published for WRN-40-2 (github.com/BayesWatch/pytorch-blockswap, MIT licence), and how
-many parameters their definitions of the blocks give, counted by hand.
+many parameters the blocks have by their definitions, from a formula for each and not from a network.
 """
 
 
