@@ -89,15 +89,21 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--budget", default="6m", help="of each search")
-    parser.add_argument("--subset", type=int, default=6_000, help="training examples used (a fifth validates)")
+    parser.add_argument("--subset", type=int, default=4_000, help="training examples used (a fifth validates)")
     parser.add_argument("--pretrain", type=float, default=25.0, help="epochs of the original's training")
+    parser.add_argument("--population", type=int, default=24, help="proposals in a generation")
     parser.add_argument("--tune-epochs", type=float, default=1.0)
     parser.add_argument("--final-epochs", type=float, default=4.0)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     task = tasks.load(options.data, input_shape=(3, 32, 32), classes=10, subset=options.subset)
     model = trained(task, options.pretrain, options.out / f"resnet20-{options.subset}-{options.pretrain:g}.pt")
-    plan = ng.Plan(tune_epochs=options.tune_epochs, final_epochs=options.final_epochs, measure_seconds=20.0)
+    plan = ng.Plan(
+        population=options.population,
+        tune_epochs=options.tune_epochs,
+        final_epochs=options.final_epochs,
+        measure_seconds=20.0,
+    )
     header = f"area, {LOST:g} points"
     print(f"| kind | seed | fine-tuned | original (%) | finalists: speed-up, points | within a point | {header} |")
     print("|---|---|---|---|---|---|---|")
