@@ -35,7 +35,7 @@ from netgraft.data import task as load_data
 from netgraft.ir import Model
 from netgraft.mutations.program import Program
 from netgraft.proxies import of_task
-from netgraft.recipes.program import drawn, program
+from netgraft.recipes.program import drawn, fastest_legal
 from netgraft.recipes.proposals import Potential, child_of
 from netgraft.zoo.resnet import Bottleneck
 
@@ -108,7 +108,7 @@ def run_speed(options: argparse.Namespace) -> None:
         def heard(probed: int, legal: int, probes: list[tuple[int, int]] = probes) -> None:
             probes.append((probed, legal))
 
-        found = program(
+        found = fastest_legal(
             model, task, candidates=options.candidates, keep=options.keep, batch=options.batch, on_probe=heard
         )
         for one in found:

@@ -76,7 +76,8 @@ class Watcher:
                 doing = f"generation {generation}: proposing"
                 self.progress.update(self.line, description=doing, completed=0, total=None)
             case GenerationProposed(generation, count):
-                self._show(f"generation {generation}: {count} proposals")
+                if count:  # nothing is how a search ends that has proposed all there is
+                    self._show(f"generation {generation}: {count} proposals")
             case RungBegun(name, count):
                 if name != "count":
                     self.progress.update(self.line, description=self._where(name, count), completed=0, total=count)

@@ -21,7 +21,7 @@ from netgraft.engine import engine_from
 from netgraft.front import Front
 from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.importance import IMPORTANCES
-from netgraft.recipes import Plan, amc, compactnet, netadapt
+from netgraft.recipes import Plan, amc, blockswap, compactnet, netadapt, program
 from netgraft.table_commands import table_from
 from netgraft.terminal import DATA_HELP, SOURCES_HELP, InputShape, Source, evolve, load, pretrain_epochs
 
@@ -187,3 +187,23 @@ def amc_(
     images: Annotated[int, typer.Option(help="training images for refitting layers", min=1)] = 1000,
 ) -> None:
     """AMC (ECCV 2018): an agent learns how wide each part stays, by what trimming costs before any training."""
+
+
+Candidates = Annotated[int, typer.Option(help="random networks to choose from", min=1)]
+Kept = Annotated[int, typer.Option(help="of them, how many are fine-tuned", min=1)]
+Batch = Annotated[int, typer.Option(help="training images that the Fisher potential is asked of", min=2)]
+
+
+@_recipe(program)
+def program_(candidates: Candidates = 1000, keep: Kept = 5, batch: Batch = 128) -> None:
+    """Program transformation (ASPLOS 2021): random forms of convolutions, the fastest of those that are legal."""
+
+
+@_recipe(blockswap)
+def blockswap_(
+    limit: Annotated[str, typer.Option(help="parameters<=NUMBER, with x, k or M")] = "parameters<=0.4x",
+    candidates: Candidates = 1000,
+    keep: Kept = 1,
+    batch: Batch = 128,
+) -> None:
+    """BlockSwap (ICLR 2020): residual blocks with cheaper substitutes, the largest Fisher potential within a budget."""

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from functools import cache
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ import torch
 import validity
 from contracts import golden, outputs, random_inputs, sane_model, zoo_model
 
+from netgraft.candidate import TrialState
 from netgraft.convert.from_torch import from_module
 from netgraft.costs.analytic import latency_estimate, parameters
-from netgraft.errors import MeasureError, OptionError, SourceError
+from netgraft.errors import MeasureError, OptionError, SourceError, StudyError
 from netgraft.ir import Batch, Builder, Edit, Graph, Model, TensorType, Value, apply
 from netgraft.loops import FORMS
 from netgraft.mutations.program import SMALLEST, Program, transformed
@@ -23,8 +25,9 @@ from netgraft.mutations.swap import KINDS
 from netgraft.mutations.within import Within
 from netgraft.proxies import PROXIES, Probe, anew, at_random, fisher_potential
 from netgraft.proxies.legality import child_at_the_start, fisher_legal, moved_value, score_legal
-from netgraft.recipes.blockswap import SUBSTITUTES, Block, blocks, blockswap, substituted
-from netgraft.recipes.program import program
+from netgraft.recipes import Plan, blockswap, program
+from netgraft.recipes.blockswap import SUBSTITUTES, Block, blocks, largest_potential, substituted
+from netgraft.recipes.program import fastest_legal
 from netgraft.recipes.proposals import Potential, child_graph
 from netgraft.tasks import Split, Task, classification
 from netgraft.zoo.wide_resnet import wide_resnet
@@ -185,7 +188,9 @@ def wrn() -> Model:
 
 def test_program_keeps_the_fastest_legal_networks() -> None:
     probes: list[tuple[int, int]] = []
-    found = program(wrn(), task(), candidates=12, keep=1, batch=16, seconds=0.2, on_probe=lambda *at: probes.append(at))
+    found = fastest_legal(
+        wrn(), task(), candidates=12, keep=1, batch=16, seconds=0.2, on_probe=lambda *at: probes.append(at)
+    )
     assert len(found) == 1
     times = [one.time.ratio for one in found if one.time]
     assert len(times) == len(found)
@@ -214,11 +219,11 @@ def test_a_network_without_convolutions_has_no_program() -> None:
     x = b.add("flatten", b.input("x", TensorType((Batch(), 3, 8, 8))))
     model = sane_model(b.build(b.add("linear", x, out_features=10)))
     with pytest.raises(SourceError, match="no convolution"):
-        program(model, task())
+        fastest_legal(model, task())
     with pytest.raises(SourceError, match="no residual block"):
-        blockswap(model, task(), 1000)
+        largest_potential(model, task(), 1000)
     with pytest.raises(OptionError, match="at least one"):
-        program(wrn(), task(), candidates=0)
+        fastest_legal(wrn(), task(), candidates=0)
 
 
 GENOTYPES = {
@@ -299,7 +304,7 @@ def test_every_substitute_is_a_network() -> None:
 
 def test_blockswap_keeps_the_budget_and_the_largest_potential() -> None:
     scores: list[float] = []
-    found = blockswap(
+    found = largest_potential(
         wrn(), task(), 150_000, candidates=12, keep=3, batch=16, on_probe=lambda probed, best: scores.append(best)
     )
     assert [one.fisher for one in found] == sorted((one.fisher for one in found), reverse=True)
@@ -307,14 +312,48 @@ def test_blockswap_keeps_the_budget_and_the_largest_potential() -> None:
     for one in found:
         assert abs(parameters(one.model.graph) - 150_000) <= 0.025 * 150_000
         assert len(one.choices) == 3 and set(one.choices) <= set(SUBSTITUTES)
-    again = blockswap(wrn(), task(), 150_000, candidates=12, keep=3, batch=16)
+    again = largest_potential(wrn(), task(), 150_000, candidates=12, keep=3, batch=16)
     assert [replace(one, model=wrn()) for one in again] == [replace(one, model=wrn()) for one in found]
 
 
 def test_a_budget_out_of_reach_says_what_is_in_reach() -> None:
     with pytest.raises(OptionError, match=r"there are some from 22,250 to 303,706") as failure:
-        blockswap(wrn(), task(), 1e7, candidates=2)
+        largest_potential(wrn(), task(), 1e7, candidates=2)
     assert "10,000,000" in str(failure.value)
     with pytest.raises(OptionError, match="a budget"):
-        blockswap(wrn(), task(), 0)
+        largest_potential(wrn(), task(), 0)
     assert math.isfinite(parameters(wrn().graph))
+
+
+SHORT = Plan(tune_epochs=0.5, final_epochs=0.5, measure_seconds=0.5, finalists=2, measure="end")
+
+
+def test_the_recipe_program_trains_what_it_finds(tmp_path: Path) -> None:
+    front = program(wrn(), task(), candidates=8, keep=1, batch=16, plan=SHORT, out=tmp_path / "run")
+    (trial,) = [t for t in front.study.trials.values() if t.number]
+    assert trial.state is TrialState.COMPLETE and trial.scores["fisher"] >= 1 and 0 < trial.inherited <= 1
+    assert all(edit.origin.startswith("program.") for edit in trial.edits)
+    assert set(front.study.finalists) == {0, 1}
+    again = program(wrn(), task(), candidates=8, keep=1, batch=16, plan=SHORT, out=tmp_path / "run", resume=True)
+    assert again.study.trials.keys() == front.study.trials.keys()
+    with pytest.raises(StudyError, match="other options"):
+        program(wrn(), task(), candidates=9, keep=1, batch=16, plan=SHORT, out=tmp_path / "run", resume=True)
+
+
+def test_the_recipe_blockswap_keeps_its_limit_and_what_is_frozen(tmp_path: Path) -> None:
+    frozen = min(blocks(wrn().graph)[0].inside)
+    front = blockswap(
+        *(wrn(), task()),
+        limit="parameters<=0.5x",
+        candidates=8,
+        batch=16,
+        plan=SHORT,
+        freeze=[frozen],
+        out=tmp_path / "run",
+    )
+    trial = front.study.trials[1]
+    assert trial.scores["parameters"] <= 0.5 * parameters(wrn().graph)
+    assert not any(frozen in edit.region.nodes for edit in trial.edits)
+    with pytest.raises(OptionError, match=r"a limit such as parameters<=0\.4x"):
+        blockswap(wrn(), task(), limit="flops<=0.5x", out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()

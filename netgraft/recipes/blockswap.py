@@ -4,8 +4,9 @@ their Fisher potential.
 Turner, Crowley, O'Boyle, Storkey and Gray, "BlockSwap: Fisher-guided Block Substitution for Network Compression on a
 Budget", ICLR 2020::
 
-    found = blockswap(model, task, parameters=400_000)
+    found = largest_potential(model, task, parameters=400_000)
     found[0].choices  # ("DConvG2", "A4B2", "Conv", ...): one for each block
+    front = blockswap(model, task, limit="parameters<=400k", out="runs/blockswap")  # the same, fine-tuned
 
 The substitutes are compositions of the same rewrites as all other forms (:mod:`netgraft.loops`).
 """
@@ -13,22 +14,30 @@ The substitutes are compositions of the same rewrites as all other forms (:mod:`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
 from netgraft.costs.analytic import latency_estimate, parameters_change
 from netgraft.costs.analytic import parameters as count_parameters
+from netgraft.engine import Engine
 from netgraft.errors import GraphError, OptionError, SourceError
+from netgraft.events import Listener, nobody
+from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, Node, Region
 from netgraft.ir.ops import ACTIVATIONS
 from netgraft.loops import Activate, Factor, Interchange, Nest, Split, Step, edit_of, nest_of, rewritten
+from netgraft.metrics import parse_limit
+from netgraft.mutations.fixed import fixed_by
 from netgraft.proxies import of_task
 from netgraft.tasks import Task
 
-from .proposals import Potential, Proposal, child_graph, child_of
+from .evaluation import counted
+from .proposals import Potential, Proposal, child_of, trained
+from .run import Begun, Estimates, Plan
 
 SUBSTITUTES: Final = (
     "Conv",
@@ -40,6 +49,8 @@ in place of each of its convolutions; ``...B2`` and ``...B4`` put one bottleneck
 first and the last of them. ``A8`` means eight groups, ``G8`` groups of eight channels, neither for groups of one.
 """
 
+TOLERANCE: Final = 0.025
+"""How far, as a share, the parameters may be from the budget: the paper's."""
 _DRAWS: Final = 100_000
 _ROUNDS: Final = 100
 
@@ -92,13 +103,72 @@ def substituted(graph: Graph, block: Block, name: str) -> tuple[Edit, ...] | Non
 def blockswap(
     model: Model,
     task: Task,
+    *,
+    limit: str = "parameters<=0.4x",
+    candidates: int = 1000,
+    keep: int = 1,
+    batch: int = 128,
+    out: str | Path,
+    seed: int = 0,
+    resume: bool = False,
+    plan: Plan | None = None,
+    freeze: Sequence[str] = (),
+    only: Sequence[str] = (),
+    table: Estimates | None = None,
+    engine: Engine | None = None,
+    settings: Mapping[str, Any] | None = None,
+    on_event: Listener = nobody,
+) -> Front:
+    """The networks of :func:`largest_potential` with about as many parameters as ``limit`` allows, fine-tuned with the
+    original as teacher, measured and compared with it. The rest of the arguments are as those of
+    :func:`netgraft.recipes.netadapt`.
+    """
+    wanted = parse_limit(limit, counted(model.graph))
+    if wanted.metric != "parameters" or not wanted.upper:
+        raise OptionError(f"blockswap takes a limit such as parameters<=0.4x or parameters<=200k, not {limit!r}")
+    if candidates < 1 or keep < 1 or batch < 2:
+        raise OptionError("blockswap needs at least one candidate, one network to keep and a batch of two")
+    fixed = fixed_by(model.graph, freeze, only)
+    _options(model, fixed)  # what cannot work is better said now
+
+    def find(begun: Begun) -> Sequence[Proposal]:
+        return largest_potential(
+            *(begun.original, task, wanted.bound / (1 + TOLERANCE)),  # none of them breaks the limit
+            candidates=candidates,
+            keep=keep,
+            batch=batch,
+            seed=seed,
+            fixed=fixed,
+        )
+
+    return trained(
+        *(model, task, find),
+        name="blockswap",
+        options={"candidates": candidates, "keep": keep, "batch": batch},
+        limits=[limit],
+        fixed=fixed,
+        out=out,
+        seed=seed,
+        resume=resume,
+        plan=plan,
+        table=table,
+        engine=engine,
+        settings=settings,
+        on_event=on_event,
+    )
+
+
+def largest_potential(
+    model: Model,
+    task: Task,
     parameters: float,
     *,
     candidates: int = 1000,
-    tolerance: float = 0.025,
+    tolerance: float = TOLERANCE,
     keep: int = 5,
     batch: int = 128,
     seed: int = 0,
+    fixed: frozenset[str] = frozenset(),
     on_probe: Callable[[int, float], None] = lambda probed, best: None,
 ) -> list[Proposal]:
     """The ``keep`` networks with the largest Fisher potential among ``candidates`` random ones whose number of
@@ -107,19 +177,14 @@ def blockswap(
     The potential is summed over the outputs of the last convolutions of all residual blocks, before the shortcut is
     added, on one mini-batch of ``batch`` training images, with networks as initialised. Weights are inherited (the
     paper trains from new ones); training, in the paper with attention transfer from the original, is the caller's.
-    ``on_probe`` hears how many networks were probed, and the largest potential so far.
+    ``on_probe`` hears how many networks were probed, and the largest potential so far. Blocks with a node of ``fixed``
+    stay.
 
     Deviations: layers that candidates have in common are initialised alike; the authors' code scores all blocks of a
     stage as the kind that its first one is, here each is scored as what it is. SourceError where there is no residual
     block with dense convolutions, OptionError where no candidate keeps the budget.
     """
-    found = blocks(model.graph)
-    if not found:
-        raise SourceError(f"{model.name} has no residual block with dense convolutions that BlockSwap could substitute")
-    options = [
-        [(name, edits) for name in SUBSTITUTES if (edits := substituted(model.graph, one, name)) is not None]
-        for one in found
-    ]
+    found, options = _options(model, fixed)
     change = [[sum(parameters_change(model.graph, e) for e in edits) for _, edits in some] for some in options]
     rng = np.random.default_rng(seed)
     genotypes = _within(count_parameters(model.graph), change, parameters, tolerance, candidates, rng)
@@ -132,12 +197,24 @@ def blockswap(
         scored.append((potential.of(edits), tuple(name for name, _ in chosen), edits))
         on_probe(len(scored), max(scored, key=lambda one: one[0])[0])
     best = sorted(scored, key=lambda one: -one[0])[:keep]
-    return [
-        Proposal(
-            *(child_of(model, edits, seed), edits, names, fisher),
-            latency_estimate(child_graph(model.graph, edits)) / whole,
-        )
-        for fisher, names, edits in best
+    proposals = []
+    for fisher, names, edits in best:
+        child, inherited = child_of(model, edits, seed)
+        proposals.append(Proposal(child, edits, names, fisher, latency_estimate(child.graph) / whole, inherited))
+    return proposals
+
+
+Option = tuple[str, tuple[Edit, ...]]
+
+
+def _options(model: Model, fixed: frozenset[str]) -> tuple[tuple[Block, ...], list[list[Option]]]:
+    """The residual blocks that hold nothing ``fixed``, and what each may become."""
+    found = tuple(one for one in blocks(model.graph) if one.inside.isdisjoint(fixed))
+    if not found:
+        raise SourceError(f"{model.name} has no residual block with dense convolutions that BlockSwap could substitute")
+    return found, [
+        [(name, edits) for name in SUBSTITUTES if (edits := substituted(model.graph, one, name)) is not None]
+        for one in found
     ]
 
 

@@ -2,32 +2,98 @@
 
 Turner, Crowley and O'Boyle, "Neural Architecture Search as Program Transformation Exploration", ASPLOS 2021::
 
-    found = program(model, task, candidates=1000, keep=5)
-    found[0].time.speedup  # the fastest of the legal ones
+    found = fastest_legal(model, task, candidates=1000, keep=5)
+    found[0].time.speedup
+    front = program(model, task, out="runs/program")  # the same, fine-tuned: what ``netgraft run program`` does
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured import compare
+from netgraft.engine import Engine
 from netgraft.errors import OptionError, SourceError
+from netgraft.events import Listener, nobody
+from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model
 from netgraft.mutations import Mutation
+from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.program import Program
 from netgraft.mutations.sparing import sparing
 from netgraft.proxies import of_task
 from netgraft.tasks import Task
 
-from .proposals import Potential, Proposal, child_graph, child_of
+from .proposals import Potential, Proposal, child_graph, child_of, trained
+from .run import Begun, Estimates, Plan
 
 
 def program(
+    model: Model,
+    task: Task,
+    *,
+    candidates: int = 1000,
+    keep: int = 5,
+    batch: int = 128,
+    out: str | Path,
+    seed: int = 0,
+    resume: bool = False,
+    plan: Plan | None = None,
+    freeze: Sequence[str] = (),
+    only: Sequence[str] = (),
+    table: Estimates | None = None,
+    engine: Engine | None = None,
+    settings: Mapping[str, Any] | None = None,
+    on_event: Listener = nobody,
+) -> Front:
+    """The fastest legal networks of :func:`fastest_legal`, fine-tuned with the original as teacher, measured and
+    compared with it. The rest of the arguments are as those of :func:`netgraft.recipes.netadapt`.
+
+    Deviation: all networks that are kept are trained, where the paper trains the fastest.
+    """
+    fixed = fixed_by(model.graph, freeze, only)
+    mutation = sparing(Program(), fixed)
+    drawn(model, 1, seed=seed, mutation=mutation)  # what cannot work is better said now
+    if candidates < 1 or keep < 1 or batch < 2:
+        raise OptionError("program needs at least one candidate, one network to keep and a batch of two")
+
+    def find(begun: Begun) -> Sequence[Proposal]:
+        return fastest_legal(
+            *(begun.original, task),
+            candidates=candidates,
+            keep=keep,
+            batch=batch,
+            seed=seed,
+            mutation=mutation,
+            latency=begun.latency,
+            engine=begun.engine_name,
+        )
+
+    return trained(
+        *(model, task, find),
+        name="program",
+        options={"candidates": candidates, "keep": keep, "batch": batch},
+        limits=[],
+        fixed=fixed,
+        out=out,
+        seed=seed,
+        resume=resume,
+        plan=plan,
+        table=table,
+        engine=engine,
+        settings=settings,
+        on_event=on_event,
+    )
+
+
+def fastest_legal(
     model: Model,
     task: Task,
     *,
@@ -67,7 +133,8 @@ def program(
         edits, fisher = found[number], potential.of(found[number])
         if fisher >= 1:
             choices = tuple(f"{min(edit.region.nodes)}: {edit.origin}" for edit in edits)
-            legal.append(Proposal(child_of(model, edits, seed), edits, choices, fisher, estimate / whole))
+            child, inherited = child_of(model, edits, seed)
+            legal.append(Proposal(child, edits, choices, fisher, estimate / whole, inherited))
         on_probe(probed, len(legal))
         if len(legal) == keep:
             break

@@ -1,20 +1,37 @@
 """Networks in which many layers were replaced at once, and what their Fisher potential is: what random searches for
-program transformations and block substitutions have in common.
+program transformations and block substitutions have in common, and how what they find is trained and measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from math import prod
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from netgraft.candidate import Candidate, Trial
 from netgraft.costs.measured import Ratio
-from netgraft.errors import MeasureError
-from netgraft.ir import Edit, Graph, Model, Value, apply, inherit
+from netgraft.engine import Engine, Inline
+from netgraft.errors import EmptyFrontError, MeasureError
+from netgraft.events import Listener, nobody
+from netgraft.front import Front
+from netgraft.ir import Edit, Graph, Inheritance, Model, Value, apply, inherit
+from netgraft.metrics import Goal
+from netgraft.mutations import Mix
 from netgraft.proxies import Minibatch, Probe, anew, fisher_potential
 from netgraft.proxies.legality import child_at_the_start, moved_value
+from netgraft.search import Budget, Rung, search
+from netgraft.spaces import Space
+from netgraft.tasks import Task
+
+from .clock import Clock
+from .evaluation import Check, Count, Tune
+from .finals import finalists_of
+from .run import Begun, Estimates, Plan, conduct
 
 
 @dataclass(frozen=True)
@@ -22,7 +39,8 @@ class Proposal:
     """A network that a random search found, with the weights that it inherits.
 
     ``choices`` says what was chosen for each place, ``fisher`` is its Fisher potential and ``estimate`` its estimated
-    latency, both as multiples of the original's; ``time`` is its measured one, where it was measured.
+    latency, both as multiples of the original's; ``time`` is its measured one, where it was measured. ``inherited`` is
+    how many of its weights came from the original.
     """
 
     model: Model
@@ -30,6 +48,7 @@ class Proposal:
     choices: tuple[str, ...]
     fisher: float
     estimate: float
+    inherited: Inheritance
     time: Ratio | None = None
 
 
@@ -40,13 +59,16 @@ def child_graph(graph: Graph, edits: Sequence[Edit]) -> Graph:
     return graph
 
 
-def child_of(model: Model, edits: Sequence[Edit], seed: int = 0) -> Model:
-    """The network after edits of different regions, with the weights that it inherits."""
+def child_of(model: Model, edits: Sequence[Edit], seed: int = 0) -> tuple[Model, Inheritance]:
+    """The network after edits of different regions, with the weights that it inherits, and how many."""
     rng = np.random.default_rng(seed)
+    shares = []
     for edit in edits:
-        weights, _ = inherit(model.graph, edit, model.weights, rng)
+        weights, inheritance = inherit(model.graph, edit, model.weights, rng)
         model = Model(apply(model.graph, edit), weights, model.name)
-    return model
+        shares.append(inheritance.share)
+    total = sum(model.weights[key].size for key in model.graph.trainable)
+    return model, Inheritance(round(prod(shares) * total), total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,3 +111,96 @@ class Potential:
     def _at(self, model: Model, ends: Sequence[Value]) -> float:
         probe = Probe(model, self.batch, self.seed)
         return sum(fisher_potential(probe, [end.node for end in ends]).values())
+
+
+Find = Callable[[Begun], Sequence[Proposal]]
+"""Finds networks by what follows from a run that has begun."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The strategy that proposes once: what ``find`` finds."""
+
+    find: Callable[[], Sequence[Proposal]]
+
+    def propose(
+        self,
+        space: Space,
+        trials: Sequence[Trial],
+        candidate_of: Callable[[Trial], Candidate],
+        first: int,
+        n: int,
+        rng: np.random.Generator,
+    ) -> list[Candidate]:
+        """See :class:`netgraft.search.Strategy`."""
+        if len(trials) > 1:  # they were proposed
+            return []
+        return [
+            Candidate(number, one.model, 0, one.edits, one.inherited, scores={"fisher": one.fisher})
+            for number, one in enumerate(self.find(), first)
+        ]
+
+
+def trained(
+    model: Model,
+    task: Task,
+    find: Find,
+    *,
+    name: str,
+    options: Mapping[str, Any],
+    limits: Sequence[str],
+    fixed: frozenset[str],
+    out: str | Path,
+    seed: int,
+    resume: bool,
+    plan: Plan | None,
+    table: Estimates | None,
+    engine: Engine | None,
+    settings: Mapping[str, Any] | None,
+    on_event: Listener = nobody,
+) -> Front:
+    """A run of what ``find`` finds: each network is fine-tuned and measured shortly, and the best of them as any
+    search's finalists. The arguments are as those of :func:`netgraft.optimize`; EmptyFrontError where nothing is found.
+    """
+    chosen = (plan or Plan(finalists=3)).for_examples(len(task.train))
+    quality = Goal("quality", task.quality.higher_is_better)
+
+    def search_once(begun: Begun) -> tuple[Sequence[int], float]:
+        study, original = begun.study, begun.original
+        assert begun.plan.tune_epochs is not None and begun.plan.final_epochs is not None, "decided by for_examples"
+        clock = None
+        if begun.plan.measure == "search":
+            clock = Clock(original, study.trials[0].scores["latency"], begun.engine_name)
+        search(
+            Space(original, Mix(()), begun.score),
+            Found(partial(find, begun)),
+            [
+                Rung("count", Count(begun.latency)),
+                Rung("check", Check(begun.trainer)),
+                Rung("tune", Tune(begun.trainer, begun.plan.tune_epochs, clock)),
+            ],
+            budget=Budget(generations=1),
+            study=study,
+            engine=engine or Inline(),
+            seed=seed,
+            on_event=on_event,
+        )
+        best = finalists_of(study, [quality, Goal("latency")], quality, begun.plan.finalists, begun.bounds)
+        if not best:
+            raise EmptyFrontError(f"{name} found no network: none of its candidates is legal; try more --candidates")
+        return [trial.number for trial in best], begun.plan.final_epochs
+
+    return conduct(
+        *(model, task, search_once),
+        method={"mutation": name, "options": dict(options), "fixed": sorted(fixed)},
+        goals=["quality", "latency"],
+        limits=limits,
+        budget="once",
+        out=out,
+        seed=seed,
+        resume=resume,
+        plan=chosen,
+        table=table,
+        settings=settings,
+        on_event=on_event,
+    )
