@@ -4,6 +4,7 @@ python benchmarks/predictor.py accuracy      # NAS-Bench-201 after 200 epochs, 8
 python benchmarks/predictor.py few           # with 78, 390 and 781 trained cells
 python benchmarks/predictor.py macro         # NAS-Bench-Macro, 80/10/10
 python benchmarks/predictor.py transfer      # from one to the other, with 0 and 50 labels of the target
+python benchmarks/predictor.py apart         # within one, about a kind of network that was held out
 python benchmarks/predictor.py choice        # the best of 200 replacements of a cell
 python benchmarks/predictor.py cuts          # one network, cut in many places; and how often the truth is within bounds
 python benchmarks/predictor.py speed
@@ -36,7 +37,7 @@ import pyarrow.parquet as pq
 from scipy.stats import kendalltau, norm, spearmanr
 
 from netgraft.ir import Graph, Region
-from netgraft.predictor import heads, load
+from netgraft.predictor import beyond, heads, load
 from netgraft.predictor.heads import normal_scores
 from netgraft.predictor.paths import drawn, read
 from netgraft.predictor.predictor import trained
@@ -73,13 +74,15 @@ class Bench:
         parts = np.split(kinds, [round(sum(shares[: i + 1]) * len(kinds)) for i in range(len(shares))])
         return [np.flatnonzero(np.isin(self.kind, part)) for part in parts]
 
-    def kept(self, key: str, work: Callable[[], Floats], cuts: bool = False) -> Floats:
-        """The scores [n] that some work gives, from the cache if it was done before; or those of every cut."""
+    def kept(self, key: str, work: Callable[[], Floats], whole: bool = False) -> Floats:
+        """The scores [n] that some work gives, from the cache if it was done before: the mean of its rows, where it
+        gives several, or the ``whole``.
+        """
         path = self.cache / f"{self.name}-{sha256(key.encode()).hexdigest()[:16]}.npy"
         if not path.exists():
             np.save(path, work())
         found: Floats = np.load(path)
-        return found.mean(0) if found.ndim == 2 and not cuts else found
+        return found.mean(0) if found.ndim == 2 and not whole else found
 
 
 def bench(name: str, data: Path, cache: Path) -> Bench:
@@ -99,7 +102,7 @@ def bench(name: str, data: Path, cache: Path) -> Bench:
         print(f"encoding {len(first):,} networks", flush=True)
         np.save(path, np.array([read(encoder, build(archs[i])) for i in first])[at])
     features = np.load(path)
-    totals = np.exp(features[:, encoder.channels + 1 :])
+    totals = np.exp(features[:, encoder.channels :])
     counts = {"FLOPs": totals[:, TOTALS["flops"]], "parameters": totals[:, TOTALS["parameters"]]}
     labels = np.array([row["mean_acc" if macro else "cifar10_test_acc_200ep"] for row in rows])
     return Bench(name, archs, labels, np.unique(kinds, return_inverse=True)[1], features, counts, cache)
@@ -136,7 +139,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 def ours(of: Bench, rows: Ints, asked: Ints, seed: int) -> Floats:
     """The predictor of this package."""
     predictor = trained(drawn(), of.features[rows], ["g"] * len(rows), of.labels[rows], seed)
-    return predictor.heads.estimate(of.features[asked]).mean
+    return predictor.estimate(of.features[asked]).mean
 
 
 def psc(of: Bench, split: bool, rows: Ints, asked: Ints, seed: int) -> Floats:
@@ -235,37 +238,97 @@ def few(options: argparse.Namespace) -> None:
 
 
 def transfer(options: argparse.Namespace) -> None:
-    """From one benchmark to the other."""
+    """From one benchmark to the other: Spearman, and how often the truth lay within one and two stated deviations."""
     both = [bench(name, options.data, options.cache) for name in ("nasbench201", "nasbench_macro")]
     rows = []
     for source, target in (both, both[::-1]):
         for count in (0, 50):
-            got: dict[str, list[float]] = {}
+            got: dict[str, list[tuple[float, ...]]] = {}
             for seed in range(options.seeds):
                 kinds = np.random.default_rng(seed).permutation(target.kind.max() + 1)
                 taken = np.flatnonzero(np.isin(target.kind, kinds[:count]))
                 taken = taken[np.unique(target.kind[taken], return_index=True)[1]]
                 asked = np.flatnonzero(~np.isin(target.kind, kinds[:count]))
+                truth = normal_scores(["g"] * len(asked), target.labels[asked])
                 both_ways = {f"trained on {source.name}, {count} labels of {target.name}": True}
                 both_ways |= {f"{count} labels of {target.name} alone": False} if count else {}
                 for method, with_source in both_ways.items():
-                    said = target.kept(
-                        key_of("netgraft", method, seed),
+                    said, deviation = target.kept(
+                        key_of("netgraft", method, "with deviations", seed),
                         lambda w=with_source, s=source, t=target, k=taken, a=asked, n=seed: _moved(s, t, w, k, a, n),
+                        whole=True,
                     )
-                    got.setdefault(method, []).append(spearmanr(said, target.labels[asked])[0])
+                    off = np.abs(said - truth) / deviation
+                    right = spearmanr(said, truth)[0]
+                    got.setdefault(method, []).append((right, float((off <= 1).mean()), float((off <= 2).mean())))
                 for name, values in target.counts.items():
-                    got.setdefault(name, []).append(spearmanr(values[asked], target.labels[asked])[0])
-            rows += [[target.name, count, method, spread(values)] for method, values in got.items()]
-    table("From one benchmark to the other: Spearman", ["target", "its labels", "method", "rank correlation"], rows)
+                    got.setdefault(name, []).append((spearmanr(values[asked], truth)[0],))
+            rows += [
+                [target.name, count, method, *map(spread, zip(*values, strict=True))] for method, values in got.items()
+            ]
+    header = ["target", "its labels", "method", "rank correlation", "within 1 deviation", "within 2"]
+    table("From one benchmark to the other", header, rows)
 
 
 def _moved(source: Bench, target: Bench, with_source: bool, taken: Ints, asked: Ints, seed: int) -> Floats:
+    """Estimates and their deviations [2, asked]."""
     features, labels, groups = target.features[taken], target.labels[taken], ["target"] * len(taken)
     if with_source:
         features, labels = np.vstack([source.features, features]), np.concatenate([source.labels, labels])
         groups = ["source"] * len(source.labels) + groups
-    return trained(drawn(), features, groups, labels, seed).heads.estimate(target.features[asked]).mean
+    said = trained(drawn(), features, groups, labels, seed).estimate(target.features[asked])
+    return np.stack([said.mean, said.deviation])
+
+
+def apart(options: argparse.Namespace) -> None:
+    """Within one benchmark, a kind of network held out: at most 1,400 of the others are trained on."""
+    rows = []
+    for name in ("nasbench201", "nasbench_macro"):
+        of = bench(name, options.data, options.cache)
+        once = np.unique(of.kind, return_index=True)[1]
+        for what, (given, asked) in kinds_of(of, once).items():
+            taken = once[np.random.default_rng(0).permutation(np.flatnonzero(given))[:1400]]
+            asked = once[asked]
+            predictor = trained(drawn(), of.features[taken], ["g"] * len(taken), of.labels[taken])
+            features = of.features[asked]
+            said = {
+                "netgraft": predictor.estimate(features),
+                "its heads": predictor.heads.estimate(features),
+                "its size": predictor.beyond.estimate(features),
+            }
+            right = [spearmanr(found.mean, of.labels[asked])[0] for found in said.values()]
+            right += [spearmanr(counts[asked], of.labels[asked])[0] for counts in of.counts.values()]
+            share = np.median(predictor.beyond.shares(predictor.beyond.places(features)))
+            rows.append([name, what, *(f"{value:.3f}" for value in right), f"{share:.2f}"])
+    header = ["benchmark", "trained on; asked about", "netgraft", "its heads alone", "its size alone", *of.counts]
+    table("A kind of network held out: Spearman", [*header, "the heads' share, median"], rows)
+
+
+def kinds_of(of: Bench, once: Ints) -> dict[str, tuple[Floats, Floats]]:
+    """Which of some networks are trained on and which are asked about, for kinds that differ."""
+    work = of.counts["FLOPs"][once]
+    low, high = np.quantile(work, [1 / 3, 2 / 3])
+    found = {
+        "lowest third of FLOPs; highest": (work < low, work > high),
+        "highest third of FLOPs; lowest": (work > high, work < low),
+    }
+    if of.name == "nasbench201":
+        ops = np.array([operations(of.archs[i]) for i in once])
+        skip, one, three, pool = ((ops == op).sum(1) for op in OPERATIONS if op != "none")
+        return found | {
+            "at most one 3x3 convolution; three or more": (three <= 1, three >= 3),
+            "two or more 3x3 convolutions; none": (three >= 2, three == 0),
+            "no pooling; three or more": (pool == 0, pool >= 3),
+            "no 1x1 convolution; three or more": (one == 0, one >= 3),
+            "no skip; two or more": (skip == 0, skip >= 2),
+        }
+    blocks = np.array([list(of.archs[i]) for i in once])
+    none, wide = (blocks == "0").sum(1), (blocks == "2").sum(1)
+    return found | {
+        "at most one 5x5 block; five or more": (wide <= 1, wide >= 5),
+        "at most one identity; four or more": (none <= 1, none >= 4),
+        "three identities or more; at most one": (none >= 3, none <= 1),
+    }
 
 
 def choice(options: argparse.Namespace) -> None:
@@ -336,7 +399,7 @@ def cuts(options: argparse.Namespace) -> None:
             said.append(predictor.region(graph, region).unchanged().mean[0])
         ranges.append(np.ptp(said))
     found = [["netgraft", f"{np.mean(ranges):.1e}", f"{np.max(ranges):.1e}", "whole networks"]]
-    all_cuts = of.kept(key_of("PSC as published", "half", 0), lambda: psc(of, True, rows, asked, 0), cuts=True)
+    all_cuts = of.kept(key_of("PSC as published", "half", 0), lambda: psc(of, True, rows, asked, 0), whole=True)
     wide = np.ptp(all_cuts, 0)
     found.append(["PSC as published", f"{wide.mean():.2f}", f"{wide.max():.2f}", "single cells"])
     header = ["method", "range over 25 cuts, mean", "greatest", "of"]
@@ -345,7 +408,7 @@ def cuts(options: argparse.Namespace) -> None:
     for seed in range(min(2, options.seeds)):
         rows, _, asked = of.split(seed)
         predictor = trained(drawn(), of.features[rows], ["g"] * len(rows), of.labels[rows], seed)
-        said = predictor.heads.estimate(of.features[asked])
+        said = predictor.estimate(of.features[asked])
         ordered = np.sort(of.labels[rows])
         truth = norm.ppf((np.searchsorted(ordered, of.labels[asked]) + 0.5) / (len(ordered) + 1))
         errors = np.abs(truth - said.mean) / said.deviation
@@ -406,21 +469,27 @@ TABLES = {
     "few": few,
     "macro": lambda options: accuracy(options, "nasbench_macro"),
     "transfer": transfer,
+    "apart": apart,
     "choice": choice,
     "cuts": cuts,
     "speed": speed,
 }
 
 
-def _version(*sources: str | None) -> str:
-    """Names the encoder and how what is compared is trained: results of others are not taken from the cache."""
-    encoder = drawn()
-    read_from = [Path(str(source)).read_bytes() for source in sources]
-    return sha256(b"".join([encoder.node.tobytes(), encoder.turn.tobytes(), *read_from])).hexdigest()[:8]
+def _version(*contents: bytes) -> str:
+    """Names how what is compared is trained, by what it is made of: results of others are not taken from the cache."""
+    return sha256(b"".join(contents)).hexdigest()[:8]
 
 
-VERSIONS = {"netgraft": _version(heads.__file__)}
-PUBLISHED = _version(published.__file__)
+def _source(module: Any) -> bytes:
+    return Path(module.__file__).read_bytes()
+
+
+VERSIONS = {
+    "netgraft": _version(drawn().node.tobytes(), drawn().turn.tobytes(), _source(heads), _source(beyond)),
+    **dict.fromkeys(("FLOPs", "parameters"), ""),
+}
+PUBLISHED = _version(_source(published))
 
 
 def key_of(method: str, *what: object) -> str:

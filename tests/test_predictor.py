@@ -24,7 +24,7 @@ from netgraft.ir import OPS, Batch, Builder, Edit, Graph, Region, TensorType, ap
 from netgraft.predictor import Label, Predictor, load, read_labels, save, train, write_labels
 from netgraft.predictor.heads import _calibrated, normal_scores
 from netgraft.predictor.paths import drawn, encode, read
-from netgraft.predictor.traits import TOTALS, base_of, look
+from netgraft.predictor.traits import TOTALS, TRAITS, base_of, look
 from netgraft.search import Predictor as Wanted
 from netgraft.spaces import families
 
@@ -159,7 +159,7 @@ def test_a_segment_of_another_signature(predictor: Predictor) -> None:
 
 def test_two_predictors_share_segments(predictor: Predictor) -> None:
     """What is kept beside a segment belongs to one predictor."""
-    other = Predictor(drawn(predictor.encoder.channels, seed=7), predictor.heads)
+    other = Predictor(drawn(predictor.encoder.channels, seed=7), predictor.heads, predictor.beyond)
     graph = cell(1)
     region = Region.of(["stage1.cell2.o1.conv"])
     segment = region.extract(graph)
@@ -222,6 +222,21 @@ def test_signals_and_volumes_are_seen_as_images_are(sides: int, op: str, attrs: 
         assert 2 * work == counted > 0
 
 
+def test_channels_are_read_where_a_layer_has_them() -> None:
+    """A linear layer on maps [N, height, width, C] is a 1x1 convolution on [N, C, height, width]."""
+
+    def seen(op: str, shape: tuple[int, ...], **attrs: object) -> np.ndarray:
+        b = Builder()
+        x = b.input("x", TensorType((Batch(), *shape)))
+        graph = b.build(b.add(op, x, id="node", **attrs))
+        node = graph["node"]
+        found = look(node, graph.input_types(node), graph.output_types(node), (0, 32, 0))
+        return np.array([found.traits[TRAITS[name]] for name in ("growth", "width", "mixing@2")] + [*found.totals[2:4]])
+
+    last = seen("linear", (8, 8, 16), out_features=64, bias=False)
+    np.testing.assert_allclose(last, seen("conv2d", (16, 8, 8), out_channels=64, kernel=(1, 1), bias=False))
+
+
 def test_a_signal_may_come_into_a_network_of_sequences(predictor: Predictor) -> None:
     """What scales are counted from is the same with and without a graft that reads three axes as a signal."""
     b = Builder()
@@ -260,7 +275,16 @@ def test_paths_are_counted() -> None:
     x = b.input("x", TensorType((Batch(), 3, 8, 8)))
     dead = b.build(b.add("relu", b.add("mul_scalar", x, value=0.0)))
     assert encode(encoder, dead).paths[0] < -1e6
-    assert np.isnan(read(encoder, dead)[0])
+    assert np.isnan(read(encoder, dead)[0]) and read(encoder, dead)[-1] == 0
+
+
+def test_depth_is_the_mean_number_of_activations_on_a_path() -> None:
+    b = Builder()
+    x = stem = b.input("x", TensorType((Batch(), 3, 8, 8)))
+    for op in ("relu", "gelu", "batch_norm", "relu"):
+        x = b.add(op, x)
+    graph = b.build(b.add("add", x, stem))
+    assert np.expm1(read(drawn(4), graph)[-1]) == pytest.approx((3 + 0) / 2, rel=1e-2)
 
 
 # Training
@@ -330,6 +354,63 @@ def test_most_labels_may_be_of_one_network(labels: list[Label], index: int) -> N
 def test_heads_that_disagree_are_never_certain_of_a_gain() -> None:
     """Also where their disagreement says nothing of their errors, or the opposite."""
     assert (_calibrated(np.array([4.0, 1.0, 0.1]), np.array([0.1, 1.0, 4.0])) > 0).all()
+
+
+# Beyond what was learned from
+
+
+def wide(width: int, depth: int) -> Graph:
+    """A network unlike any cell."""
+    b = Builder()
+    x = b.input("x", TensorType((Batch(), 3, 32, 32)))
+    for _ in range(depth):
+        x = b.add(
+            "silu", b.add("group_norm", b.add("conv2d", x, out_channels=width, kernel=(7, 7), padding=(3, 3)), groups=4)
+        )
+    return b.build(b.add("linear", b.add("mean", x, dims=(2, 3)), out_features=10))
+
+
+def test_what_is_like_the_labels_is_left_to_the_heads(labels: list[Label]) -> None:
+    predictor = train(labels[:40], heads=4)
+    features = np.array([read(predictor.encoder, label.graph) for label in labels[:40]])
+    shares = predictor.beyond.shares(predictor.beyond.places(features))
+    assert (shares == 1).all()
+    np.testing.assert_array_equal(predictor.estimate(features).mean, predictor.heads.estimate(features).mean)
+
+
+def test_far_away_the_larger_network_is_better_and_less_is_certain(labels: list[Label]) -> None:
+    """Also where labels say the opposite: then nothing is said."""
+    graphs = [wide(32, 2), wide(64, 2), wide(64, 4)]
+    predictor = train(labels[:40], heads=4)
+    near, far = predictor.scores([label.graph for label in labels[40:]]), predictor.scores(graphs)
+    assert (np.diff(far.mean) > 0).all()
+    assert far.deviation.min() > near.deviation.max()
+    contrary = train([Label("g", -label.score, label.graph) for label in labels[:40]], heads=2)
+    assert (contrary.beyond.size[1:] >= 0).all()
+
+
+def test_gains_are_differences_of_scores_far_away_too(labels: list[Label]) -> None:
+    predictor, graph = train(labels[:40], heads=4), wide(64, 4)
+    region = Region.of(node.id for node in graph.nodes[4:5])
+    segments = segments_of(graph, region)
+    cut = predictor.region(graph, region)
+    gains, scores = cut.gains(segments), cut.replacements(segments)
+    np.testing.assert_allclose(gains.mean, scores.mean - cut.unchanged().mean, atol=1e-5)
+    assert (gains.deviation < np.hypot(scores.deviation, cut.unchanged().deviation) + 1e-6).all()
+    none = cut.gains([region.extract(graph)])
+    assert none.mean[0] == none.deviation[0] == 0
+
+
+def test_each_of_two_groups_that_lie_apart_is_near(labels: list[Label]) -> None:
+    """A small one beside a large one too, whose order is learned as well; what is far from both is not near."""
+    small = [Label("wide", float(-n), wide(16 + 4 * n, 4 + n % 3)) for n in range(16)]
+    predictor = train([*labels[:40], *small], heads=4)
+    for group in (labels[:40], small):
+        features = np.array([read(predictor.encoder, label.graph) for label in group])
+        assert (predictor.beyond.shares(predictor.beyond.places(features)) == 1).all()
+        assert np.corrcoef(predictor.estimate(features).mean, [label.score for label in group])[0, 1] > 0.8
+    elsewhere = read(predictor.encoder, everything())[None]
+    assert predictor.beyond.shares(predictor.beyond.places(elsewhere))[0] < 0.5
 
 
 def test_a_study_is_training_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,6 +514,10 @@ def damaged(arrays: dict[str, np.ndarray], name: str, array: np.ndarray | None) 
         ("second", np.zeros((3, 3), np.float32), "second has the shape"),
         ("encoder.node", np.zeros((0, 3)), "has the shape"),
         ("second_bias", np.zeros(3, np.float32), "has the shape"),
+        ("beyond.units", np.zeros(len(load().beyond.units)), "beyond.units must be above 0"),
+        ("beyond.groups", np.array(1.0, np.float32), "beyond.groups has the shape"),
+        ("beyond.whiten", np.zeros((3, 3), np.float32), "beyond.whiten has the shape"),
+        ("beyond.size", None, "'beyond.size' is missing"),
         ("more", np.zeros(3), "'more' is missing or not expected"),
     ],
 )
@@ -454,7 +539,7 @@ def test_files_that_are_none(tmp_path: Path, predictor: Predictor) -> None:
     with pytest.raises(DataError, match="cannot read"):
         load(tmp_path / "missing")
     arrays = {k: np.asarray(v, order="C") for k, v in predictor.arrays().items()}
-    for said in ({"format": "netgraft predictor 9", "card": "{}"}, {"format": "netgraft predictor 1", "card": "[]"}):
+    for said in ({"format": "netgraft predictor 9", "card": "{}"}, {"format": "netgraft predictor 2", "card": "[]"}):
         safetensors.numpy.save_file(arrays, tmp_path / "x", {"netgraft": json.dumps(said)})
         with pytest.raises(DataError, match=r"format|is no predictor"):
             load(tmp_path / "x")
@@ -464,7 +549,7 @@ def test_files_that_are_none(tmp_path: Path, predictor: Predictor) -> None:
     "card", ["a card", {"groups": []}, {"groups": {"g": {}}}, {"groups": {"g": {"networks": "9"}}}]
 )
 def test_a_damaged_model_card(tmp_path: Path, predictor: Predictor, card: object) -> None:
-    save(Predictor(predictor.encoder, predictor.heads, card), tmp_path / "my.predictor")  # type: ignore[arg-type]
+    save(Predictor(predictor.encoder, predictor.heads, predictor.beyond, card), tmp_path / "my.predictor")  # type: ignore[arg-type]
     code, output = netgraft("show", tmp_path / "my.predictor")
     assert code == 2 and "my.predictor: the model card does not say" in output.replace("\n", "")
 

@@ -15,12 +15,13 @@ import safetensors.numpy
 
 from netgraft.errors import DataError
 
+from .beyond import ARRAYS, Beyond
 from .heads import LAYERS, Heads
 from .paths import Encoder
 from .predictor import FIGURES, Predictor
 from .traits import STATES, TOTALS, TRAITS
 
-_FORMAT: Final = "netgraft predictor 1"
+_FORMAT: Final = "netgraft predictor 2"
 _SHIPPED: Final = "shipped.predictor"
 
 
@@ -54,7 +55,9 @@ def load(path: Path | str | None = None) -> Predictor:
     try:
         described = json.loads(metadata["netgraft"])
         if described["format"] != _FORMAT:
-            raise DataError(f"{path} is of the format {described['format']!r}; this netgraft reads {_FORMAT!r}")
+            raise DataError(
+                f"{path} is of the format {described['format']!r}; this netgraft reads {_FORMAT!r}: train it anew"
+            )
         said = json.loads(described["card"])
         card, seen = said["card"], said["seen"]
     except (LookupError, ValueError, TypeError):
@@ -65,7 +68,8 @@ def load(path: Path | str | None = None) -> Predictor:
         raise DataError(f"{path}: the model card does not say of each group what it should: {', '.join(FIGURES)}")
     _check(path, arrays)
     encoder = Encoder(arrays.pop("encoder.node"), arrays.pop("encoder.turn"))
-    return Predictor(encoder, Heads(**arrays), card)
+    beyond = Beyond(**{name: arrays.pop(f"beyond.{name}") for name in ARRAYS})
+    return Predictor(encoder, Heads(**arrays), beyond, card)
 
 
 def _is_card(card: Any) -> bool:
@@ -78,15 +82,23 @@ def _is_card(card: Any) -> bool:
 
 def _check(path: Path, arrays: dict[str, Any]) -> None:
     """DataError unless all arrays are there, in shapes that go together, and finite where they must be."""
-    wanted = {"encoder.node", "encoder.turn", *LAYERS}
+    wanted = {"encoder.node", "encoder.turn", *(f"beyond.{name}" for name in ARRAYS), *LAYERS}
     if arrays.keys() != wanted:
         raise DataError(f"{path}: {min(arrays.keys() ^ wanted)!r} is missing or not expected")
     heads, width = arrays["second_bias"].shape if arrays["second_bias"].ndim == 2 else (0, 0)
     channels = arrays["encoder.node"].shape[0] if arrays["encoder.node"].ndim == 2 else 0
     features = channels + 1 + len(TOTALS)
+    groups = max(1, len(arrays["beyond.groups"]) if arrays["beyond.groups"].ndim else 0)
     shapes = {
         "encoder.node": (channels, len(TRAITS)),
         "encoder.turn": (len(STATES), len(STATES), channels),
+        "beyond.centre": (features,),
+        "beyond.spread": (features,),
+        "beyond.whiten": (features, features),
+        "beyond.groups": (groups, features),
+        "beyond.units": (groups,),
+        "beyond.size": (3,),
+        "beyond.variance": (1,),
         "centre": (features,),
         "spread": (features,),
         "first": (features, heads * width),
@@ -102,7 +114,7 @@ def _check(path: Path, arrays: dict[str, Any]) -> None:
             raise DataError(f"{path}: {name} has the shape {arrays[name].shape}, not {shape}")
         if arrays[name].dtype.kind != "f" or (name != "spread" and not np.isfinite(arrays[name]).all()):
             raise DataError(f"{path}: {name} holds what is no number")
-    for name in ("noise", "spread"):
+    for name in ("noise", "spread", "beyond.spread", "beyond.units", "beyond.variance"):
         if not (arrays[name] > 0).all():
             raise DataError(f"{path}: {name} must be above 0 throughout")
 

@@ -6,6 +6,7 @@ is a constant plus a multiple of the ensemble's variance, chosen for the greates
 (Lakshminarayanan et al., "Simple and scalable predictive uncertainty estimation using deep ensembles", NeurIPS 2017,
 with one calibration for all heads in place of a second output).
 
+Features are standardised, and errors counted, by the weights of the labels: a small group is seen beside a large one.
 Scores are ranked within their group and the ranks read as quantiles of a normal distribution: a unit is one standard
 deviation of a group's labels, whatever their own unit, and a handful of failed trainings does not squeeze the others.
 """
@@ -31,8 +32,8 @@ _CLIP = 5.0
 _STEPS, _BATCH, _RATE, _DECAY = 2000, 256, 3e-3, 1e-3
 _LEAST_STEPS = 600
 _EVENED, _FEW = 10_000, 1500
-"""So many networks make all axes of the features count for about as much, and with fewer than ``_FEW`` the features are
-read as they are; chosen on NAS-Bench-201's labels.
+"""So many networks make all axes of the features count for about as much, and with fewer than ``_FEW`` in a group the
+features are read as they are; chosen on NAS-Bench-201's labels.
 """
 
 
@@ -65,9 +66,11 @@ class Heads:
         said = self.answers(features)
         return Estimates(said.mean(1), np.sqrt(self.noise[0] + self.noise[1] * said.var(1)))
 
-    def gains(self, features: Floats) -> Estimates:
-        """How much better the networks from the second on are than the first."""
-        said = self.answers(features)
+    def gains(self, features: Floats, shares: Floats) -> Estimates:
+        """How much better the networks from the second on are than the first, where the heads' say of each counts for
+        a share [n]. What they get wrong of both networks alike is no error of that.
+        """
+        said = shares[:, None] * self.answers(features)
         gained = said[1:] - said[:1]
         return Estimates(gained.mean(1), np.sqrt(self.noise[1] * gained.var(1)))
 
@@ -108,12 +111,16 @@ def normal_scores(groups: Sequence[str], scores: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Trained heads; what the head that never saw a label says of it (``left_out``), in the units of ``targets``."""
+    """Trained heads; what the head that never saw a label says of it (``left_out``), in the units of ``targets``; what
+    every label weighed (1 on the mean), and its fold.
+    """
 
     heads: Heads
     targets: Floats
     left_out: Floats
     deviation: Floats
+    weight: Floats
+    folds: npt.NDArray[np.int64]
 
 
 def fit(
@@ -135,8 +142,6 @@ def fit(
     if np.ptp(targets) == 0:
         raise DataError("all labels of each group are equal: there is nothing to learn")
     rng = np.random.default_rng(seed)
-    centre, spread = np.nanmean(_known(features), 0), np.nanstd(_known(features), 0)
-    spread[spread < 1e-6] = np.inf
     # NaN, where no path is left, equals nothing.
     _, like = np.unique(np.where(np.isnan(features), np.inf, features), axis=0, return_inverse=True)
     if like.max() == 0:
@@ -144,33 +149,38 @@ def fit(
     folds = rng.permutation(np.arange(like.max() + 1) % heads)[like.reshape(-1)]
     names, counts = np.unique(groups, return_counts=True)
     weight = np.array([counts[np.searchsorted(names, name)] ** -0.5 for name in groups])
-    untuned = _train(centre, spread, features, targets, weight / weight.mean(), folds, heads, rng, tell)
+    weight /= weight.mean()
+    untuned = _train(features, targets, weight, int(counts.min()), folds, heads, rng, tell)
     answers = untuned.answers(features)
     left_out = answers[np.arange(len(folds)), folds]
     noise = _calibrated((targets - left_out) ** 2, answers.var(1))
     trained = replace(untuned, noise=noise)
-    return Fitted(trained, targets, left_out, trained.estimate(features).deviation)
+    return Fitted(trained, targets, left_out, trained.estimate(features).deviation, weight, folds)
 
 
-def _known(features: Floats) -> Floats:
-    """The features, with zeros in columns that nobody knows, of which there is no mean."""
-    return np.where(np.isnan(features).all(0), 0.0, features)
+def moments(features: Floats, weight: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each feature, of where it is known; 0 and 0 where it never is."""
+    known = np.where(np.isnan(features), 0.0, weight[:, None])
+    total = np.maximum(known.sum(0), 1e-30)
+    centre = (known * np.nan_to_num(features)).sum(0) / total
+    return centre, np.sqrt((known * np.nan_to_num(features - centre) ** 2).sum(0) / total)
 
 
 def _train(
-    centre: Floats,
-    spread: Floats,
     features: Floats,
     targets: Floats,
     weight: Floats,
+    fewest: int,
     folds: npt.NDArray[np.int64],
     heads: int,
     rng: np.random.Generator,
     tell: Callable[[int, int], None],
 ) -> Heads:
     """Heads that know no noise yet."""
+    centre, spread = moments(features, weight)
+    spread[spread < 1e-6] = np.inf
     plain = standardised(features, centre, spread)
-    evened = _evened(plain)
+    evened = _evened(plain, weight, fewest)
     x = torch.from_numpy(plain @ evened)
     y = torch.from_numpy(targets.astype(np.float32))
     sizes = [(x.shape[1], _WIDTH), (_WIDTH, _WIDTH), (_WIDTH, 1)]
@@ -219,14 +229,14 @@ def _train(
     )
 
 
-def _evened(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _evened(x: npt.NDArray[np.float32], weight: Floats, fewest: int) -> npt.NDArray[np.float32]:
     """A matrix that turns the features to their principal axes and, the more networks there are, lifts the axes in
     which these differ little. With few labels such axes are noise, which an optimiser that treats all axes alike would
-    learn as fast as the others: the features are not turned then.
+    learn as fast as the others: the features are not turned then, nor where one of the groups has few (``fewest``).
     """
-    if len(x) < _FEW:
+    if fewest < _FEW:
         return np.eye(x.shape[1], dtype=np.float32)
-    variances, axes = np.linalg.eigh(x.T.astype(np.float64) @ x / len(x))
+    variances, axes = np.linalg.eigh(x.T @ (x * weight[:, None]) / len(x))
     floor = (_EVENED / len(x)) ** 2
     lifted: npt.NDArray[np.float32] = (axes * np.sqrt((1 + floor) / (variances.clip(0) + floor))).astype(np.float32)
     return lifted

@@ -17,7 +17,8 @@ is the same number for every cut of one network. A sum of three is the same howe
 changes nothing. Beside the paths there are totals: sums over all nodes, which factor too.
 
 Weights are drawn at random (Rahimi and Recht, "Weighted sums of random kitchen sinks", NeurIPS 2008) and kept: what is
-trained are the heads that read the channels.
+trained are the heads that read the channels. Two channels are not drawn: the first counts the paths, and the last,
+whose weights are as good as none, gives their *depth*: how many activation functions a path meets, on the mean.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ Ints = npt.NDArray[np.int64]
 
 LIMIT = 6.0
 """The greatest weight of a node, as a logarithm."""
+SLIGHT = 1e-3
+"""What an activation function weighs in the last channel."""
 NOTHING = -1e9
 """Stands for the logarithm of 0: vanishes beside anything that there is, and is finite."""
 
@@ -76,7 +79,7 @@ class Encoder:
 
     @property
     def features(self) -> int:
-        """How many numbers describe a network."""
+        """How many numbers describe a network; the last are the logarithms of its totals and of its depth."""
         return self.channels + 1 + len(TOTALS)
 
     def row(self, graph: Graph, node: Node, base: Base) -> int:
@@ -108,20 +111,21 @@ class Encoder:
         """The features of networks [n, features] from their sums over paths [n, channels] and totals [n, ...]."""
         alive = paths[:, :1] > NOTHING / 2
         logs = np.log(np.maximum(totals, 0.0) + np.where(np.isin(np.arange(len(TOTALS)), COUNTED), 1.0, 1e3))
-        return np.hstack([np.where(alive, paths, np.nan), alive, logs])
+        depth = np.where(alive, np.log1p(np.maximum(paths[:, -1:] - paths[:, :1], 0.0) / SLIGHT), 0.0)
+        return np.hstack([np.where(alive, paths[:, :-1], np.nan), alive, logs, depth])
 
 
-def drawn(channels: int = 192, seed: int = 0) -> Encoder:
+def drawn(channels: int = 193, seed: int = 0) -> Encoder:
     """An encoder with random weights; the same seed draws the same.
 
-    Channel 0 counts paths. A quarter of the others know no order (``turn`` is 0); three in eight tell scales apart.
-    Small weights read what paths are like on the whole, large ones what the heaviest is like.
+    Channel 0 counts paths, the last gives the depth. A quarter of the others know no order (``turn`` is 0); three in
+    eight tell scales apart. Small weights read what paths are like on the whole, large ones what the heaviest is like.
     """
     rng = np.random.default_rng(seed)
-    node = rng.normal(size=(channels, len(TRAITS))) * [_SPREAD.get(name, 0.7) for name in TRAITS]
-    turn = rng.normal(size=(len(STATES), len(STATES), channels))
+    node = rng.normal(size=(channels - 1, len(TRAITS))) * [_SPREAD.get(name, 0.7) for name in TRAITS]
+    turn = rng.normal(size=(len(STATES), len(STATES), channels - 1))
     scaled = np.array(["@" in name for name in TRAITS])
-    for channel in range(channels):
+    for channel in range(channels - 1):
         if channel % 2:
             node[channel] *= rng.choice([1.0, 2.0])
             turn[:, :, channel] *= 2.0
@@ -131,7 +135,9 @@ def drawn(channels: int = 192, seed: int = 0) -> Encoder:
             turn[:, :, channel] *= channel % 8 >= 4
             node[channel, scaled] *= channel % 4 == 0
     node[0], turn[:, :, 0] = 0.0, 0.0
-    return Encoder(node, turn)
+    depth = np.zeros((1, len(TRAITS)))
+    depth[0, [TRAITS["kink"], TRAITS["smooth"]]] = SLIGHT
+    return Encoder(np.vstack([node, depth]), np.concatenate([turn, np.zeros_like(turn[:, :, :1])], 2))
 
 
 _SPREAD = {"norm": 0.3, "kink": 0.3, "smooth": 0.3, "noise": 0.1, "add": 0.1, "width": 0.5, "growth": 0.3}

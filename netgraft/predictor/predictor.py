@@ -14,6 +14,8 @@ import numpy as np
 from netgraft.errors import DataError
 from netgraft.ir import Graph, Region
 
+from . import beyond
+from .beyond import Beyond
 from .cut import Boundary
 from .heads import HEADS, LAYERS, Estimates, Fitted, Heads, fit
 from .labels import Label
@@ -32,6 +34,7 @@ class Predictor:
 
     encoder: Encoder
     heads: Heads
+    beyond: Beyond
     card: Mapping[str, Any] = field(default_factory=dict)
     _encodings: OrderedDict[int, Encoding] = field(default_factory=OrderedDict, repr=False)
 
@@ -46,12 +49,29 @@ class Predictor:
     def arrays(self) -> dict[str, Any]:
         """Everything that it is made of, by name."""
         layers = {name: getattr(self.heads, name) for name in LAYERS}
-        return {"encoder.node": self.encoder.node, "encoder.turn": self.encoder.turn} | layers
+        around = {f"beyond.{name}": getattr(self.beyond, name) for name in beyond.ARRAYS}
+        return {"encoder.node": self.encoder.node, "encoder.turn": self.encoder.turn} | around | layers
+
+    def estimate(self, features: Floats) -> Estimates:
+        """Estimates for networks of these features [n, features]: the heads' near what they learned from, and the less
+        of theirs and the more of the size's the further away.
+        """
+        shares = self.beyond.shares(self.beyond.places(features))
+        learned, size = self.heads.estimate(features), self.beyond.estimate(features)
+        variance = (shares * learned.deviation) ** 2 + (1 - shares) * size.deviation**2
+        return Estimates(shares * learned.mean + (1 - shares) * size.mean, np.sqrt(variance))
+
+    def gains(self, features: Floats) -> Estimates:
+        """How much better the networks from the second on are than the first."""
+        places = self.beyond.places(features)
+        shares = self.beyond.shares(places)
+        learned, size = self.heads.gains(features, shares), self.beyond.gains(features, places, shares)
+        return Estimates(learned.mean + size.mean, np.hypot(learned.deviation, size.deviation))
 
     def scores(self, graphs: Iterable[Graph]) -> Estimates:
         """One entry for each network."""
         described = [read(self.encoder, graph) for graph in graphs]
-        return self.heads.estimate(np.array(described).reshape(-1, self.encoder.features))
+        return self.estimate(np.array(described).reshape(-1, self.encoder.features))
 
     def region(self, graph: Graph, region: Region) -> Cut:
         """The graph, cut at a region; GraphError where that is not convex."""
@@ -82,14 +102,13 @@ class Cut:
 
     def replacements(self, segments: Sequence[Graph]) -> Estimates:
         """One entry for each segment in the region's place; GraphError for one that does not fit there."""
-        return self.predictor.heads.estimate(self.boundary.describe(segments))
+        return self.predictor.estimate(self.boundary.describe(segments))
 
     def gains(self, segments: Sequence[Graph]) -> Estimates:
-        """By how much each segment in the region's place betters the network: the difference of two scores. What the
-        heads get wrong of both networks alike is no error of that, so its deviation follows from how far they disagree
-        about the difference; an unchanged network gains 0 for certain.
+        """By how much each segment in the region's place betters the network: the difference of two scores, with the
+        deviation of that; an unchanged network gains 0 for certain.
         """
-        return self.predictor.heads.gains(self.boundary.describe([self.region.extract(self.graph), *segments]))
+        return self.predictor.gains(self.boundary.describe([self.region.extract(self.graph), *segments]))
 
 
 def train(
@@ -125,7 +144,8 @@ def trained(
 ) -> Predictor:
     """As :func:`train`, from networks that are encoded already [n, features]."""
     fitted = fit(features, groups, scores, seed, heads, lambda done, total: tell("training", done, total))
-    return Predictor(encoder, fitted.heads, {"seed": seed, "groups": _figures(fitted, groups, scores)})
+    around = beyond.fit(features, fitted.targets, groups, fitted.weight, fitted.folds)
+    return Predictor(encoder, fitted.heads, around, {"seed": seed, "groups": _figures(fitted, groups, scores)})
 
 
 def _figures(fitted: Fitted, groups: Sequence[str], scores: Floats) -> dict[str, Any]:

@@ -53,6 +53,9 @@ _KINDS: Final[Mapping[str, str]] = {
 _WINDOWED: Final = frozenset(op for op, definition in OPS.items() if "kernel" in definition.attrs)
 """What reads maps [N, C, sides...] for certain: three axes may be a signal's or those of a sequence [N, length, C]."""
 
+_HEADED: Final = frozenset(("matmul", "attention"))
+"""What reads [N, heads, length, C] where it has four axes."""
+
 Base = tuple[int, int, int]
 """What scales are counted from: the largest side of all signals, images and volumes that enter, or 0 for none."""
 
@@ -202,17 +205,23 @@ def _sizes(node: Node, x: TensorType | None, out: TensorType | None) -> dict[str
 
 def _channels(node: Node, x: TensorType) -> int:
     shape = x.concrete()
-    return max(1, int(shape[1] if _is_map(node, x) else shape[-1] if shape else 1))
+    return max(1, int(shape[1] if _is_map(node, x) and node.op != "linear" else shape[-1] if shape else 1))
+
+
+def _sides(node: Node, x: TensorType) -> Sequence[int]:
+    """Those of a map; a linear layer reads maps [N, height, width, C]."""
+    shape = x.concrete()
+    return shape[1:-1] if node.op == "linear" else shape[2:]
 
 
 def _is_map(node: Node, x: TensorType) -> bool:
-    return x.rank == 4 or node.op in _WINDOWED
+    return node.op in _WINDOWED or (x.rank == 4 and node.op not in _HEADED)
 
 
 def _scale(node: Node, x: TensorType | None, out: TensorType | None, base: Base) -> dict[int, float]:
     """How often the map was halved, shared out between the two nearest whole numbers; maps of size 1 have none."""
     maps = [t for t in (x, out) if t is not None and _is_map(node, t)]
-    side = max((max(t.concrete()[2:]) for t in maps), default=0)
+    side = max((max(_sides(node, t)) for t in maps), default=0)
     entered = base[maps[0].rank - 3] if maps else 0
     if not entered or side <= 1:
         return {}
