@@ -68,20 +68,26 @@ class Boundary:
             paths[rows] = np.logaddexp(np.log(np.maximum(through, _LEAST)) + self._top, self._avoiding)
             for i in (rows[lost] for lost in np.flatnonzero(~((through > _LEAST) & (through < 1 / _LEAST)).all(1))):
                 paths[i] = self._alone(segments[i])
-        table = self._encoder.tables[2]
-        inside = [table[program.steps].sum(0) for program in programs]
-        totals = self._totals + np.array(inside).reshape(-1, len(TOTALS))
-        return self._encoder.describe(paths, totals)
+        return self._encoder.describe(paths, self._totals + self._inside(programs))
+
+    def _inside(self, programs: Sequence[_Program]) -> Floats:
+        """The totals of each segment [n, totals]."""
+        lengths = np.array([len(program.steps) for program in programs], int)
+        rows = self._encoder.tables[2][np.concatenate([*(program.steps for program in programs), np.zeros(0, int)])]
+        # A start must be that of a row, and what has none is given the row at its start.
+        sums = np.add.reduceat(np.vstack([rows, np.zeros((1, len(TOTALS)))]), np.cumsum(lengths) - lengths)
+        return np.where(lengths[:, None] > 0, sums, 0.0)
 
     def _program(self, segment: Graph) -> _Program:
         key = self._encoder, self._base
         if key not in segment.notes:
             slots = {given.id: i for i, given in enumerate(segment.inputs)}
             first, steps, joins = [], [], []
-            for number, node in enumerate(segment):
+            for number, node in enumerate(segment.nodes):
                 read = node.inputs
                 first.append(slots[read[0].node] if read else -1)
-                joins += [(number, slots[value.node]) for value in read[1:]]
+                if len(read) > 1:
+                    joins += [(number, slots[value.node]) for value in read[1:]]
                 steps.append(self._encoder.row(segment, node, self._base))
                 slots[node.id] = len(slots)
             returned = tuple(slots[value.node] for value in segment.outputs)
