@@ -344,7 +344,7 @@ def learned(data: Path, cache: Path) -> tuple[Floats, Floats]:
     from netgraft.predictor.predictor import trained
 
     macro, cells = bench("nasbench_macro", data, cache), bench("nasbench201", data, cache)
-    said = trained(drawn(), macro.features, ["macro"] * len(macro.labels), macro.labels).heads.estimate(cells.features)
+    said = trained(drawn(), macro.features, ["macro"] * len(macro.labels), macro.labels).estimate(cells.features)
     at = [cell_of(arch) for arch in cells.archs]
     prior = np.full(len(CELLS), np.nan)
     prior[at] = said.mean
