@@ -50,7 +50,7 @@ from netgraft.proxies import PROXIES, Probe, anew, at_random, of_task
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
 from netgraft.recipes.optimize import default_mutations, parse_budget
-from netgraft.study import Study
+from netgraft.study import Study, check_unused
 from netgraft.terminal import (
     DATA_HELP,
     SOURCES_HELP,
@@ -189,6 +189,8 @@ def optimize(
     goals, limits = goal or ["quality", "latency"], limit or []
     parse_goals(goals)  # before anything is loaded
     parse_budget(budget)
+    if not resume:
+        check_unused(out)
     allowed = operations(ops) if ops is not None else None
     stock = None
     if bank:

@@ -22,6 +22,7 @@ from netgraft.front import Front
 from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.importance import IMPORTANCES
 from netgraft.recipes import Plan, amc, blockswap, compactnet, netadapt, program
+from netgraft.study import check_unused
 from netgraft.table_commands import table_from
 from netgraft.terminal import DATA_HELP, SOURCES_HELP, InputShape, Source, evolve, load, pretrain_epochs
 
@@ -118,6 +119,8 @@ def _run(
     only: list[str] | None,
     engine: str,
 ) -> None:
+    if not resume:
+        check_unused(out)  # before anything is loaded
     latencies = table_from(table) if table else None
     model = load(source, input_shape)
     fixed_by(model.graph, freeze or [], only or [])  # a wrong pattern is better heard of before data is read

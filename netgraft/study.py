@@ -84,9 +84,11 @@ class Study:
         except OSError as error:
             raise StudyError(f"cannot make the run folder {path}: {error.strerror}") from None
         journal = _locked(path)
-        if (path / "run.json").exists():
+        try:
+            check_unused(path)
+        except StudyError:
             journal.close()
-            raise StudyError(f"{path} holds a run already; continue it with --resume, or choose another folder")
+            raise
         _write(path / "run.json", json.dumps(settings, indent=2).encode())
         return cls(path, settings, _journal=journal)
 
@@ -209,6 +211,12 @@ class Study:
             self.notes.append(data)
         else:
             raise LookupError(f"unknown kind {kind!r}")
+
+
+def check_unused(path: Path) -> None:
+    """StudyError where the folder holds a run: a new one needs another."""
+    if (path / "run.json").exists():
+        raise StudyError(f"{path} holds a run already; continue it with --resume, or choose another folder")
 
 
 def _locked(path: Path) -> BinaryIO:

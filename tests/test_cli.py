@@ -94,6 +94,13 @@ def test_a_file_that_is_no_predictor_is_one_message_before_anything_is_read(tmp_
         assert code == 2 and f"cannot read the predictor {tmp_path / file}" in said.replace("\n", "")
 
 
+def test_a_used_folder_is_one_message_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    for command in (["optimize"], ["run", "program"]):
+        code, said = netgraft(*command, "nowhere.py:net", "--data", "nowhere", "--out", tmp_path)
+        assert code == 2 and "holds a run already" in said
+
+
 def interrupt_at(kind: type[Event], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C as soon as a run tells of such an event, of the original's trial excepted."""
     told = Watcher.__call__

@@ -151,7 +151,7 @@ LAYERS: dict[str, tuple[str, str]] = {
         "ir.* engine front report.* sources spaces.families.* study tasks.* zoo.* console",
         "torch typer rich",
     ),
-    "run_commands": ("data engine front mutations.* recipes.* table_commands terminal", "typer"),
+    "run_commands": ("data engine front mutations.* recipes.* study table_commands terminal", "typer"),
     "cli": ("*", "numpy torch typer rich"),
 }
 
