@@ -25,7 +25,7 @@ from netgraft.costs.analytic import latency_estimate, parameters_change
 from netgraft.costs.analytic import parameters as count_parameters
 from netgraft.engine import Engine
 from netgraft.errors import GraphError, OptionError, SourceError
-from netgraft.events import Listener, nobody
+from netgraft.events import Listener, StepDone, nobody
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, Node, Region
 from netgraft.ir.ops import ACTIVATIONS
@@ -139,6 +139,7 @@ def blockswap(
             batch=batch,
             seed=seed,
             fixed=fixed,
+            on_probe=lambda probed, best: on_event(StepDone(probed, candidates)),
         )
 
     return trained(

@@ -21,7 +21,7 @@ from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured import compare
 from netgraft.engine import Engine
 from netgraft.errors import OptionError, SourceError
-from netgraft.events import Listener, nobody
+from netgraft.events import Listener, StepDone, nobody
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model
 from netgraft.mutations import Mutation
@@ -74,6 +74,7 @@ def program(
             mutation=mutation,
             latency=begun.latency,
             engine=begun.engine_name,
+            on_probe=lambda probed, legal: on_event(StepDone(probed, candidates)),
         )
 
     return trained(
