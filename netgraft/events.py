@@ -28,8 +28,8 @@ class LimitScaled:
 
 @dataclass(frozen=True)
 class StepDone:
-    """A step of long work is done, the ``step``-th (from 1) of ``total``: of the original's or a finalist's training, or
-    of looking at what was drawn at random.
+    """A step of long work is done, the ``step``-th (from 1) of ``total``: of the original's or a finalist's training,
+    or of looking at what was drawn at random.
     """
 
     step: int
