@@ -48,7 +48,7 @@ def affordable(left: float, finalists: int, epochs: float) -> tuple[int, float]:
     """
     least = epochs / 2
     count = max(min(2, finalists), min(finalists, int(left / least) - 1))
-    return count, min(epochs, max(least, left / (count + 1)))
+    return count, min(epochs, max(least, round(left / (count + 1), 2)))
 
 
 def at_worst(trial: Trial) -> dict[str, float]:
