@@ -153,7 +153,7 @@ def row(name: str) -> dict[str, Any]:
     try:
         module, inputs = MODELS[name]()
     except ImportError as error:
-        return found | {"skipped": str(error)}
+        return found | {"skipped": str(error).partition("\n")[0]}
     except Exception as error:
         return found | {"skipped": f"cannot be built: {_short(error)}"}
     return found | examine(calibrated(randomised(module), inputs), inputs)

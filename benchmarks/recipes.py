@@ -20,9 +20,10 @@ import argparse
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.costs.analytic import flops
 from netgraft.costs.published import CompactNet
 from netgraft.events import Event, FinalsBegun
+from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, apply
 from netgraft.mutations.importance import reads
 from netgraft.mutations.trim import trim_several
@@ -87,7 +89,7 @@ def trained(model: Model, task: tasks.Task, name: str, options: argparse.Namespa
     return Model(model.graph, load_file(kept), name)
 
 
-def run_of(out: Path, recipe: object, *given: object, **options: object) -> list[Trial]:
+def run_of(out: Path, recipe: Callable[..., Front], *given: object, **options: Any) -> list[Trial]:
     """The trials of a run without its finals: those that went through, the original first. A run that is there already
     is begun anew.
     """
@@ -97,7 +99,7 @@ def run_of(out: Path, recipe: object, *given: object, **options: object) -> list
         if isinstance(event, FinalsBegun):
             raise KeyboardInterrupt
 
-    front = recipe(*given, out=out, on_event=enough, **options)  # type: ignore[operator]
+    front = recipe(*given, out=out, on_event=enough, **options)
     return [trial for trial in front.study.trials.values() if trial.state is not TrialState.FAILED]
 
 

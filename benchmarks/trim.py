@@ -131,7 +131,8 @@ def qualities(
     module = to_module(Model(apply(model.graph, edit), weights))
     tasks.recalibrate(module, task, seed=seed)
     refitted = to_module(refit(model, edit, task, images=images, seed=seed))
-    return tuple(tasks.evaluate(m, task, "validation").quality for m in (module, refitted))  # type: ignore[return-value]
+    before, after = (tasks.evaluate(each, task, "validation").quality for each in (module, refitted))
+    return before, after
 
 
 def spread(values: Any) -> str:

@@ -312,7 +312,8 @@ def run(node: Frozen, types: Sequence[TensorType], id: str, *inputs: Tensor) -> 
     """Computes the node in onnxruntime; one output comes bare. ConversionError where a gradient is asked through it."""
     # Under autocast values come in bfloat16, which neither numpy nor onnxruntime's kernels have.
     inputs = tuple(x.float() if x.dtype is torch.bfloat16 else x for x in inputs)
-    returned: tuple[Tensor, ...] = _Run.apply(node, tuple(t.dtype for t in types), id, *inputs)  # type: ignore[no-untyped-call]
+    dtypes = tuple(t.dtype for t in types)
+    returned: tuple[Tensor, ...] = _Run.apply(node, dtypes, id, *inputs)  # type: ignore[no-untyped-call]  # torch's
     return returned[0] if len(types) == 1 else returned
 
 

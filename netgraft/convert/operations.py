@@ -117,7 +117,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # its own 
     """Writes down what is called, tensors by their order of appearance."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.calls: list[Any] = []
         self._seen: list[Tensor] = []
 
