@@ -75,6 +75,10 @@ def _onto(
     Places that have one choice in common have all of them in common. So it can be told at each step whether what is
     left over can be given away still, and no time goes into what leads nowhere, however many combinations there are.
     """
+    if count == 1 and all(choices):  # most segments and regions have one input and one output
+        if len(set(types)) == 1:
+            yield (0,) * len(choices)
+        return
     if set().union(*choices) != set(range(count)):
         return
     order = rng.permutation(len(choices)).tolist()
