@@ -151,7 +151,10 @@ LAYERS: dict[str, tuple[str, str]] = {
         "ir.* engine front report.* sources spaces.families.* study tasks.* zoo.* console",
         "torch typer rich",
     ),
-    "run_commands": ("data engine front mutations.* recipes.* study table_commands terminal", "typer"),
+    "recipe_command": ("data engine front mutations.* recipes.* study table_commands terminal", "typer"),
+    "run_commands": ("front mutations.* recipes.* recipe_command terminal", "typer"),
+    "inspect_command": ("ir.* channels.* costs.* data mutations.* proxies.* console terminal", "numpy typer"),
+    "measure_commands": ("costs.measured.* table_commands terminal", "typer"),
     "cli": ("*", "numpy torch typer rich"),
 }
 

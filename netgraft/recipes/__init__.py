@@ -9,6 +9,6 @@ from .netadapt import netadapt
 from .optimize import optimize
 from .program import program
 from .proposals import Proposal
-from .run import Plan
+from .run import Plan, Run
 
-__all__ = ["Plan", "Proposal", "amc", "blockswap", "compactnet", "netadapt", "optimize", "program"]
+__all__ = ["Plan", "Proposal", "Run", "amc", "blockswap", "compactnet", "netadapt", "optimize", "program"]

@@ -5,11 +5,10 @@ how wide each part of a network is to stay, within a budget.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, isfinite
-from pathlib import Path
-from typing import Any, Final
+from typing import Final, Unpack
 
 import numpy as np
 
@@ -17,9 +16,7 @@ from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.channels import ChannelGroup
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import flops_by_node, latency_estimate
-from netgraft.engine import Engine, Inline
 from netgraft.errors import OptionError, SourceError
-from netgraft.events import Listener, nobody
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Inheritance, Model, apply
 from netgraft.metrics import Goal
@@ -36,7 +33,7 @@ from .evaluation import Count, counted, counter, timed
 from .finals import finalists_of
 from .greedy import NOTHING, Resource, check_limit, in_time, trimmable
 from .refit import Moments
-from .run import Begun, Estimates, Plan, conduct
+from .run import Begun, Plan, Run, RunOptions, conduct
 
 AT_ONCE: Final = 4
 """Episodes that are played before the agent learns from them."""
@@ -58,16 +55,7 @@ def amc(
     importance: str = "reads",
     multiple: int = 8,
     images: int = 1000,
-    out: str | Path,
-    seed: int = 0,
-    resume: bool = False,
-    plan: Plan | None = None,
-    freeze: Sequence[str] = (),
-    only: Sequence[str] = (),
-    table: Estimates | None = None,
-    engine: Engine | None = None,
-    settings: Mapping[str, Any] | None = None,
-    on_event: Listener = nobody,
+    **asked: Unpack[RunOptions],
 ) -> Front:
     """Trims ``model`` to ``limit`` as an agent learns to in ``episodes``, without any training of networks in them.
 
@@ -86,14 +74,16 @@ def amc(
     residual layers share one; every convolution that is not grouped is refitted, not only 1x1 and linear layers; the
     reward is a share of the original's quality, and on the validation split; 4 episodes are played at once; fewer
     episodes than the 400 here (the published script plays 800) have a shorter warm-up and train the agent more often. A
-    latency is estimated (by counting or by a ``table``) and measured for the best of each 4 only. The rest of the
-    arguments are as those of :func:`netgraft.recipes.netadapt`; ``tune_epochs`` of the plan means nothing here.
+    latency is estimated (by counting or by a ``table``) and measured for the best of each 4 only.
+
+    Other arguments: :class:`netgraft.recipes.Run`; ``tune_epochs`` of the plan means nothing here.
     """
     if episodes < 1 or multiple < 1 or images < 1 or not 0 < least <= 1:
         raise OptionError("episodes, multiple and images must be 1 or more, and least between 0 and 1")
-    chosen = (plan or Plan(finalists=1)).for_examples(len(task.train))
-    fixed = fixed_by(model.graph, freeze, only)
-    latency = table.latency if table else latency_estimate
+    run = Run(**asked)
+    chosen = (run.plan or Plan(finalists=1)).for_examples(len(task.train))
+    fixed = fixed_by(model.graph, run.freeze, run.only)
+    latency = run.table.latency if run.table else latency_estimate
     wanted = check_limit(limit, counted(model.graph, latency))
     metric, resource = wanted.metric, counter(wanted.metric, latency)
     groups = trimmable(model.graph, fixed)
@@ -115,10 +105,10 @@ def amc(
         clock = None
         if metric == "latency" and begun.plan.measure == "search":
             clock = Clock(original, study.trials[0].scores["latency"], begun.engine_name)
-        moments = Moments.of(original, task, images=images, seed=seed)
+        moments = Moments.of(original, task, images=images, seed=run.seed)
         search(
             Space(original, NOTHING, begun.score),
-            Learning(walk, moments, quality, episodes, seed),
+            Learning(walk, moments, quality, episodes, run.seed),
             [
                 Rung("count", Count(begun.latency)),
                 Rung("reward", Reward(task), goals=[quality], keep=1),
@@ -126,10 +116,10 @@ def amc(
             ],
             budget=Budget(generations=1),
             study=study,
-            engine=engine or Inline(),
-            seed=seed,
+            engine=run.engine,
+            seed=run.seed,
             population=AT_ONCE,
-            on_event=on_event,
+            on_event=run.on_event,
         )
         assert begun.plan.final_epochs is not None, "decided by for_examples"
         best = finalists_of(study, [quality], quality, begun.plan.finalists, begun.bounds)
@@ -137,18 +127,12 @@ def amc(
 
     options = {"episodes": episodes, "least": least, "importance": importance, "multiple": multiple, "images": images}
     return conduct(
-        *(model, task, play),
+        *(model, task, play, run),
         method={"mutation": "amc", "options": options, "fixed": sorted(fixed)},
         goals=["quality", metric],
         limits=[limit],
         budget=f"{episodes} episodes",
-        out=out,
-        seed=seed,
-        resume=resume,
         plan=chosen,
-        table=table,
-        settings=settings,
-        on_event=on_event,
     )
 
 

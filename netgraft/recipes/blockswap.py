@@ -14,18 +14,16 @@ The substitutes are compositions of the same rewrites as all other forms (:mod:`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final, Unpack
 
 import numpy as np
 
 from netgraft.costs.analytic import latency_estimate, parameters_change
 from netgraft.costs.analytic import parameters as count_parameters
-from netgraft.engine import Engine
 from netgraft.errors import GraphError, OptionError, SourceError
-from netgraft.events import Listener, StepDone, nobody
+from netgraft.events import StepDone
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, Node, Region
 from netgraft.ir.ops import ACTIVATIONS
@@ -37,7 +35,7 @@ from netgraft.tasks import Task
 
 from .evaluation import counted
 from .proposals import Potential, Proposal, child_of, trained
-from .run import Begun, Estimates, Plan
+from .run import Begun, Run, RunOptions
 
 SUBSTITUTES: Final = (
     "Conv",
@@ -108,27 +106,18 @@ def blockswap(
     candidates: int = 1000,
     keep: int = 1,
     batch: int = 128,
-    out: str | Path,
-    seed: int = 0,
-    resume: bool = False,
-    plan: Plan | None = None,
-    freeze: Sequence[str] = (),
-    only: Sequence[str] = (),
-    table: Estimates | None = None,
-    engine: Engine | None = None,
-    settings: Mapping[str, Any] | None = None,
-    on_event: Listener = nobody,
+    **asked: Unpack[RunOptions],
 ) -> Front:
     """The networks of :func:`largest_potential` with about as many parameters as ``limit`` allows, fine-tuned with the
-    original as teacher, measured and compared with it. The rest of the arguments are as those of
-    :func:`netgraft.recipes.netadapt`.
+    original as teacher, measured and compared with it. Other arguments: :class:`netgraft.recipes.Run`.
     """
     wanted = parse_limit(limit, counted(model.graph))
     if wanted.metric != "parameters" or not wanted.upper:
         raise OptionError(f"blockswap takes a limit such as parameters<=0.4x or parameters<=200k, not {limit!r}")
     if candidates < 1 or keep < 1 or batch < 2:
         raise OptionError("blockswap needs at least one candidate, one network to keep and a batch of two")
-    fixed = fixed_by(model.graph, freeze, only)
+    run = Run(**asked)
+    fixed = fixed_by(model.graph, run.freeze, run.only)
     _options(model, fixed)  # what cannot work is better said now
 
     def find(begun: Begun) -> Sequence[Proposal]:
@@ -137,25 +126,17 @@ def blockswap(
             candidates=candidates,
             keep=keep,
             batch=batch,
-            seed=seed,
+            seed=run.seed,
             fixed=fixed,
-            on_probe=lambda probed, best: on_event(StepDone(probed, candidates)),
+            on_probe=lambda probed, best: run.on_event(StepDone(probed, candidates)),
         )
 
     return trained(
-        *(model, task, find),
+        *(model, task, run, find),
         name="blockswap",
         options={"candidates": candidates, "keep": keep, "batch": batch},
         limits=[limit],
         fixed=fixed,
-        out=out,
-        seed=seed,
-        resume=resume,
-        plan=plan,
-        table=table,
-        engine=engine,
-        settings=settings,
-        on_event=on_event,
     )
 
 

@@ -4,14 +4,11 @@ arXiv:1905.11669): a network trimmed for one platform, the most accurate of a fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Unpack
 
 from netgraft.channels import ChannelGroup, channels
-from netgraft.engine import Engine
 from netgraft.errors import OptionError
-from netgraft.events import Listener, nobody
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, apply
 from netgraft.ir.ops import CONVOLUTIONS
@@ -20,7 +17,7 @@ from netgraft.mutations.trim import trim_several
 from netgraft.tasks import Task
 
 from .greedy import Reduce, Resource, greedily
-from .run import Estimates, Plan
+from .run import Run, RunOptions
 
 DECAY = 0.96
 
@@ -32,16 +29,7 @@ def compactnet(
     limit: str = "latency<=0.69x",
     iterations: int = 24,
     importance: str = "l2",
-    out: str | Path,
-    seed: int = 0,
-    resume: bool = False,
-    plan: Plan | None = None,
-    freeze: Sequence[str] = (),
-    only: Sequence[str] = (),
-    table: Estimates | None = None,
-    engine: Engine | None = None,
-    settings: Mapping[str, Any] | None = None,
-    on_event: Listener = nobody,
+    **asked: Unpack[RunOptions],
 ) -> Front:
     """Trims ``model`` in about ``iterations`` steps to ``limit``.
 
@@ -58,30 +46,19 @@ def compactnet(
     18, 24 and 30 are limits of 0.77x, 0.69x and 0.66x. Deviations: coupled channels are found in the graph, so any
     network will do; the run ends when the limit is kept, not after N iterations (a candidate at its smallest width may
     save less than a step), and the last step goes no further; short trainings are the plan's fine-tunings with the
-    original as teacher (the paper: 30 epochs of RMSProp). The rest of the arguments are as those of
-    :func:`netgraft.recipes.netadapt`.
+    original as teacher (the paper: 30 epochs of RMSProp). Other arguments: :class:`netgraft.recipes.Run`.
     """
     if iterations < 1:
         raise OptionError("iterations must be 1 or more")
     reduce = reducing(model.graph, importance_named(importance))
     return greedily(
-        *(model, task),
+        *(model, task, Run(**asked)),
         name="compactnet",
         options={"iterations": iterations, "importance": importance},
         limit=limit,
         steps=lambda share: steps(share, iterations),
         reduce=reduce,
         choose=highest,
-        out=out,
-        seed=seed,
-        resume=resume,
-        plan=plan,
-        freeze=freeze,
-        only=only,
-        table=table,
-        engine=engine,
-        settings=settings,
-        on_event=on_event,
     )
 
 

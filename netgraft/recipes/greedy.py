@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.channels import ChannelGroup, channels
-from netgraft.engine import Engine, Inline
 from netgraft.errors import EmptyFrontError, OptionError, SourceError
-from netgraft.events import Listener
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, apply, inherit
 from netgraft.metrics import Goal, Limit, parse_limit
@@ -32,7 +29,7 @@ from netgraft.tasks import Task
 from .clock import Clock
 from .evaluation import Check, Count, Tune, counted, counter
 from .finals import at_worst
-from .run import Begun, Estimates, Plan, conduct
+from .run import Begun, Plan, Run, conduct
 
 Resource = Callable[[Graph], float]
 """What a network needs, and is to need less of."""
@@ -138,6 +135,7 @@ def trimmable(graph: Graph, fixed: frozenset[str] = frozenset()) -> list[Channel
 def greedily(
     model: Model,
     task: Task,
+    run: Run,
     *,
     name: str,
     options: Mapping[str, Any],
@@ -145,16 +143,6 @@ def greedily(
     steps: Callable[[float], Sequence[float]],
     reduce: Reduce,
     choose: Choose,
-    out: str | Path,
-    seed: int,
-    resume: bool,
-    plan: Plan | None,
-    freeze: Sequence[str],
-    only: Sequence[str],
-    table: Estimates | None,
-    engine: Engine | None,
-    settings: Mapping[str, Any] | None,
-    on_event: Listener,
 ) -> Front:
     """A run of a greedy recipe. ``limit`` is what it works towards, ``steps`` gives for the share of the original's
     that this is how much each iteration saves, as shares, too. The finalists are the network it ends with, and where
@@ -163,8 +151,8 @@ def greedily(
     OptionError for a limit that is nothing to save, SourceError for a network of which nothing can be trimmed,
     EmptyFrontError where nothing came out.
     """
-    chosen = (plan or Plan(finalists=1)).for_examples(len(task.train))
-    fixed = fixed_by(model.graph, freeze, only)
+    chosen = (run.plan or Plan(finalists=1)).for_examples(len(task.train))
+    fixed = fixed_by(model.graph, run.freeze, run.only)
     metric = check_limit(limit, counted(model.graph)).metric
     if not trimmable(model.graph, fixed):
         raise SourceError(
@@ -195,9 +183,9 @@ def greedily(
             ],
             budget=Budget(generations=1),
             study=study,
-            engine=engine or Inline(),
-            seed=seed,
-            on_event=on_event,
+            engine=run.engine,
+            seed=run.seed,
+            on_event=run.on_event,
         )
         path = strategy.path(list(study.trials.values()))[1:]
         if not path:
@@ -206,18 +194,12 @@ def greedily(
         return [path[i - 1].number for i in last], begun.plan.final_epochs
 
     return conduct(
-        *(model, task, descend),
+        *(model, task, descend, run),
         method={"mutation": name, "options": dict(options), "fixed": sorted(fixed)},
         goals=["quality", metric],
         limits=[limit],
         budget="until the limit is kept",
-        out=out,
-        seed=seed,
-        resume=resume,
         plan=chosen,
-        table=table,
-        settings=settings,
-        on_event=on_event,
     )
 
 

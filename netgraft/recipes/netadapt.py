@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 from netgraft.channels import ChannelGroup
-from netgraft.engine import Engine
 from netgraft.errors import OptionError
-from netgraft.events import Listener, nobody
 from netgraft.front import Front
 from netgraft.ir import Edit, Model
 from netgraft.mutations.importance import importance_named
@@ -17,7 +14,7 @@ from netgraft.mutations.trim import trim_to_latency
 from netgraft.tasks import Task
 
 from .greedy import Resource, greedily
-from .run import Estimates, Plan
+from .run import Run, RunOptions
 
 STEP = 0.025
 """The first step, as a share of what the original needs, where more is not needed to reach the limit."""
@@ -34,16 +31,7 @@ def netadapt(
     step: float | None = None,
     importance: str = "l2",
     multiple: int = 8,
-    out: str | Path,
-    seed: int = 0,
-    resume: bool = False,
-    plan: Plan | None = None,
-    freeze: Sequence[str] = (),
-    only: Sequence[str] = (),
-    table: Estimates | None = None,
-    engine: Engine | None = None,
-    settings: Mapping[str, Any] | None = None,
-    on_event: Listener = nobody,
+    **asked: Unpack[RunOptions],
 ) -> Front:
     """Trims ``model`` step by step until it keeps ``limit``: algorithm 1 of the paper.
 
@@ -61,8 +49,9 @@ def netadapt(
     Deviations: coupled channels are found in the graph, so any network will do; a short fine-tuning sees what the plan
     says (about 16,000 examples, and the paper 500 iterations), with the original as teacher, after batch-norm
     statistics are re-estimated; the last step goes no further than to the limit; the choice is the published code's
-    (least loss for what is saved), where the paper takes the highest accuracy. The rest of the arguments are as those
-    of :func:`netgraft.optimize`.
+    (least loss for what is saved), where the paper takes the highest accuracy.
+
+    Other arguments: :class:`netgraft.recipes.Run`.
     """
     if iterations < 1 or multiple < 1 or (step is not None and not 0 < step < 1):
         raise OptionError("iterations and multiple must be 1 or more, and step between 0 and 1")
@@ -76,23 +65,13 @@ def netadapt(
                 yield edit
 
     return greedily(
-        *(model, task),
+        *(model, task, Run(**asked)),
         name="netadapt",
         options={"iterations": iterations, "step": step, "importance": importance, "multiple": multiple},
         limit=limit,
         steps=lambda share: steps(share, iterations, step),
         reduce=reduce,
         choose=least_loss,
-        out=out,
-        seed=seed,
-        resume=resume,
-        plan=plan,
-        freeze=freeze,
-        only=only,
-        table=table,
-        engine=engine,
-        settings=settings,
-        on_event=on_event,
     )
 
 

@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 
 from netgraft.candidate import TrialState
-from netgraft.costs.tables import Table
 from netgraft.engine import Engine, Inline
 from netgraft.errors import EmptyFrontError, OptionError, SourceError
 from netgraft.events import Listener, nobody
@@ -46,7 +45,7 @@ from netgraft.tasks import Task
 from .clock import Clock, Corrected
 from .evaluation import Check, Count, Trainer, Tune
 from .finals import affordable, finalists_of, tolerance_of
-from .run import Begun, Plan, conduct, fingerprint
+from .run import Begun, Estimates, Plan, Run, conduct, fingerprint
 
 
 def default_mutations(bank: Bank | None = None, ops: frozenset[str] | None = None) -> Mutation:
@@ -76,21 +75,19 @@ def optimize(
     only: Sequence[str] = (),
     engine: Engine | None = None,
     predictor: Predictor | Literal["shipped"] | None = None,
-    table: Table | None = None,
+    table: Estimates | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
 ) -> Front:
     """Evolves ``model`` for ``task`` and returns the front of what was found; everything is kept in the folder ``out``.
 
     ``goals`` and ``limits`` are written as in :mod:`netgraft.metrics`; ``budget`` is a time (``10m``, ``1h30m``) or
-    a number of fine-tuned networks (``40 trials``). With ``resume`` a run in ``out`` is continued: the same seed gives
-    the same trials, resumed or not. ``settings`` is kept in run.json and shown in the report (how the run was called).
-    The parts of the network that the patterns ``freeze`` match are left as they are, and all but those that ``only``
-    matches: patterns of module paths such as ``head.*``, as :func:`netgraft.mutations.fixed.fixed_by` reads them.
-    ``on_event`` hears what happens, as :mod:`netgraft.events`. A ``predictor`` chooses among many more proposals, as
-    far as it turns out to be right in this run (:mod:`netgraft.search.guided`): the one that netgraft ships, another
-    (:func:`netgraft.predictor.load`), or none. With a ``table`` latency is estimated by it
-    (:mod:`netgraft.costs.tables`) instead of by counting.
+    a number of fine-tuned networks (``40 trials``). ``mutation`` proposes the edits (None: :func:`default_mutations`).
+    A ``predictor`` chooses among many more proposals, as far as it turns out to be right in this run
+    (:mod:`netgraft.search.guided`): the one that netgraft ships, another (:func:`netgraft.predictor.load`), or none.
+
+    The other arguments are those of every recipe: :class:`netgraft.recipes.Run` says what they mean. With ``resume`` a
+    run in ``out`` is continued: the same seed gives the same trials, resumed or not.
 
     A limit on latency in a unit of time is turned into a share of the original's, which is measured once, when the run
     begins; the journal keeps it. With such a limit the same seed gives the same trials only in a run that is resumed.
@@ -98,14 +95,26 @@ def optimize(
     Raises OptionError, SourceError, DataError and StudyError for what cannot work, EmptyFrontError where no network was
     found within the limits. Ctrl-C ends the search; the front then holds what was found so far.
     """
+    run = Run(
+        out,
+        seed,
+        resume,
+        plan,
+        freeze=freeze,
+        only=only,
+        table=table,
+        engine=engine or Inline(),
+        settings=settings or {},
+        on_event=on_event,
+    )
     higher = task.quality.higher_is_better
     parsed = parse_goals(goals, quality_is_higher_better=higher)
     quality = Goal("quality", higher)
     search_budget, seconds = parse_budget(budget)
-    chosen = (plan or Plan()).for_examples(len(task.train))
-    fixed = fixed_by(model.graph, freeze, only)
+    chosen = (run.plan or Plan()).for_examples(len(task.train))
+    fixed = fixed_by(model.graph, run.freeze, run.only)
     mutation = sparing(mutation or default_mutations(), fixed)
-    if next(mutation.edits(model.graph, model.weights, np.random.default_rng(seed)), None) is None:
+    if next(mutation.edits(model.graph, model.weights, np.random.default_rng(run.seed)), None) is None:
         raise SourceError(
             f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
             "inputs or outputs ('netgraft inspect' shows why)"
@@ -135,10 +144,10 @@ def optimize(
             _rungs(begun.trainer, plan, parsed, bounds, clock, ranking, begun.latency),
             budget=search_budget if seconds is None else replace(search_budget, seconds=plan.search_share * seconds),
             study=study,
-            engine=engine or Inline(),
-            seed=seed,
+            engine=run.engine,
+            seed=run.seed,
             population=plan.population,
-            on_event=on_event,
+            on_event=run.on_event,
         )
         count, epochs = _finals(study, plan, seconds)
         return [t.number for t in finalists_of(study, parsed, quality, count, bounds)], epochs
@@ -151,18 +160,12 @@ def optimize(
         "predictor": "none" if predictor is None else predictor.digest,
     }
     return conduct(
-        *(model, task, evolve),
+        *(model, task, evolve, run),
         method=method,
         goals=goals,
         limits=limits,
         budget=budget,
-        out=out,
-        seed=seed,
-        resume=resume,
         plan=chosen,
-        table=table,
-        settings=settings,
-        on_event=on_event,
     )
 
 

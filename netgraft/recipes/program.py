@@ -10,18 +10,16 @@ Turner, Crowley and O'Boyle, "Neural Architecture Search as Program Transformati
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured import compare
-from netgraft.engine import Engine
 from netgraft.errors import OptionError, SourceError
-from netgraft.events import Listener, StepDone, nobody
+from netgraft.events import StepDone
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model
 from netgraft.mutations import Mutation
@@ -32,7 +30,7 @@ from netgraft.proxies import of_task
 from netgraft.tasks import Task
 
 from .proposals import Potential, Proposal, child_graph, child_of, trained
-from .run import Begun, Estimates, Plan
+from .run import Begun, Run, RunOptions
 
 
 def program(
@@ -42,25 +40,17 @@ def program(
     candidates: int = 1000,
     keep: int = 5,
     batch: int = 128,
-    out: str | Path,
-    seed: int = 0,
-    resume: bool = False,
-    plan: Plan | None = None,
-    freeze: Sequence[str] = (),
-    only: Sequence[str] = (),
-    table: Estimates | None = None,
-    engine: Engine | None = None,
-    settings: Mapping[str, Any] | None = None,
-    on_event: Listener = nobody,
+    **asked: Unpack[RunOptions],
 ) -> Front:
     """The fastest legal networks of :func:`fastest_legal`, fine-tuned with the original as teacher, measured and
-    compared with it. The rest of the arguments are as those of :func:`netgraft.recipes.netadapt`.
+    compared with it. Other arguments: :class:`netgraft.recipes.Run`.
 
     Deviation: all networks that are kept are trained, where the paper trains the fastest.
     """
-    fixed = fixed_by(model.graph, freeze, only)
+    run = Run(**asked)
+    fixed = fixed_by(model.graph, run.freeze, run.only)
     mutation = sparing(Program(), fixed)
-    drawn(model, 1, seed=seed, mutation=mutation)  # what cannot work is better said now
+    drawn(model, 1, seed=run.seed, mutation=mutation)  # what cannot work is better said now
     if candidates < 1 or keep < 1 or batch < 2:
         raise OptionError("program needs at least one candidate, one network to keep and a batch of two")
 
@@ -70,27 +60,19 @@ def program(
             candidates=candidates,
             keep=keep,
             batch=batch,
-            seed=seed,
+            seed=run.seed,
             mutation=mutation,
             latency=begun.latency,
             engine=begun.engine_name,
-            on_probe=lambda probed, legal: on_event(StepDone(probed, candidates)),
+            on_probe=lambda probed, legal: run.on_event(StepDone(probed, candidates)),
         )
 
     return trained(
-        *(model, task, find),
+        *(model, task, run, find),
         name="program",
         options={"candidates": candidates, "keep": keep, "batch": batch},
         limits=[],
         fixed=fixed,
-        out=out,
-        seed=seed,
-        resume=resume,
-        plan=plan,
-        table=table,
-        engine=engine,
-        settings=settings,
-        on_event=on_event,
     )
 
 

@@ -8,16 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from netgraft.candidate import Candidate, Trial
 from netgraft.costs.measured import Ratio
-from netgraft.engine import Engine, Inline
 from netgraft.errors import EmptyFrontError, MeasureError
-from netgraft.events import Listener, nobody
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Inheritance, Model, Value, apply, inherit
 from netgraft.metrics import Goal
@@ -31,7 +28,7 @@ from netgraft.tasks import Task
 from .clock import Clock
 from .evaluation import Check, Count, Tune
 from .finals import finalists_of
-from .run import Begun, Estimates, Plan, conduct
+from .run import Begun, Plan, Run, conduct
 
 
 @dataclass(frozen=True)
@@ -144,25 +141,18 @@ class Found:
 def trained(
     model: Model,
     task: Task,
+    run: Run,
     find: Find,
     *,
     name: str,
     options: Mapping[str, Any],
     limits: Sequence[str],
     fixed: frozenset[str],
-    out: str | Path,
-    seed: int,
-    resume: bool,
-    plan: Plan | None,
-    table: Estimates | None,
-    engine: Engine | None,
-    settings: Mapping[str, Any] | None,
-    on_event: Listener = nobody,
 ) -> Front:
     """A run of what ``find`` finds: each network is fine-tuned and measured shortly, and the best of them as any
     search's finalists. The arguments are as those of :func:`netgraft.optimize`; EmptyFrontError where nothing is found.
     """
-    chosen = (plan or Plan(finalists=3)).for_examples(len(task.train))
+    chosen = (run.plan or Plan(finalists=3)).for_examples(len(task.train))
     quality = Goal("quality", task.quality.higher_is_better)
 
     def search_once(begun: Begun) -> tuple[Sequence[int], float]:
@@ -181,9 +171,9 @@ def trained(
             ],
             budget=Budget(generations=1),
             study=study,
-            engine=engine or Inline(),
-            seed=seed,
-            on_event=on_event,
+            engine=run.engine,
+            seed=run.seed,
+            on_event=run.on_event,
         )
         best = finalists_of(study, [quality, Goal("latency")], quality, begun.plan.finalists, begun.bounds)
         if not best:
@@ -191,16 +181,10 @@ def trained(
         return [trial.number for trial in best], begun.plan.final_epochs
 
     return conduct(
-        *(model, task, search_once),
+        *(model, task, search_once, run),
         method={"mutation": name, "options": dict(options), "fixed": sorted(fixed)},
         goals=["quality", "latency"],
         limits=limits,
         budget="once",
-        out=out,
-        seed=seed,
-        resume=resume,
         plan=chosen,
-        table=table,
-        settings=settings,
-        on_event=on_event,
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import blake2b
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Required, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,9 @@ from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured import measure
+from netgraft.engine import Engine, Inline
 from netgraft.errors import DataError, OptionError, StudyError
-from netgraft.events import LimitScaled, Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded
+from netgraft.events import LimitScaled, Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded, nobody
 from netgraft.front import Front
 from netgraft.ir import Graph, Model, render
 from netgraft.metrics import Limit, parse_limit
@@ -102,6 +103,45 @@ class Estimates(Protocol):
         """Milliseconds of a network."""
 
 
+class RunOptions(TypedDict, total=False):
+    """The arguments that every recipe takes beside its own; :class:`Run` has them with what they are where left out."""
+
+    out: Required[str | Path]
+    seed: int
+    resume: bool
+    plan: Plan | None
+    freeze: Sequence[str]
+    only: Sequence[str]
+    table: Estimates | None
+    engine: Engine
+    settings: Mapping[str, Any]
+    on_event: Listener
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a recipe is run, whichever it is: what is kept in the folder ``out``, and ``resume`` goes on with.
+
+    ``seed`` is of everything that is drawn. ``plan`` says how effort is spent (None: as the recipe does by default).
+    The parts of the network that the patterns ``freeze`` match are left as they are, and all but those that ``only``
+    matches: patterns of module paths such as ``head.*``, as :func:`netgraft.mutations.fixed.fixed_by` reads them. With
+    a ``table`` latency is estimated by it (:mod:`netgraft.costs.tables`) instead of by counting. ``engine`` evaluates
+    candidates (:mod:`netgraft.engine`). ``settings`` is kept in run.json and shown in the report (how the run was
+    called). ``on_event`` hears what happens, as :mod:`netgraft.events`.
+    """
+
+    out: str | Path
+    seed: int = 0
+    resume: bool = False
+    plan: Plan | None = None
+    freeze: Sequence[str] = ()
+    only: Sequence[str] = ()
+    table: Estimates | None = None
+    engine: Engine = field(default_factory=Inline)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    on_event: Listener = nobody
+
+
 @dataclass(frozen=True)
 class Begun:
     """A run whose original is there, for what searches around it. ``score`` counts and estimates what follows from a
@@ -126,18 +166,13 @@ def conduct(
     model: Model,
     task: Task,
     search: Callable[[Begun], tuple[Sequence[int], float]],
+    run: Run,
     *,
+    plan: Plan,
     method: Mapping[str, Any],
     goals: Sequence[str],
     limits: Sequence[str],
     budget: str,
-    out: str | Path,
-    seed: int,
-    resume: bool,
-    plan: Plan,
-    table: Estimates | None,
-    settings: Mapping[str, Any] | None,
-    on_event: Listener,
 ) -> Front:
     """A run from its folder to its front. ``search`` fills the study with trials and gives the numbers of those to be
     finalists, and for how many epochs each is trained; with ``resume`` it finds there what it had. ``method`` says, as
@@ -145,17 +180,17 @@ def conduct(
 
     Raises OptionError, DataError and StudyError. Ctrl-C ends the search; the front then holds what was found so far.
     """
-    latency = table.latency if table else latency_estimate
+    latency = run.table.latency if run.table else latency_estimate
     score = partial(counted, latency=latency)
     # Before any work is done.
     engine_name = engine_of([parse_limit(text, score(model.graph) | {"quality": 1.0}) for text in limits])
-    if table is not None and table.engine != engine_name:
-        raise OptionError(f"the table is one of {table.engine}, and latency is limited in {engine_name}")
+    if run.table is not None and run.table.engine != engine_name:
+        raise OptionError(f"the table is one of {run.table.engine}, and latency is limited in {engine_name}")
     asked = {
         "source": model.name,
         "data": task.name,
         "command": "",
-        **(settings or {}),
+        **run.settings,
         **method,
         "network": fingerprint(render(model.graph), *(model.weights[key] for key in sorted(model.weights))),
         "examples": fingerprint(
@@ -165,12 +200,12 @@ def conduct(
                 for array in (split.inputs, split.targets)
             )
         ),
-        "table": "none" if table is None else table.digest,
+        "table": "none" if run.table is None else run.table.digest,
         "threads": torch.get_num_threads(),
         "goals": list(goals),
         "limits": list(limits),
         "budget": budget,
-        "seed": seed,
+        "seed": run.seed,
         "recipe": asdict(plan),
         "task": {
             "name": task.name,
@@ -185,13 +220,13 @@ def conduct(
         "versions": {name: version(name) for name in ("netgraft", "torch", "numpy", "onnxruntime")},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    with _opened(Path(out), asked, resume) as study:
+    with _opened(Path(run.out), asked, run.resume) as study:
         try:
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
-            original = _original(study, model, task, plan, seed, score, on_event)
-            on_event(TrialRecorded(study.trials[0]))
-            trainer = Trainer(original, task, seed, plan.learning_rate, plan.teacher)
-            bounds = _bounds(study, original, limits, on_event)
+            original = _original(study, model, task, plan, run.seed, score, run.on_event)
+            run.on_event(TrialRecorded(study.trials[0]))
+            trainer = Trainer(original, task, run.seed, plan.learning_rate, plan.teacher)
+            bounds = _bounds(study, original, limits, run.on_event)
             if study.note("finals") is None:
                 numbers, epochs = search(Begun(study, trainer, plan, score, latency, bounds, engine_name))
                 study.add_note("finals", numbers=list(numbers), epochs=epochs)
@@ -199,11 +234,11 @@ def conduct(
                 finals = study.note("finals") or {}
                 run_finals(
                     *(study, trainer, finals["numbers"], finals["epochs"]),
-                    *(limits, engine_name, plan.measure_seconds, on_event),
+                    *(limits, engine_name, plan.measure_seconds, run.on_event),
                 )
         except KeyboardInterrupt:
-            on_event(RunInterrupted())
-    return Front(Study.read(Path(out)))
+            run.on_event(RunInterrupted())
+    return Front(Study.read(Path(run.out)))
 
 
 def _bounds(study: Study, original: Model, limits: Sequence[str], on_event: Listener) -> list[Limit]:
