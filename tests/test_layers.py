@@ -127,12 +127,12 @@ LAYERS: dict[str, tuple[str, str]] = {
     "spaces.*": ("ir.* candidate metrics mutations.*", "numpy"),
     "devices.*": ("costs.arrays spaces.families.*", "numpy scipy"),
     "study": ("ir.* candidate", "numpy safetensors"),
-    "search.*": ("ir.* candidate metrics events engine mutations.* spaces.* study", "numpy"),
+    "search.*": ("ir.* candidate metrics events engine mutations.* spaces.* study", "numpy scipy"),
     # sources of networks: plain torch modules, and the strings that name one
     "zoo.*": ("", "torch"),
     "sources": ("ir.* convert.* spaces.families.* zoo.*", "torch"),
     "data": ("ir.* tasks.*", ""),
-    "predictor.*": ("ir.* candidate convert.* costs.* study sources", "numpy torch safetensors"),
+    "predictor.*": ("ir.* candidate convert.* costs.* study sources", "numpy scipy torch safetensors"),
     # what a run gives back
     "export": ("ir.* convert.*", "numpy torch safetensors"),
     "report.*": ("ir.* candidate metrics study search.*", "jinja2 numpy"),

@@ -10,6 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from netgraft.errors import DataError
 from netgraft.ir import Graph, Region
@@ -167,11 +168,4 @@ def _figures(fitted: Fitted, groups: Sequence[str], scores: Floats) -> dict[str,
 
 def rank_correlation(a: Floats, b: Floats) -> float:
     """Spearman's, with equal values sharing their ranks; 0 where one of the two does not vary."""
-    left, right = _ranks(a), _ranks(b)
-    return float(np.corrcoef(left, right)[0, 1]) if np.ptp(left) and np.ptp(right) else 0.0
-
-
-def _ranks(values: Floats) -> Floats:
-    ordered = np.sort(values)
-    ranks = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
-    return ranks.astype(np.float64)
+    return float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata, spearmanr
 
 from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.errors import NetgraftError
@@ -92,21 +93,20 @@ def trust(pairs: Sequence[tuple[float, float]], prior: float) -> float:
     towards ``prior``. A score that was wrong is not trusted, and one that says always the same less and less.
     """
     said = np.array(pairs, np.float64).reshape(-1, 2)
-    found = _correlation(_ranks(said[:, 0]), _ranks(said[:, 1]))
+    found = _correlation(said[:, 0], said[:, 1])
     return max(0.0, (WORTH * prior + len(said) * found) / (WORTH + len(said)))
 
 
 def _ranks(values: Floats) -> Floats:
     """Ranks from 0 to 1, equal values sharing theirs."""
-    below = (values[None, :] < values[:, None]).sum(1) + 0.5 * ((values[None, :] == values[:, None]).sum(1) - 1)
-    ranks: Floats = below / max(1, len(values) - 1)
+    ranks: Floats = (rankdata(values) - 1) / max(1, len(values) - 1)
     return ranks
 
 
 def _correlation(a: Floats, b: Floats) -> float:
     if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
+    return float(spearmanr(a, b).statistic)
 
 
 @dataclass(frozen=True)
