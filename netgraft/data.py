@@ -11,9 +11,10 @@ from netgraft.errors import DataError, OptionError
 from netgraft.ir import Batch, Model
 
 OPTIONS: Mapping[str, frozenset[str]] = {
-    "denoising": frozenset(["sigma"]),
-    "super-resolution": frozenset(),
+    "denoising": frozenset(["sigma", "quality"]),
+    "super-resolution": frozenset(["quality"]),
     "segmentation": frozenset(["first"]),
+    "key-points": frozenset(["alpha"]),
 }
 """The tasks that are named before the data, ``denoising:pictures/?sigma=25``, with their options."""
 
@@ -23,8 +24,9 @@ def task(
 ) -> tasks.Task:
     """The task that ``data`` names: ``digits``, a parquet file or a folder of them in the Hugging Face image layout,
     a folder of class folders, or ``FILE.py:NAME`` (torch datasets, tensors or a Task: see
-    :func:`netgraft.tasks.load`); or one on pictures: ``denoising:PICTURES?sigma=25``, ``super-resolution:PICTURES`` or
-    ``segmentation:PICTURES?first=0`` (see :mod:`netgraft.tasks.restoration` and :mod:`netgraft.tasks.segmentation`).
+    :func:`netgraft.tasks.load`); or one on pictures: ``denoising:PICTURES?sigma=25``, ``super-resolution:PICTURES``
+    (both with ``quality=psnr`` or ``ssim``), ``segmentation:PICTURES?first=0`` or ``key-points:FOLDER?alpha=0.1`` (see
+    :mod:`netgraft.tasks.restoration`, :mod:`netgraft.tasks.segmentation` and :mod:`netgraft.tasks.key_points`).
 
     Images are brought to the network's channels and size. ``seed`` decides how the splits are drawn where the data does
     not say, ``subset`` limits the number of training examples (or pictures) before a validation split is taken out of
@@ -79,13 +81,17 @@ def _on_pictures(
     if kind == "segmentation":
         first = int(_number(options.get("first", "0"), "first"))
         return tasks.segmentation(pictures, shape, output[0], first, seed, subset, normalize)
+    if kind == "key-points":
+        alpha = _number(options.get("alpha", "0.1"), "alpha")
+        return tasks.key_points(pictures, shape, output[0], alpha, seed, subset, normalize)
     if normalize not in ("data", "none"):
         raise OptionError(f"{kind} takes pixels from 0 to 1 as they are; leave out --normalize {normalize}")
     if kind == "super-resolution":
-        return tasks.super_resolution(pictures, shape, output, seed, subset)
+        return tasks.super_resolution(pictures, shape, output, options.get("quality", "psnr"), seed, subset)
     if output != shape:
         raise DataError(f"denoising needs a network whose output is as large as its input: {shape}, not {output}")
-    return tasks.denoising(pictures, shape, _number(options.get("sigma", "25"), "sigma"), seed, subset)
+    sigma = _number(options.get("sigma", "25"), "sigma")
+    return tasks.denoising(pictures, shape, sigma, options.get("quality", "psnr"), seed, subset)
 
 
 def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -44,9 +44,11 @@ DATA_HELP = (
     "and test/; or FILE.py:NAME, a variable or a function without arguments that gives train, (train, test) or (train, "
     "validation, test), each a torch Dataset of (image, class number) or a pair (inputs, targets) of tensors, or that "
     "gives a netgraft.tasks.Task. For networks that give pictures or maps: denoising:PICTURES?sigma=25, "
-    "super-resolution:PICTURES (the scale is the network's) and segmentation:PICTURES. PICTURES is a parquet file or "
-    "TRAIN.parquet,TEST.parquet with a column image (and mask); a folder of images (with masks: images/ and masks/), "
-    "perhaps with train/, val/ and test/ in it; or samples (two photographs of scikit-learn's)."
+    "super-resolution:PICTURES (the scale is the network's; both with ?quality=ssim instead of psnr), "
+    "segmentation:PICTURES and key-points:FOLDER. PICTURES is a parquet file or TRAIN.parquet,TEST.parquet with a "
+    "column image (and mask); a folder of images (with masks: images/ and masks/), perhaps with train/, val/ and test/ "
+    "in it; or samples (two photographs of scikit-learn's). FOLDER is laid out as COCO's. Without any data, "
+    "segmentation:shapes and key-points:shapes are generated."
 )
 Source = Annotated[str, typer.Argument(help=sources.FORMS, show_default=False)]
 InputShape = Annotated[

@@ -119,7 +119,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "loops.lower": ("ir.* loops.nest", "numpy"),
     "loops": ("loops.nest loops.rewrites loops.forms loops.lower", ""),
     "mutations.*": ("ir.* channels.* segments.* fit loops.*", "numpy"),
-    "tasks.*": ("convert.* metrics", "numpy torch pyarrow PIL sklearn"),
+    "tasks.*": ("convert.* metrics", "numpy torch torchmetrics pyarrow PIL sklearn"),
     "proxies.*": ("ir.* convert.* tasks.*", "numpy torch"),
     # the search and its memory
     "spaces.families.*": ("ir.*", "numpy"),

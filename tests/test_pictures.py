@@ -21,8 +21,8 @@ from netgraft import tasks
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import DataError, OptionError
 from netgraft.tasks.pictures import find, split, tiles
-from netgraft.tasks.restoration import Noise, luminance_psnr, psnr, turned
-from netgraft.tasks.segmentation import VOID, CropAndMirror, cross_entropy, intersection_over_union
+from netgraft.tasks.restoration import Noise, luminance_psnr, luminance_similarity, psnr, turned
+from netgraft.tasks.segmentation import VOID, CropAndMirror, areas, cross_entropy, intersection_over_union
 
 RNG = np.random.default_rng(0)
 
@@ -127,6 +127,31 @@ def test_signal_to_noise_by_hand() -> None:
     assert torch.equal(luminance_psnr(spoiled, targets, 2), luminance_psnr(outputs, targets, 2)), "a border is left out"
 
 
+def test_structural_similarity_by_its_formula() -> None:
+    """Of flat pictures only the comparison of luminances is left: (2 a b + c) / (a^2 + b^2 + c), c = (0.01 * 255)^2."""
+    targets = torch.full((2, 1, 20, 20), 100, dtype=torch.uint8)
+    outputs = torch.stack([torch.full((1, 20, 20), 150.0), torch.full((1, 20, 20), 100.0)]) / 255
+    c = (0.01 * 255) ** 2
+    expected = 100 * (2 * 100 * 150 + c) / (100**2 + 150**2 + c)
+    assert luminance_similarity(outputs, targets, 0).tolist() == pytest.approx([expected, 100], rel=1e-3)
+
+
+def test_similarity_falls_where_structure_is_lost(pictures: Path) -> None:
+    model = ng.load("zoo:fsrcnn?input=3x16x16")
+    task = ng.task(f"super-resolution:{pictures}?quality=ssim", model)
+    assert (task.quality.name, task.quality.unit) == ("SSIM of Y", "%")
+    right = task.test.targets.float() / 255
+    blurred = torch.nn.functional.avg_pool2d(right, 9, 1, 4)
+    same, less = (task.quality.measure(outputs, task.test.targets) for outputs in (right, blurred))
+    assert same.shape == (len(task.test),) and torch.all(same > 99.9) and torch.all(less < 95)
+    for data, network, message in (
+        (f"super-resolution:{pictures}?quality=sharp", model, "psnr or ssim, not 'sharp'"),
+        (f"denoising:{pictures}?quality=ssim", ng.load("zoo:dncnn?input=3x8x8"), "11 x 11 pixels at once"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            ng.task(data, network)
+
+
 def test_a_network_learns_to_denoise(pictures: Path) -> None:
     model = ng.load("zoo:dncnn?width=0.125&depth=4&input=3x16x16")
     task = ng.task(f"denoising:{pictures}?sigma=30", model)
@@ -155,7 +180,7 @@ def test_options_and_networks_that_do_not_fit(pictures: Path) -> None:
     for data, model, error, message in (
         (f"denoising:{pictures}?sigma=loud", denoiser, OptionError, "sigma=loud is no number"),
         (f"denoising:{pictures}?sigma=0", denoiser, OptionError, "between 0 and 255"),
-        (f"denoising:{pictures}?noise=3", denoiser, OptionError, "no option 'noise'; it has sigma"),
+        (f"denoising:{pictures}?noise=3", denoiser, OptionError, "no option 'noise'; it has quality, sigma"),
         (f"denoising:{pictures}", classifier, DataError, r"needs one output \[N,C,H,W\]"),
         (f"denoising:{pictures}", ng.load("zoo:fsrcnn"), DataError, "as large as its input"),
         ("digits", denoiser, DataError, "wants denoising:PICTURES"),
@@ -184,8 +209,11 @@ def test_intersection_over_union_by_hand() -> None:
     given = torch.tensor([[[0, 1, 1, 1]], [[0, 1, 1, 1]]])
     outputs = torch.nn.functional.one_hot(given, 3).movedim(3, 1).float()
     # Class 0: one of two, class 1: one of two, class 2 does not occur, and the void pixel counts nowhere.
-    assert intersection_over_union(outputs, targets).tolist() == [50.0, 100.0]
+    assert intersection_over_union(areas(outputs, targets)).tolist() == [50.0, 100.0]
     assert cross_entropy(outputs[1:], targets[1:]).item() == 0
+    # Of several pictures areas are summed first: one of two and three of three pixels are four of five.
+    several = torch.tensor([[[1, 2], [0, 0]], [[3, 3], [0, 0]]])
+    assert intersection_over_union(several.double().mean(0)).item() == pytest.approx(80)
 
 
 @given(st.integers(0, 50))
@@ -202,7 +230,18 @@ def test_a_network_learns_to_segment(tmp_path: Path) -> None:
     assert set(task.train.targets.unique().tolist()) <= {0, 1, VOID}
     module = to_module(model)
     tasks.train(module, task, tasks.Schedule(60, batch_size=4), seed=0)
-    assert tasks.evaluate(module, task, "test").quality > 70
+    score = tasks.evaluate(module, task, "test")
+    assert score.quality > 70 and task.quality.name == "mIoU"
+
+
+def test_generated_shapes_are_the_same_under_a_seed() -> None:
+    model = ng.load("zoo:unet?width=0.0625&classes=6&input=3x32x32")
+    task, again = (ng.task("segmentation:shapes", model, subset=20) for _ in range(2))
+    assert torch.equal(task.train.inputs, again.train.inputs) and len(task.train) == 20
+    assert set(task.test.targets.unique().tolist()) == set(range(6)) and "generated" in task.notes[0]
+    assert not torch.equal(task.validation.inputs[:20], task.train.inputs), "splits have pictures of their own"
+    with pytest.raises(DataError, match="6 classes, background included; the network has 2"):
+        ng.task("segmentation:shapes", ng.load("zoo:unet?width=0.0625&classes=2&input=3x16x16"))
 
 
 def test_masks_in_folders_and_numbers_from_one(tmp_path: Path) -> None:

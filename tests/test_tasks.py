@@ -29,7 +29,7 @@ from netgraft.tasks import (
     recalibrate,
     train,
 )
-from netgraft.tasks.task import softened_divergence, standard_error
+from netgraft.tasks.task import jackknife, softened_divergence, standard_error
 
 
 def blobs(examples: int = 96) -> Task:
@@ -320,6 +320,13 @@ def test_the_error_of_what_is_no_proportion_is_that_of_a_mean() -> None:
     values = torch.tensor([1.0, 2.0, 6.0])
     assert standard_error(values) == pytest.approx(math.sqrt(14 / 3 / 3))
     assert standard_error(torch.ones(5)) == 0
+
+
+def test_the_error_of_a_ratio_is_that_of_its_mean_where_all_count_alike() -> None:
+    values = torch.tensor([[1.0, 2], [4, 2], [3, 2]])
+    alike = (values[:, 0] / 2).std() / math.sqrt(3)
+    assert jackknife(values, lambda mean: mean[..., 0] / mean[..., 1]) == pytest.approx(alike.item())
+    assert jackknife(values[:1], lambda mean: mean[..., 0]) == 0
 
 
 def test_each_split_is_judged_by_its_own_data() -> None:

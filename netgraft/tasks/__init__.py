@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from netgraft.tasks.key_points import key_points
 from netgraft.tasks.restoration import denoising, super_resolution
 from netgraft.tasks.segmentation import segmentation
 from netgraft.tasks.task import (
@@ -48,6 +49,7 @@ __all__ = [
     "classification",
     "denoising",
     "evaluate",
+    "key_points",
     "load",
     "native_bf16",
     "recalibrate",

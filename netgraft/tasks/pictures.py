@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,19 @@ def find(spec: str, masked: bool = False) -> dict[str, Pictures]:
     return found
 
 
-def split(found: Mapping[str, Pictures], seed: int, subset: int | None) -> tuple[dict[str, Pictures], list[str]]:
+class Rows(Protocol):
+    """Pictures, with whatever belongs to them."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The pictures of these rows, in this order."""
+
+
+Found = TypeVar("Found", bound=Rows)
+
+
+def split(found: Mapping[str, Found], seed: int, subset: int | None) -> tuple[dict[str, Found], list[str]]:
     """Train, validation and test: whole pictures are taken out of the training ones where a split is not given, a fifth
     for each and one at least; and notes that say so. ``subset`` is how many pictures are used of those for training.
     """

@@ -1,4 +1,4 @@
-"""Pictures out of worse ones: denoising and super-resolution, judged by the peak signal-to-noise ratio.
+"""Pictures out of worse ones: denoising and super-resolution, judged by signal-to-noise ratio or structural similarity.
 
 Networks take pictures of one size, so the data are pieces of that size, and the quality is the mean over the pieces of
 pictures that no network was trained on. Papers give means over whole pictures, which come out about the same, not
@@ -25,16 +25,22 @@ MOST = 40_000
 
 
 def denoising(
-    spec: str, input_shape: tuple[int, int, int], sigma: float = 25.0, seed: int = 0, subset: int | None = None
+    spec: str,
+    input_shape: tuple[int, int, int],
+    sigma: float = 25.0,
+    quality: str = "psnr",
+    seed: int = 0,
+    subset: int | None = None,
 ) -> Task:
     """Gaussian noise of deviation ``sigma`` (of 255), to be taken off pictures of ``input_shape`` (C, H, W).
 
     Noise is drawn anew whenever a training picture is shown, once for validation and test, and is not clipped. Trained
-    by the squared difference, as DnCNN (Zhang et al., TIP 2017). ``spec`` is as for
-    :func:`~netgraft.tasks.pictures.find`. DataError and OptionError for what cannot work.
+    by the squared difference, as DnCNN (Zhang et al., TIP 2017). ``quality`` is ``psnr``, or ``ssim`` (of luminance).
+    ``spec`` is as for :func:`~netgraft.tasks.pictures.find`. DataError and OptionError for what cannot work.
     """
     if not 0 < sigma <= 255:
         raise OptionError(f"noise needs a sigma between 0 and 255, not {sigma:g}")
+    judged = Quality("PSNR", "dB", psnr) if _is_psnr(quality) else _similarity(input_shape, 0)
     noise = Noise(sigma)
     splits, notes = _pieces(spec, input_shape, 1, seed, subset)
 
@@ -48,7 +54,7 @@ def denoising(
         validation=noisy("validation"),
         test=noisy("test"),
         loss=lambda outputs, targets: F.mse_loss(outputs, targets / 255),
-        quality=Quality("PSNR", "dB", psnr),
+        quality=judged,
         prepare=_from_pixels,
         augment=noise,
         optimiser="adam",
@@ -60,13 +66,15 @@ def super_resolution(
     spec: str,
     input_shape: tuple[int, int, int],
     output_shape: tuple[int, int, int],
+    quality: str = "psnr",
     seed: int = 0,
     subset: int | None = None,
 ) -> Task:
     """Pictures of ``output_shape`` (C, H, W) from ones that are smaller by a whole number, made by bicubic scaling.
 
     Trained by the absolute difference, as EDSR (Lim et al., CVPRW 2017), and judged on the luminance of ITU-R BT.601
-    without a border as wide as the scale, as the field does. ``spec`` is as for :func:`~netgraft.tasks.pictures.find`.
+    without a border as wide as the scale, as the field does, by ``quality``: ``psnr`` or ``ssim``. ``spec`` is as for
+    :func:`~netgraft.tasks.pictures.find`.
     """
     (channels, height, width), (made, *large) = input_shape, output_shape
     scale = large[0] // height
@@ -75,6 +83,11 @@ def super_resolution(
             f"super-resolution needs a network whose output is its input enlarged by a whole number; this one makes "
             f"{list(output_shape)} of {list(input_shape)}"
         )
+    judged = (
+        Quality("PSNR of Y", "dB", lambda outputs, targets: luminance_psnr(outputs, targets, scale))
+        if _is_psnr(quality)
+        else _similarity(output_shape, scale)
+    )
     splits, notes = _pieces(spec, input_shape, scale, seed, subset)
     return Task(
         name=f"super-resolution of {spec}, x{scale}",
@@ -82,7 +95,7 @@ def super_resolution(
         validation=splits["validation"],
         test=splits["test"],
         loss=lambda outputs, targets: F.l1_loss(outputs, targets / 255),
-        quality=Quality("PSNR of Y", "dB", lambda outputs, targets: luminance_psnr(outputs, targets, scale)),
+        quality=judged,
         prepare=_from_pixels,
         augment=turned,
         optimiser="adam",
@@ -129,11 +142,46 @@ def psnr(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def luminance_psnr(outputs: Tensor, targets: Tensor, border: int) -> Tensor:
     """As :func:`psnr`, of the luminance of BT.601 (16 to 235) where there are three channels, without the border."""
-    wrong = _as_pixels(outputs) - targets
-    if wrong.shape[1] == 3:
-        weights = torch.tensor([65.481, 128.553, 24.966], dtype=wrong.dtype) / 255
-        wrong = torch.einsum("nchw,c->nhw", wrong, weights)[:, None]
-    return _decibels(wrong[:, :, border:-border, border:-border])
+    return _decibels(_luminance(_as_pixels(outputs), border) - _luminance(targets, border))
+
+
+def luminance_similarity(outputs: Tensor, targets: Tensor, border: int) -> Tensor:
+    """The structural similarity (Wang et al., TIP 2004, with its window of 11 and its constants) of each output to its
+    target [N], in percent, of what :func:`luminance_psnr` looks at.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure as similarity
+
+    given, wanted = _luminance(_as_pixels(outputs), border), _luminance(targets, border)
+    found = similarity(given, wanted, data_range=255.0, reduction="none")
+    assert isinstance(found, Tensor), "no full image was asked for"
+    return 100 * found.reshape(len(outputs))
+
+
+WINDOW = 11
+"""Pixels that structural similarity looks at at once."""
+
+
+def _is_psnr(quality: str) -> bool:
+    if quality not in ("psnr", "ssim"):
+        raise OptionError(f"pictures are judged by psnr or ssim, not {quality!r}")
+    return quality == "psnr"
+
+
+def _similarity(shape: tuple[int, int, int], border: int) -> Quality:
+    if min(shape[1:]) - 2 * border < WINDOW:
+        raise OptionError(
+            f"ssim looks at {WINDOW} x {WINDOW} pixels at once; the network gives {shape[1]} x {shape[2]}"
+        )
+    return Quality("SSIM of Y", "%", lambda outputs, targets: luminance_similarity(outputs, targets, border))
+
+
+def _luminance(pixels: Tensor, border: int) -> Tensor:
+    """Y of BT.601 of pictures [N, C, H, W] from 0 to 255 in three channels, or their only channel; without a border."""
+    pixels = pixels.float()
+    if pixels.shape[1] == 3:
+        weights = torch.tensor([65.481, 128.553, 24.966]) / 255
+        pixels = torch.einsum("nchw,c->nhw", pixels, weights)[:, None] + 16
+    return pixels[:, :, border : pixels.shape[2] - border, border : pixels.shape[3] - border]
 
 
 def _decibels(wrong: Tensor) -> Tensor:

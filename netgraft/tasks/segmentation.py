@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from netgraft.errors import DataError
+from netgraft.tasks import shapes
 from netgraft.tasks.pictures import Pictures, decoded, decoded_mask, find, split
 from netgraft.tasks.task import Quality, Split, Task, softened_divergence
 from netgraft.tasks.vision import normalisation
@@ -32,16 +33,19 @@ def segmentation(
     """Pictures with masks, for a network that takes ``input_shape`` (C, H, W) and gives maps of ``classes`` channels.
 
     Pictures and masks are brought to the network's size. A mask holds class numbers from ``first`` on (ADE20K counts
-    from 1); what is below it, or beyond the network's classes, is void. Judged by the intersection over union, the mean
-    over the classes that occur in a picture or its prediction, and then over pictures (Csurka et al., BMVC 2013).
-    Deviation from most tables, which sum over all pictures first: a value for every picture tells how sure the mean is.
+    from 1); what is below it, or beyond the network's classes, is void. Judged by the intersection over union, summed
+    over all pictures, the mean over the classes that occur (PASCAL VOC's: Everingham et al., IJCV 2015, section 4.2).
 
-    ``spec`` is as for :func:`~netgraft.tasks.pictures.find`, with masks. DataError for data that does not fit.
+    ``spec`` is as for :func:`~netgraft.tasks.pictures.find`, with masks, or ``shapes``, which are generated. DataError
+    for data that does not fit.
     """
     if input_shape[0] not in (1, 3):
         raise DataError(f"pictures have 1 or 3 channels, the network takes {input_shape[0]}")
-    parts, notes = split(find(spec, masked=True), seed, subset)
-    splits = {name: _decoded(pictures, input_shape, classes, first) for name, pictures in parts.items()}
+    if spec == "shapes":
+        splits, notes = _generated(input_shape, classes, seed, subset), [shapes.NOTE]
+    else:
+        parts, notes = split(find(spec, masked=True), seed, subset)
+        splits = {name: _decoded(pictures, input_shape, classes, first) for name, pictures in parts.items()}
     if all((one.targets == VOID).all() for one in splits.values()):
         raise DataError(f"{spec}: no pixel of a mask has a class from {first} to {first + classes - 1}")
     _, height, width = input_shape
@@ -54,7 +58,7 @@ def segmentation(
         validation=splits["validation"],
         test=splits["test"],
         loss=cross_entropy,
-        quality=Quality("mIoU by picture", "%", intersection_over_union),
+        quality=Quality("mIoU", "%", areas, of=intersection_over_union),
         prepare=prepare,
         imitate=imitation,
         augment=augment,
@@ -74,15 +78,23 @@ class CropAndMirror:
     padding: int
 
     def __call__(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        count, _, height, width = inputs.shape
+        count = len(inputs)
         top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
         mirrored = (torch.rand(count, generator=generator) < 0.5).view(-1, 1, 1, 1)
         made = []
         for tensor, filling in ((inputs, 0), (targets[:, None], VOID)):
-            padded = F.pad(tensor, (self.padding,) * 4, value=filling)
-            crops = padded.unfold(2, height, 1).unfold(3, width, 1)[torch.arange(count), :, top, left]
+            crops = shifted(tensor, self.padding, top, left, filling)
             made.append(torch.where(mirrored, crops.flip(3), crops))
         return made[0], made[1][:, 0]
+
+
+def shifted(tensor: Tensor, padding: int, top: Tensor, left: Tensor, filling: int) -> Tensor:
+    """Pictures [N, C, H, W] cut out of themselves with ``padding`` on all sides, from rows ``top`` and columns ``left``
+    of it on.
+    """
+    count, _, height, width = tensor.shape
+    padded = F.pad(tensor, (padding,) * 4, value=filling)
+    return padded.unfold(2, height, 1).unfold(3, width, 1)[torch.arange(count), :, top, left]
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -93,9 +105,9 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(_enlarged(outputs, wanted), wanted, ignore_index=VOID)
 
 
-def intersection_over_union(outputs: Tensor, targets: Tensor) -> Tensor:
-    """In percent, for each picture [N]: of the pixels that have a class or are given it, those of both; the mean over
-    the classes of which there are any. 100 for a picture that is void.
+def areas(outputs: Tensor, targets: Tensor) -> Tensor:
+    """For each picture and class [N, classes, 2]: how many pixels both have the class and are given it, and how many
+    either. Void pixels do not count.
     """
     logits = _enlarged(outputs, targets)
     classes = logits.shape[1]
@@ -103,11 +115,17 @@ def intersection_over_union(outputs: Tensor, targets: Tensor) -> Tensor:
     counted = wanted != VOID
     given = F.one_hot(logits.argmax(1), classes).bool() & counted[..., None]
     held = F.one_hot(wanted.masked_fill(~counted, 0), classes).bool() & counted[..., None]
-    both = (given & held).sum((1, 2)).double()
-    either = (given | held).sum((1, 2)).double()
+    return torch.stack([(given & held).sum((1, 2)), (given | held).sum((1, 2))], 2)
+
+
+def intersection_over_union(areas: Tensor) -> Tensor:
+    """In percent, of :func:`areas` [..., classes, 2]: the mean over the classes of which there are any; 100 where there
+    are none.
+    """
+    both, either = areas.double().unbind(-1)
     present = either > 0
-    share = torch.where(present, both / either.clamp_min(1), torch.zeros_like(both)).sum(1)
-    return 100 * torch.where(present.any(1), share / present.sum(1).clamp_min(1), torch.ones_like(share))
+    shares = torch.where(present, both / either.clamp_min(1e-12), torch.zeros_like(both)).sum(-1)
+    return 100 * torch.where(present.any(-1), shares / present.sum(-1).clamp_min(1), torch.ones_like(shares))
 
 
 def imitation(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
@@ -121,6 +139,18 @@ def _enlarged(outputs: Tensor, targets: Tensor) -> Tensor:
     if outputs.shape[2:] == targets.shape[1:]:
         return outputs
     return F.interpolate(outputs, size=tuple(targets.shape[1:]), mode="bilinear")
+
+
+def _generated(size: tuple[int, int, int], classes: int, seed: int, subset: int | None) -> dict[str, Split]:
+    if classes <= len(shapes.FORMS):
+        raise DataError(
+            f"the shapes have {len(shapes.FORMS) + 1} classes, background included; the network has {classes}"
+        )
+    found = {}
+    for number, (name, count) in enumerate(shapes.MADE.items()):
+        made = min(count, subset or count) if name == "train" else count
+        found[name] = Split(*shapes.scenes(made, size, 10 * seed + number))
+    return found
 
 
 def _decoded(pictures: Pictures, input_shape: tuple[int, int, int], classes: int, first: int) -> Split:

@@ -74,6 +74,9 @@ class Quality:
     `measure(outputs, targets)` gives one value for each example, shape [N], in `unit`; the quality of a split is their
     mean. A value for each example is what makes a standard error possible. `span` is for a proportion, where an
     example has one of two values: how far these lie apart (100 for an accuracy in percent).
+
+    Where the quality of a split is no mean of its examples' (a ratio of sums, say), `measure` gives several values for
+    each, [N, ...], and `of` makes the quality of their mean [...]; or a quality of each of many such means [M, ...].
     """
 
     name: str
@@ -81,6 +84,7 @@ class Quality:
     measure: Callable[[Tensor, Tensor], Tensor]
     higher_is_better: bool = True
     span: float | None = None
+    of: Callable[[Tensor], Tensor] | None = None
 
 
 def squared_difference(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
@@ -288,9 +292,10 @@ def evaluate(module: nn.Module, task: Task, split: SplitName) -> Score:
             outputs, targets = module(_prepare(task, data.inputs[rows])), data.targets[rows]
             values.append(task.quality.measure(outputs, targets).double())
             loss += task.loss(outputs, targets).item() * len(targets)
-    value = torch.cat(values)
-    error = standard_error(value, task.quality.span)
-    return Score(quality=value.mean().item(), error=error, loss=loss / len(data))
+    value, of = torch.cat(values), task.quality.of
+    quality = value.mean() if of is None else of(value.mean(0))
+    error = standard_error(value, task.quality.span) if of is None else jackknife(value, of)
+    return Score(quality=quality.item(), error=error, loss=loss / len(data))
 
 
 def standard_error(values: Tensor, span: float | None = None) -> float:
@@ -307,6 +312,17 @@ def standard_error(values: Tensor, span: float | None = None) -> float:
     if span is None:
         return math.sqrt(variance)
     return math.sqrt(variance + (span / (2 * count)) ** 2) / (1 + 1 / count)
+
+
+def jackknife(values: Tensor, of: Callable[[Tensor], Tensor]) -> float:
+    """As :func:`standard_error`, of what `of` makes of the mean of `values` [N, ...]: by leaving out one example after
+    another (Quenouille; Tukey, "Bias and confidence in not-quite large samples", 1958). 0 for one example.
+    """
+    count = len(values)
+    if count == 1:
+        return 0.0
+    left_out = of((values.sum(0) - values) / (count - 1))
+    return math.sqrt((count - 1) * left_out.var(correction=0).item())
 
 
 def recalibrate(module: nn.Module, task: Task, *, batches: int = 16, batch_size: int = 128, seed: int) -> None:
