@@ -1,6 +1,6 @@
 """Is every child a network? Draws children by the thousand, builds them, and counts what is wrong with any of them.
 
-    python benchmarks/validity.py [--count 100000] [--seed 0] [--out validity] [--networks resnet20 ...]
+    python benchmarks/validity.py [--count 100000] [--seed 0] [--out validity] [--networks resnet20 ...] [--ways program]
 
 From each network in turn a hundred children: grafts, random regions replaced through random wirings by random segments
 of the bank and by random regions of other networks, swaps, trimmed channels (``tests/children.py``). Of every child is
@@ -107,19 +107,21 @@ class Batch:
         self.failures += [{**place, "kind": f.kind, "message": f.message} for f in found]
 
 
-def run(name: str, number: int, seed: int, others: Sequence[Graph], out: Path) -> Batch:
-    """One batch: children of the network ``name``, checked."""
+def run(name: str, number: int, seed: int, others: Sequence[Graph], out: Path, ways: Sequence[str] = WAYS) -> Batch:
+    """One batch: children of the network ``name`` by some ``ways``, checked."""
     batch, model = Batch(name, number), parent(name, out)
     start = time.process_time()
     # A child is its parent but for one part, so the parent is run first.
     batch.add(None, check_run(model.graph), "parents")
     exported: list[Edit] = []
-    source = draws(model, others, default(), np.random.default_rng((seed, number)))
+    source = draws(model, others, default(), np.random.default_rng((seed, number)), ways)
     for _ in range(PATIENCE * BATCH):
         try:
-            draw = next(source)
+            draw = next(source, None)
         except Exception:
             batch.add(None, [Failure("draw", traceback.format_exc())], "draws")
+            break
+        if draw is None:  # no way has more to offer
             break
         batch.checked["draws"] += 1
         if draw.edit is None:
@@ -181,6 +183,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("validity"), help="folder to go on in")
     parser.add_argument("--networks", nargs="+", default=names(), choices=names(), metavar="NETWORK")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, metavar="WAY", help="how children come about")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -192,7 +195,7 @@ def main() -> None:
             break
         name = args.networks[number % len(args.networks)]
         others = [parent(other, args.out).graph for other in args.networks[: number + 1]]
-        batch = vars(run(name, number, args.seed, others, args.out))
+        batch = vars(run(name, number, args.seed, others, args.out, args.ways))
         with listed.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(failure) + "\n" for failure in batch["failures"])
         batch["failures"] = [{key: f[key] for key in f if key != "edit"} for f in batch["failures"]]
