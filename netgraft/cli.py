@@ -20,6 +20,7 @@ from netgraft import (
     inspect_command,
     measure_commands,
     predictor_commands,
+    quantize_command,
     run_commands,
     segments,
     sources,
@@ -155,6 +156,7 @@ def optimize(
 app.command(epilog=SOURCES_HELP)(inspect_command.inspect)
 app.command(epilog=SOURCES_HELP)(measure_commands.measure)
 app.command()(measure_commands.worker)
+app.command()(quantize_command.quantize)
 
 
 @app.command()

@@ -149,6 +149,6 @@ def _run(
             only=only or [],
             table=latencies,
             engine=workers,
-            settings={"source": source, "data": data, "command": command},
+            settings={"source": source, "data": data, "subset": subset, "normalize": normalize, "command": command},
         )
         evolve(model, task, command, ready)

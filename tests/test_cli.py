@@ -148,6 +148,18 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
     assert code == 0 and "of the first (99 % interval)" in said and "fresh session pairs" in said
     code, said = netgraft("measure", DIGITS, "--seconds", 1)
     assert code == 0 and "ms, 99 % interval [" in said
+    quantize = ["quantize", out, "--to", tmp_path / "eight", "--images", 64, "--seconds", 1]
+    code, said = netgraft(*quantize)
+    assert code == 0 and "original int8" in said and (tmp_path / "eight" / "model.int8.onnx").is_file()
+    code, said = netgraft(*quantize)
+    assert code == 2 and "model.int8.onnx exists" in said
+    code, said = netgraft("quantize", out, "--to", tmp_path / "nine", "--data", "key-points:shapes")
+    assert code == 2 and not (tmp_path / "nine").exists()
+    (tmp_path / "other.py").write_text(
+        "import torch\nsplits = (torch.zeros(40, 1, 8, 8, dtype=torch.uint8), torch.arange(40) % 10)\n"
+    )
+    code, said = netgraft("quantize", out, "--to", tmp_path / "nine", "--data", f"{tmp_path / 'other.py'}:splits")
+    assert code == 2 and "is not the data that" in said.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +174,7 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
         (["measure", "FOLDER"], "model.onnx does not exist"),
         (["report", "nowhere"], "no run folder"),
         (["export", "nowhere", "--to", "x"], "no run folder"),
+        (["quantize", "nowhere", "--to", "x"], "no run folder"),
         (["optimize", DIGITS, "--data", "nowhere", "--out", "OUT"], "nowhere"),
         (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--goal", "sped"], "unknown goal 'sped'"),
         (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--limit", "flops<=0x"], "impossible"),

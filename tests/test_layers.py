@@ -136,6 +136,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     # what a run gives back
     "export": ("ir.* convert.*", "numpy torch safetensors"),
     "report.*": ("ir.* candidate metrics study search.*", "jinja2 numpy"),
+    "int8": ("ir.* convert.* costs.measured.* tasks.*", "numpy onnxruntime torch"),
     "front": ("ir.* convert.* study export report.*", "torch"),
     # everything put together
     "recipes.*": ("*", "numpy torch"),
@@ -154,6 +155,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "recipe_command": ("data engine front mutations.* recipes.* study table_commands terminal", "typer"),
     "run_commands": ("front mutations.* recipes.* recipe_command terminal", "typer"),
     "inspect_command": ("ir.* channels.* costs.* data mutations.* proxies.* console terminal", "numpy typer"),
+    "quantize_command": ("ir.* data front int8 recipes.* study tasks.* console terminal", "typer"),
     "measure_commands": ("costs.measured.* table_commands terminal", "typer"),
     "cli": ("*", "numpy torch typer rich"),
 }

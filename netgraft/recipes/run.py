@@ -193,13 +193,7 @@ def conduct(
         **run.settings,
         **method,
         "network": fingerprint(render(model.graph), *(model.weights[key] for key in sorted(model.weights))),
-        "examples": fingerprint(
-            *(
-                array.numpy()
-                for split in (task.train, task.validation, task.test)
-                for array in (split.inputs, split.targets)
-            )
-        ),
+        "examples": examples_of(task),
         "table": "none" if run.table is None else run.table.digest,
         "threads": torch.get_num_threads(),
         "goals": list(goals),
@@ -294,6 +288,12 @@ def _opened(out: Path, asked: Mapping[str, Any], resume: bool) -> Study:
             "folder"
         )
     return study
+
+
+def examples_of(task: Task) -> str:
+    """Names the examples of a task, split by split."""
+    splits = (task.train, task.validation, task.test)
+    return fingerprint(*(array.numpy() for split in splits for array in (split.inputs, split.targets)))
 
 
 def fingerprint(*parts: str | npt.NDArray[Any]) -> str:
