@@ -266,12 +266,37 @@ def test_stochastic_depth_is_kept(drop: Callable[[Tensor, float, bool], Tensor],
     model = read(module, x[:2])
     assert only(model, "drop_path").attrs["p"] == pytest.approx(1 - keep)
     assert "frozen" not in ops(model)
-    assert_same(module, model, x, training=drop is _by_rand)
+    assert_same(module, model, x)
     branch = to_module(model).train()(x) - x
     whole = module.conv(x) / keep
     kept = [i for i in range(len(x)) if branch[i].any()]
     assert 0.5 * keep < len(kept) / len(x) < min(1.5 * keep, 1)
     torch.testing.assert_close(branch[kept], whole[kept], rtol=1e-4, atol=1e-5)
+
+
+def _drawn(x: Tensor, keep: float) -> Tensor:
+    return torch.floor(keep + torch.rand((x.shape[0], 1, 1, 1)))
+
+
+def _out_of_order(x: Tensor) -> Tensor:
+    first, second = _drawn(x, 0.5), _drawn(x, 0.5)
+    return x / 0.5 * second + F.relu(x) / 0.5 * first
+
+
+def _together(x: Tensor) -> Tensor:
+    mask = _drawn(x, 0.5)
+    return x / 0.5 * mask + F.relu(x) / 0.5 * mask
+
+
+@pytest.mark.parametrize("drop", [_out_of_order, _together])
+def test_masks_that_other_draws_cannot_give_are_said(drop: Callable[[Tensor], Tensor]) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return drop(x) if self.training else x + F.relu(x)
+
+    with pytest.warns(UserWarning, match="something else in training"):
+        model = from_module(Net(), torch.randn(IMAGE))
+    assert "drop_path" not in ops(model)
 
 
 def test_dropout_of_nothing_is_dropped() -> None:

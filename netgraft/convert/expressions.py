@@ -108,12 +108,14 @@ def batch_norm(
     return F.batch_norm(x, mean, var, weight, bias, training, momentum or 0.0, eps)
 
 
-def drop_path(x: Tensor, p: float, training: bool) -> Tensor:
+def drop_path(x: Tensor, p: float, training: bool, draw: str = "uniform") -> Tensor:
     """Stochastic depth: in training, each example of a batch is zero with probability p."""
     if not training or not p:
         return x
-    shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-    return x / (1 - p) * (torch.rand(shape, dtype=x.dtype, device=x.device) + (1 - p)).floor()
+    kept = torch.empty((x.shape[0],) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
+    if draw == "bernoulli":
+        return x / (1 - p) * kept.bernoulli_(1 - p)
+    return x / (1 - p) * (kept.uniform_() + (1 - p)).floor()
 
 
 HELPERS: Final[Mapping[str, Callable[..., Any]]] = {"batch_norm": batch_norm, "drop_path": drop_path}

@@ -216,6 +216,11 @@ def _dropout(target: str) -> _Rule:
     return lambda node, inputs, outputs: Call(target, (X, node.attrs["p"], Training()))
 
 
+def _drop_path(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    draw = _unless({"draw": "uniform"}, draw=node.attrs["draw"])
+    return Call("drop_path", (X, node.attrs["p"], Training()), draw)
+
+
 def _operator(target: str) -> _Rule:
     def build(node: Node, inputs: _Types, outputs: _Types) -> Expression:
         operands: list[Expression] = [Operand(i) for i in range(len(inputs))]
@@ -426,7 +431,7 @@ _EXPRESSIONS: Final[Mapping[str, _Rule]] = {
     "log_softmax": _of("torch.log_softmax", dim=None),
     "dropout": _dropout("F.dropout"),
     "dropout2d": _dropout("F.dropout2d"),
-    "drop_path": _dropout("drop_path"),
+    "drop_path": _drop_path,
     "add": _operator("+"),
     "mul": _operator("*"),
     "sub": _operator("-"),

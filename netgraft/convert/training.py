@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import isclose
 from typing import Any
 
@@ -38,17 +38,25 @@ def _is_dropout(node: Node) -> bool:
 def with_drop_paths(graph: Graph) -> Graph:
     """The graph with stochastic depth, of which packages have functions of their own, as the operation ``drop_path``:
     a product with a random zero or one for each example, divided by how often it is one.
+
+    The same random state leaves out the same examples. Where that cannot be, because masks are drawn in another order
+    than they are used in, or one mask serves several branches, the graph stays as it is.
     """
     found: dict[str, Node] = {}
+    drawn: list[str] = []
     for node in graph:
-        for x, mask in (node.inputs, node.inputs[::-1]) if node.op == "mul" and len(node.inputs) == 2 else ():
-            kept, scale = _mask(graph, mask)
+        for x, other in (node.inputs, node.inputs[::-1]) if node.op == "mul" and len(node.inputs) == 2 else ():
+            mask = _mask(graph, other)
             branch, factor = _unscaled(graph, x)
-            if kept is not None and isclose(scale * factor * kept, 1, rel_tol=1e-6):
-                source = branch if isclose(factor * kept, 1, rel_tol=1e-6) else x
-                attrs = definition("drop_path").complete({"p": 1 - kept})
+            if mask is None or not isclose(mask.scale * factor * mask.kept, 1, rel_tol=1e-6):
+                continue
+            source = branch if isclose(factor * mask.kept, 1, rel_tol=1e-6) else x
+            if graph.types[source] == graph.types[node.value()]:
+                attrs = definition("drop_path").complete({"p": 1 - mask.kept, "draw": mask.draw})
                 found[node.id] = replace(node, op="drop_path", inputs=(source,), attrs=attrs)
-    if not found:
+                drawn.append(mask.node)
+    order = {node.id: position for position, node in enumerate(graph)}
+    if not found or drawn != sorted(set(drawn), key=order.__getitem__):
         return graph
     nodes = [found.get(node.id, node) for node in graph]
     needed = {value.node for value in graph.outputs}
@@ -58,20 +66,30 @@ def with_drop_paths(graph: Graph) -> Graph:
     return Graph(graph.inputs, tuple(node for node in nodes if node.id in needed), graph.outputs)
 
 
-def _mask(graph: Graph, value: Value) -> tuple[float | None, float]:
-    """How often ``value`` is not zero if it is a random zero or number for each example, and that number."""
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    """A random zero or ``scale`` for each example, which is not zero as often as ``kept`` says."""
+
+    node: str
+    draw: str
+    kept: float
+    scale: float
+
+
+def _mask(graph: Graph, value: Value) -> _Mask | None:
+    """The mask that ``value`` is, None if it is none."""
     value, scale = _unscaled(graph, value)
-    shape = graph.types_of([value])[0].shape
+    shape = graph.types[value].shape
     if not shape or not isinstance(shape[0], Batch) or any(size != 1 for size in shape[1:]):
-        return None, 1.0
+        return None
     match _frozen(graph, value):
-        case "aten.bernoulli.p", (_, float(p)), _:
-            return p, scale
+        case "aten.bernoulli.p", (_, float(kept)), _:
+            return _Mask(value.node, "bernoulli", kept, scale)
         case "aten.floor.default", _, sum_:
             uniform, kept = _number(graph, sum_, "add_scalar")
             if uniform is not None and _frozen(graph, uniform)[0] in ("aten.rand.default", "aten.rand_like.default"):
-                return kept, scale
-    return None, 1.0
+                return _Mask(uniform.node, "uniform", kept, scale)
+    return None
 
 
 def _unscaled(graph: Graph, value: Value) -> tuple[Value, float]:

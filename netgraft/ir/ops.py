@@ -201,8 +201,9 @@ _DEFINITIONS = (
     _pointwise("dropout", p=0.5),
     # Channel-wise dropout, torch.nn.Dropout2d.
     _pointwise("dropout2d", p=0.5),
-    # Stochastic depth: whole examples are left out.
-    _pointwise("drop_path", p=0.5),
+    # Stochastic depth: whole examples are left out. How that is drawn, as a rounded "uniform" number or by "bernoulli",
+    # changes nothing but which ones a random state leaves out.
+    _pointwise("drop_path", p=0.5, draw="uniform"),
     # Joins.
     OpDef("add", (2, None), shapes.broadcast, commutative=True),
     OpDef("mul", (2, None), shapes.broadcast, commutative=True),
