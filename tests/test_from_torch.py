@@ -329,6 +329,34 @@ def test_code_that_only_training_runs_is_said() -> None:
         from_module(Net(), torch.randn(IMAGE))
 
 
+def _nonzero(x: Tensor) -> Tensor:
+    return torch.nonzero(x[0] > 0).float()
+
+
+def _masked(x: Tensor) -> Tensor:
+    return x[x > 0].sum()
+
+
+@pytest.mark.parametrize("select", [_nonzero, _masked])
+def test_sizes_that_values_decide_are_refused(select: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(SourceError, match=r"how much (nonzero|index) in 1 returns depends on the values of tensors; let the network"):
+        from_module(nn.Sequential(nn.ReLU(), Function(select)), torch.randn(IMAGE))
+
+
+def test_a_number_from_a_buffer_is_a_number() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("factor", torch.tensor(2.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.factor.item()
+
+    model = read(Net(), torch.randn(IMAGE))
+    assert only(model, "mul_scalar").attrs["value"] == 2.5
+    assert_same(Net(), model, torch.randn(IMAGE))
+
+
 def test_reading_leaves_the_module_alone() -> None:
     module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, momentum=None), nn.ReLU(inplace=True))
     module[1].eval()

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from netgraft.convert import aten, aten_layout
 from netgraft.convert.aliases import Aliases
@@ -178,9 +179,20 @@ class Reader:
         if isinstance(node.target, HigherOrderOperator):
             return self._inline(node)
         value = node.meta.get("val")
-        if not isinstance(node.target, OpOverload) or not _holds_tensor(value):
+        if not isinstance(node.target, OpOverload):
+            return value  # a number
+        self._place = _place(node, name := node.target.__name__.split(".")[0].strip("_"))
+        if free_unbacked_symbols(value):
+            held = self._look_up(node.args[0]) if name == "item" else None
+            if isinstance(held, Stored) and not held.trainable:
+                return held.tensor.item()
+            where = f" in {self._place.path}" if self._place.path else ""
+            raise SourceError(
+                f"how much {name}{where} returns depends on the values of tensors; let the network return what comes "
+                "before that, and do the rest outside of it"
+            )
+        if not _holds_tensor(value):
             return value  # a number, or an assertion about one
-        self._place = _place(node, node.target.__name__.split(".")[0].strip("_"))
         self._aliases.add(node)
         if node.target._schema.is_mutable:
             return self._write(node, node.target)
