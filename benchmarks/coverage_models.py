@@ -157,7 +157,7 @@ _TRANSFORMERS: dict[str, tuple[str, str, Any, int]] = {
     "pvt": (
         "PvtForImageClassification",
         "PvtConfig",
-        {"image_size": 64, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]},
+        {"image_size": 64, "hidden_sizes": [8, 16, 40, 64], "depths": [1, 1, 1, 1]},
         64,
     ),
     "pvt_v2": (
@@ -176,7 +176,7 @@ _TRANSFORMERS: dict[str, tuple[str, str, Any, int]] = {
     "cvt": (
         "CvtForImageClassification",
         "CvtConfig",
-        {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 1, 2]},
+        {"embed_dim": [16, 32, 48], "num_heads": [1, 2, 3], "depth": [1, 2, 3]},
         64,
     ),
     "upernet": (
@@ -225,7 +225,7 @@ _TRANSFORMERS: dict[str, tuple[str, str, Any, int]] = {
     "bit": (
         "BitForImageClassification",
         "BitConfig",
-        {"embedding_size": 32, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1]},
+        {"embedding_size": 32, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1], "num_groups": 8},
         64,
     ),
     "swiftformer": (
@@ -412,7 +412,7 @@ def _pytorchcv(module: str, builder: str, size: int) -> Callable[[], Built]:
         options: dict[str, Any] = {"pretrained": False}
         if "pretrained_backbone" in inspect.signature(found).parameters:
             options["pretrained_backbone"] = False
-        if any(word in builder for word in _IN_SIZE) or module in ("hrnet", "bagnet"):
+        if any(word in builder for word in _IN_SIZE) or module == "hrnet":
             options["in_size"] = (size, size)
         try:
             built = found(**options)
@@ -425,14 +425,14 @@ def _pytorchcv(module: str, builder: str, size: int) -> Callable[[], Built]:
 
 
 def _taken(module: Any, size: int) -> int:
-    """``size`` where the network takes images of it, otherwise 224, for which most are written."""
+    """``size`` where the network takes images of it, otherwise the size that it says it is for."""
     import torch
 
     try:
         with torch.no_grad():
             module.eval()(*images(3, size))
     except RuntimeError:
-        return 224
+        return int(module.in_size[0])
     return size
 
 
@@ -443,6 +443,7 @@ MODELS.update({f"pytorchcv/{name}": _pytorchcv(name, *spec) for name, spec in _P
 
 _2D = {"spatial_dims": 2, "in_channels": 1}
 _UNET = {"channels": (8, 16, 32), "strides": (2, 2), "out_channels": 2}
+_CODES = {**_UNET, "strides": (2, 2, 2)}
 _MONAI: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "UNet": ("UNet", {**_2D, **_UNET, "num_res_units": 2}, (1, 32, 32)),
     "UNet_1d": ("UNet", {"spatial_dims": 1, "in_channels": 1, **_UNET}, (1, 64)),
@@ -476,10 +477,10 @@ _MONAI: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
         {"in_shape": (1, 32, 32), "classes": 3, "channels": (8, 16), "strides": (2, 2)},
         (1, 32, 32),
     ),
-    "AutoEncoder": ("AutoEncoder", {**_2D, **_UNET}, (1, 32, 32)),
+    "AutoEncoder": ("AutoEncoder", {**_2D, **_CODES}, (1, 32, 32)),
     "VarAutoEncoder": (
         "VarAutoEncoder",
-        {"spatial_dims": 2, "in_shape": (1, 32, 32), "latent_size": 4, **_UNET},
+        {"spatial_dims": 2, "in_shape": (1, 32, 32), "latent_size": 4, **_CODES},
         (1, 32, 32),
     ),
     "ViT": (
@@ -595,7 +596,7 @@ _TIMM_NAMES = {
         "tf_mobilenetv3_small_100 mobilenetv3_small_050 mobilenetv4_conv_small "
         "mobileone_s0 tinynet_e lcnet_050 ghostnetv2_100 "
         "repvgg_a0 repghostnet_050 ese_vovnet19b_dw cspresnet50 "
-        "cspdarknet53 convmixer_768_32 inception_next_atto metanext_tiny "
+        "cspdarknet53 convmixer_768_32 inception_next_atto convnextv2_atto "
         "caformer_s18 convformer_s18 fastvit_t8 repvit_m0_9 edgenext_xx_small "
     ),
     96: ("xception41 legacy_senet154 hrnet_w18_small nfnet_f0 eca_nfnet_l0 rexnet_100 "),
@@ -638,7 +639,8 @@ def _smp(name: str) -> Callable[[], Built]:
         _stand_in_for_torchvision()
         import segmentation_models_pytorch as smp
 
-        return getattr(smp, name)("tu-resnet18", encoder_weights=None, classes=3), images(3, 64)
+        size = 128 if name == "PAN" else 64  # it pools its smallest map three times
+        return getattr(smp, name)("tu-resnet18", encoder_weights=None, classes=3), images(3, size)
 
     return build
 

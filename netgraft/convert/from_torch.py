@@ -8,6 +8,7 @@ modes: in evaluation for what it computes, in training for the dropout that only
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -53,12 +54,7 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     if not args or not all(isinstance(x, Tensor) and x.ndim for x in args):
         raise SourceError(f"{name}: the example inputs must be a tensor, or a tuple of tensors, with a batch dimension")
     original = _copy(module, name)
-    try:
-        with torch.no_grad(), quiet():
-            returned = original.eval()(*(x.clone() for x in args))
-    except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) for x in args)
-        raise SourceError(f"{name} does not run on example inputs of shape {shapes}: {reason(error)}") from None
+    returned = _returned(original.eval(), args, name)
     rest = sorted({type(part).__name__ for part in _parts(returned) if not isinstance(part, Tensor | None)})
     if rest:
         _warn(f"{name} returns {', '.join(rest)} besides tensors, which is left out")
@@ -81,7 +77,8 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
         graph = _with_variable_batch(graph, name)
     graph, weights = _with_training(graph, weights, name, _twin(original), args, dynamic)
     model = _model(graph, weights, name)
-    return with_image_sizes(model, lambda *xs: _tensors(original(*xs)), args)
+    sketch = _twin(original, "meta")
+    return with_image_sizes(model, lambda *xs: _tensors(original(*xs)), lambda *xs: _tensors(sketch(*xs)), args)
 
 
 def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
@@ -99,6 +96,20 @@ def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
     return replace(model, weights={key: array.copy() for key, array in model.weights.items()})  # not the program's
 
 
+def _returned(module: nn.Module, args: tuple[Tensor, ...], name: str) -> Any:
+    """What the module returns for one example, or for all of them where it does not run on one."""
+    batch = args[0].shape[0]
+    with torch.no_grad(), quiet():
+        if batch > 1:
+            with contextlib.suppress(Exception):
+                return module(*(x[:1].clone() if x.shape[0] == batch else x.clone() for x in args))
+        try:
+            return module(*(x.clone() for x in args))
+        except Exception as error:
+            shapes = ", ".join(str(tuple(x.shape)) for x in args)
+            raise SourceError(f"{name} does not run on example inputs of shape {shapes}: {reason(error)}") from None
+
+
 def reason(error: BaseException) -> str:
     """What went wrong in one line: the first line of the message, and where in the user's own code it happened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -113,10 +124,18 @@ def reason(error: BaseException) -> str:
     return text
 
 
-def _twin(module: nn.Module) -> nn.Module:
-    """A copy to export, with the same tensors: a failed export may leave what it traced unusable."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+def _twin(module: nn.Module, device: str | None = None) -> nn.Module:
+    """A copy to export, with the same tensors, or with ones on another device: a failed export may leave what it traced
+    unusable.
+    """
+    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    moved: dict[int, Any] = {key: _moved(tensor, device) if device else tensor for key, tensor in tensors.items()}
+    return copy.deepcopy(module, moved)
+
+
+def _moved(tensor: Tensor, device: str) -> Tensor:
+    there = tensor.detach().to(device)
+    return nn.Parameter(there, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else there
 
 
 def _copy(module: nn.Module, name: str) -> nn.Module:

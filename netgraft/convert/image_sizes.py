@@ -13,20 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from netgraft.convert.to_torch import to_module
+from netgraft.convert.to_torch import skeleton, to_module
 from netgraft.ir import Batch, Graph, Model, Node, Value
 
 _CLOSE = 1e-4
 _ARITHMETIC = frozenset(["add", "mul", "sub", "div"])
 
 
-def with_image_sizes(model: Model, run: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Model:
+Run = Callable[..., Sequence[Tensor]]
+
+
+def with_image_sizes(model: Model, run: Run, sketch: Run, inputs: Sequence[Tensor]) -> Model:
     """The model with sizes that follow the image's, if ``run``, the original in evaluation, computes the same as that
     for images twice as large; the model as it is, if not, or where it holds no such size.
 
-    ``inputs`` are those of which the model was read. Sizes that are a whole multiple become a scale, others those of
-    the map that they were taken from; a pool over the whole map becomes an adaptive one, and expansions that arithmetic
-    does anyway vanish.
+    ``sketch`` is the original on the meta device: where shapes say enough, nothing is computed. ``inputs`` are those of
+    which the model was read. Sizes that are a whole multiple become a scale, others those of the map that they were
+    taken from; a pool over the whole map becomes an adaptive one, and expansions that arithmetic does anyway vanish.
     """
     # In a small image a pool of a fixed window may happen to be one over the whole map.
     first, second = (_following(model.graph, pools=pools) for pools in (True, False))
@@ -36,26 +39,39 @@ def with_image_sizes(model: Model, run: Callable[..., Sequence[Tensor]], inputs:
     if any(isinstance(dim, Batch) for given in model.graph.inputs for dim in given.type.shape):
         inputs = [x[:1] for x in inputs]
     larger = [x.repeat_interleave(2, 2).repeat_interleave(2, 3) for x in inputs]
-    try:
-        with torch.no_grad():
-            expected = run(*larger)
-    except Exception:  # the network is for images of this size
-        return model
+    small, large = ([x.to("meta") for x in xs] for xs in (inputs, larger))
+    shapes = _shapes(sketch, large)
+    if shapes is None and _shapes(sketch, small) is not None:
+        return model  # the network is for images of this size
+    if shapes is not None:
+        sketches = {graph: skeleton(graph).eval() for graph in graphs}
+        graphs = [g for g, net in sketches.items() if _shapes(net, large) == shapes or _shapes(net, small) is None]
+    expected = _ran(run, larger) if graphs else None
     for graph in graphs:
         changed = replace(model, graph=graph)
-        if _computes(changed, larger, expected):
+        if expected is not None and _agree(_ran(to_module(changed).eval(), larger), expected):
             return changed
     return model
 
 
-def _computes(model: Model, inputs: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+def _shapes(run: Callable[..., Any], inputs: Sequence[Tensor]) -> list[torch.Size] | None:
+    """The shapes of what a network on the meta device gives; None where it does not run there."""
+    found = _ran(run, inputs)
+    return None if found is None else [y.shape for y in found]
+
+
+def _ran(run: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+    """What a network gives; None where it does not take such images."""
     try:
         with torch.no_grad():
-            found = to_module(model).eval()(*inputs)
-    except Exception:  # a size that stayed does not fit
-        return False
-    found = found if isinstance(found, tuple) else (found,)
-    return len(found) == len(expected) and all(
+            found = run(*inputs)
+    except Exception:  # whatever it is, a size does not fit
+        return None
+    return (found,) if isinstance(found, Tensor) else tuple(found)
+
+
+def _agree(found: Sequence[Tensor] | None, expected: Sequence[Tensor]) -> bool:
+    return found is not None and len(found) == len(expected) and all(
         a.shape == b.shape and torch.allclose(a, b, _CLOSE, _CLOSE, equal_nan=True)
         for a, b in zip(expected, found, strict=True)
     )

@@ -297,7 +297,7 @@ def _flatten(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 def _reshape(node: Node, inputs: _Types, outputs: _Types) -> Expression:
     have, want = inputs[0].shape, outputs[0].shape
     sides: tuple[Expression, ...] = ()
-    if len(have) > 3 and len(want) > 3 and have[-2:] == want[-2:] and have[0] == want[0]:
+    if len(have) > 3 and len(want) > 3 and have[-2:] == want[-2:]:
         # Height and width are kept, whatever they are.
         want, sides = want[:-2], (Call(".size", (X, -2)), Call(".size", (X, -1)))
     elif len(have) == 4 and len(want) == 3 and have[:2] == want[:2]:

@@ -48,6 +48,15 @@ def to_module(model: Model) -> Network:
     return network
 
 
+def skeleton(graph: Graph) -> Network:
+    """The module of :func:`to_module` without weights, on the meta device: it computes shapes."""
+    network = Network(graph)
+    for key, type_ in graph.weight_types.items():
+        shape = type_.concrete(1)
+        network.hold(key, torch.empty(shape, dtype=TORCH_DTYPES[type_.dtype], device="meta"), trained=False)
+    return network
+
+
 def weights_of(module: nn.Module) -> dict[str, npt.NDArray[Any]]:
     """Copies of the module's weights by key; bfloat16, which numpy lacks, as float32."""
     return {key: _array(tensor) for key, tensor in module.state_dict().items()}
