@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.export import Dim
 
-from netgraft.convert.onnx import example_inputs, is_runnable, to_onnx, verify
+from netgraft.convert.onnx import apart, example_inputs, is_runnable, to_onnx, verify
 from netgraft.convert.onnx_foreign import is_foreign
 from netgraft.convert.quiet import quiet
 from netgraft.convert.source import emit
@@ -48,8 +48,9 @@ def export(
     ``weights.safetensors`` loaded strictly (within 1e-5) and ``model.onnx`` in onnxruntime (within 1e-4).
     ``program`` asks for ``model.pt2`` too: the network in evaluation, for any batch size, as ``torch.export.save``
     writes it.
-    A network that holds operations of ONNX's that torch does not have is written as ``model.onnx`` only, and a
-    UserWarning and the notes say so; where not even onnxruntime has them, nothing can be compared.
+    A network that holds operations of ONNX's that torch does not have is written as ``model.onnx`` only, one that holds
+    operations that ONNX does not have without it, and a UserWarning and the notes say so; where not even onnxruntime
+    has them, nothing can be compared.
     ``netgraft.json`` says what the network is, beside ``original`` if that is given, with ``notes`` (what inputs it
     expects, say), and which files are netgraft's:
     OptionError rather than overwrite a file that it did not write, or that was changed since. ConversionError where the
@@ -75,8 +76,16 @@ def export(
             off["model.py"] = _verify_source(draft, model)
         if PROGRAM in files:
             off[PROGRAM] = _write_program(draft, model)
-        data = to_onnx(model, draft / "model.onnx")
-        off["model.onnx"] = verify(data, model) if not foreign or is_runnable(model) else None
+        try:
+            data = to_onnx(model, draft / "model.onnx")
+        except ConversionError as error:
+            if foreign:
+                raise
+            files = tuple(file for file in files if file != "model.onnx")
+            warnings.warn(f"there is no model.onnx: {error}", UserWarning, stacklevel=2)
+            notes = (*notes, f"no model.onnx: {error}")
+        else:
+            off["model.onnx"] = verify(data, model) if not foreign or is_runnable(model) else None
         record = {
             "name": model.name,
             **_facts(model.graph),
@@ -163,7 +172,7 @@ def _held(model: Model, file: str, written: Callable[..., Any], batch: int = 2) 
     with torch.no_grad():
         ours, theirs = to_module(model).eval()(*inputs), written(*inputs)
     pairs = zip(*(x if isinstance(x, list | tuple) else (x,) for x in (ours, theirs)), strict=True)
-    off = max(float(((a - b).abs() / a.abs().clamp(min=1)).max()) if a.numel() else 0.0 for a, b in pairs)
+    off = max(apart(a.double().numpy(), b.double().numpy()) for a, b in pairs)
     if not off <= TOLERANCE:
         raise ConversionError(f"{model.name}: the written {file} differs by {off:.2g}; please report this")
     return off

@@ -136,3 +136,40 @@ def test_a_program_comes_back_as_one_for_any_batch(tmp_path: Path) -> None:
     # Without it, what an earlier export wrote is taken away.
     export(model, tmp_path / "out")
     assert not (tmp_path / "out" / "model.pt2").exists()
+
+
+class _Masks(nn.Module):
+    """Returns what is no ordinary number: truth values, infinities, integers beyond float32."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        mask = x > 0
+        return mask, x.masked_fill(mask, float("-inf")), mask.long() + 2**40
+
+
+def test_truth_values_and_infinities_can_be_compared(tmp_path: Path) -> None:
+    model = ng.load(_Masks(), example_inputs=torch.randn(2, 3, 4, 4))
+    export(model, tmp_path)
+    found = load(tmp_path)(x := torch.randn(3, 3, 4, 4))
+    for ours, theirs in zip(found, _Masks()(x), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+class _Distances(nn.Module):
+    """Computes what no ONNX operation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cdist(self.fc(x), self.fc.weight[None, :, :4])
+
+
+def test_what_onnx_cannot_say_is_written_without_it(tmp_path: Path) -> None:
+    net = _Distances().eval()
+    model = ng.load(net, example_inputs=(x := torch.randn(2, 5, 6)))
+    with pytest.warns(UserWarning, match=r"there is no model\.onnx: .*cdist"):
+        paths = export(model, tmp_path)
+    assert {path.name for path in paths} == {"model.py", "weights.safetensors", RECORD}
+    assert any("cdist" in note for note in json.loads((tmp_path / RECORD).read_text())["notes"])
+    torch.testing.assert_close(load(tmp_path).eval()(x), net(x))

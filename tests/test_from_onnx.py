@@ -384,3 +384,14 @@ def test_sizes_that_an_input_brings_are_taken_from_the_file_or_refused(tmp_path:
         else:
             with pytest.raises(SourceError, match="depends on the values"):
                 load_onnx(tmp_path / "net.onnx")
+
+
+def test_normalisation_in_another_precision(tmp_path: Path) -> None:
+    class Wide(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.layer_norm(x.double(), x.shape[1:])
+
+    file = written(tmp_path / "net.onnx", ng.load(Wide(), example_inputs=torch.randn(2, 3, 4)))
+    model = load_onnx(file)
+    assert "layer_norm" in {node.op for node in model.graph}
+    agrees(file, model)

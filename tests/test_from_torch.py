@@ -339,8 +339,46 @@ def _masked(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("select", [_nonzero, _masked])
 def test_sizes_that_values_decide_are_refused(select: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(SourceError, match=r"how much (nonzero|index) in 1 returns depends on the values of tensors; let the network"):
+    with pytest.raises(
+        SourceError, match=r"how much (nonzero|index) in 1 returns depends on the values of tensors; let the network"
+    ):
         from_module(nn.Sequential(nn.ReLU(), Function(select)), torch.randn(IMAGE))
+
+
+def test_lazy_layers_need_their_sizes() -> None:
+    with pytest.raises(SourceError, match="lazy layers without sizes yet; call it once"):
+        from_module(nn.Sequential(nn.LazyConv2d(4, 1)), torch.randn(IMAGE))
+
+
+def test_complex_numbers_are_refused() -> None:
+    with pytest.raises(SourceError, match="computes in torch.complex64, .* as their real and imaginary parts"):
+        from_module(Function(lambda x: torch.fft.ifft(torch.fft.fft(x)).real), torch.randn(IMAGE))
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+def test_weights_that_a_module_computed_do_not_hinder_copies() -> None:
+    module = nn.utils.weight_norm(nn.Linear(4, 3))
+    assert not module.weight.is_leaf
+    model = read(module, x := torch.randn(5, 4))
+    assert {"weight_g", "weight_v"} < set(model.weights)
+    torch.testing.assert_close(run(to_module(model).eval(), x)[0], module(x))
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_layer_of_which_a_part_is_computed_is_no_frozen_node(part: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            held = {"weight": self.weight, "bias": self.bias}
+            return F.linear(x, **(held | {part: held[part].tanh()}))
+
+    module = Net()
+    model = read(module, torch.randn(5, 4))
+    assert "frozen" not in ops(model)
+    assert_same(module, model, torch.randn(5, 4))
 
 
 def test_a_number_from_a_buffer_is_a_number() -> None:

@@ -89,9 +89,15 @@ def _linear(call: Call, x: Operand, weight: Stored, bias: Stored | None) -> Valu
 
 @RULES.add("linear.default")
 def _linear_default(call: Call) -> Value:
-    weight = call.stored("weight")
-    assert weight is not None
-    return _linear(call, call["input"], weight, call.stored("bias"))
+    weight, bias = call["weight"], call["bias"]
+    if isinstance(weight, Stored) and not isinstance(bias, Value):
+        return _linear(call, call["input"], weight, bias)
+    # What the network computes is no weight: the parts of the layer that are computed become operations.
+    if isinstance(weight, Stored):
+        y = _linear(call, call["input"], weight, None)
+    else:
+        y = call.emit("matmul", call["input"], call.emit("permute", weight, dims=(1, 0)))
+    return y if bias is None else call.emit("add", y, bias)
 
 
 @RULES.add("addmm.default")

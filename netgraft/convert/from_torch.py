@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.nn.parameter import UninitializedTensorMixin
 
 from netgraft.convert import onnx_foreign
 from netgraft.convert.calls import Stored
@@ -140,8 +141,12 @@ def _moved(tensor: Tensor, device: str) -> Tensor:
 
 def _copy(module: nn.Module, name: str) -> nn.Module:
     """A copy with tensors of its own."""
+    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in (*module.parameters(), *module.buffers())):
+        raise SourceError(f"{name} has lazy layers without sizes yet; call it once on the example inputs first")
+    # Tensors that the module computed, as torch.nn.utils.weight_norm does, cannot be copied with their history.
+    held = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     try:
-        copied = copy.deepcopy(module)
+        copied = copy.deepcopy(module, {id(x): x.detach().clone() for x in held if not x.is_leaf})
     except Exception as error:
         raise SourceError(f"{name} cannot be copied: {reason(error)}") from None
     for part in copied.modules():

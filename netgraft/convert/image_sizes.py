@@ -71,9 +71,13 @@ def _ran(run: Callable[..., Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...
 
 
 def _agree(found: Sequence[Tensor] | None, expected: Sequence[Tensor]) -> bool:
-    return found is not None and len(found) == len(expected) and all(
-        a.shape == b.shape and torch.allclose(a, b, _CLOSE, _CLOSE, equal_nan=True)
-        for a, b in zip(expected, found, strict=True)
+    return (
+        found is not None
+        and len(found) == len(expected)
+        and all(
+            a.shape == b.shape and torch.allclose(a, b, _CLOSE, _CLOSE, equal_nan=True)
+            for a, b in zip(expected, found, strict=True)
+        )
     )
 
 

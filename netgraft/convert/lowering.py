@@ -90,13 +90,13 @@ def _batch_norm_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer | None:
 
 
 def _group_norm_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer | None:
-    kwargs = _unless({"eps": 1e-5}, eps=attrs["eps"])
+    kwargs = _unless({"eps": 1e-5}, eps=attrs["eps"]) | _dtype(x)
     return Layer("GroupNorm", (attrs["groups"], x.shape[1]), kwargs) if attrs["affine"] else None
 
 
 def _layer_norm_layer(attrs: Mapping[str, Any], x: TensorType) -> Layer | None:
     shape = attrs["shape"][0] if len(attrs["shape"]) == 1 else attrs["shape"]
-    kwargs = _unless({"eps": 1e-5, "bias": True}, eps=attrs["eps"], bias=attrs["bias"])
+    kwargs = _unless({"eps": 1e-5, "bias": True}, eps=attrs["eps"], bias=attrs["bias"]) | _dtype(x)
     return Layer("LayerNorm", (shape,), kwargs) if attrs["affine"] else None
 
 

@@ -21,7 +21,7 @@ from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, Model
 
-__all__ = ["OPSET", "TOLERANCE", "example_inputs", "to_onnx", "verify"]
+__all__ = ["OPSET", "TOLERANCE", "apart", "example_inputs", "to_onnx", "verify"]
 
 TOLERANCE: Final = 1e-4
 ROUNDING: Final = 4.0
@@ -108,16 +108,19 @@ def _rounding(module: nn.Module, inputs: Sequence[Tensor], expected: Sequence[np
     except RuntimeError:
         return 0.0
     exact = returned if isinstance(returned, tuple) else (returned,)
-    return max(_apart(ours, theirs.numpy()) for ours, theirs in zip(expected, exact, strict=True))
+    return max(apart(ours, theirs.numpy()) for ours, theirs in zip(expected, exact, strict=True))
 
 
-def _apart(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
-    """The greatest difference, relative where the expected value is above one; infinite where shapes differ."""
+def apart(expected: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    """The greatest difference, relative where the expected value is above one; infinite where shapes differ, or one
+    is no number. Infinities are equal to themselves.
+    """
     if expected.shape != found.shape:
         return float("inf")
-    wide = expected.astype(np.float64)
-    off = np.abs(found - wide) / np.maximum(1.0, np.abs(wide))
-    return float(off.max(initial=0.0))
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        off = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b) / np.maximum(1.0, np.abs(a)))
+    return float(np.nan_to_num(off, nan=np.inf).max(initial=0.0))
 
 
 def _difference(
@@ -131,4 +134,4 @@ def _difference(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     feeds = {given.name: x.numpy() for given, x in zip(session.get_inputs(), inputs, strict=True)}
-    return max(_apart(ours, theirs) for ours, theirs in zip(expected, session.run(None, feeds), strict=True))
+    return max(apart(ours, theirs) for ours, theirs in zip(expected, session.run(None, feeds), strict=True))

@@ -54,7 +54,10 @@ def size_of(size: int | torch.SymInt) -> int | Batch:
 def type_of(tensor: Tensor) -> TensorType:
     """The type of a tensor; SourceError for an element type that the graph does not have."""
     if tensor.dtype not in DTYPES:
-        raise SourceError(f"the network computes in {tensor.dtype}, which the graph does not have")
+        raise SourceError(
+            f"the network computes in {tensor.dtype}, which the graph does not have; let it compute in one of "
+            f"{', '.join(sorted(set(map(str, DTYPES.values()))))}, complex numbers as their real and imaginary parts"
+        )
     return TensorType(tuple(size_of(d) for d in tensor.shape), DTYPES[tensor.dtype])
 
 
@@ -386,7 +389,10 @@ def _memory(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _changes(buffer: str) -> SourceError:
-    return SourceError(f"it changes its buffer {buffer!r} as it runs, which a graph cannot hold")
+    return SourceError(
+        f"it changes its buffer {buffer!r} as it runs, which a graph cannot hold; let it do so in training only, or return "
+        "the new value and keep it outside"
+    )
 
 
 def _unspaced(target: OpOverload) -> str:

@@ -105,12 +105,13 @@ def _batch_norm_weights(inputs: Sequence[TensorType], attrs: Attrs) -> WeightTyp
 
 
 def _group_norm_weights(inputs: Sequence[TensorType], attrs: Attrs) -> WeightTypes:
-    return dict.fromkeys(["weight", "bias"], TensorType((_channels(inputs[0]),))) if attrs["affine"] else {}
+    type_ = TensorType((_channels(inputs[0]),), inputs[0].dtype)
+    return dict.fromkeys(["weight", "bias"], type_) if attrs["affine"] else {}
 
 
 def _layer_norm_weights(inputs: Sequence[TensorType], attrs: Attrs) -> WeightTypes:
     roles = (["weight"] if attrs["affine"] else []) + (["bias"] if attrs["bias"] else [])
-    return dict.fromkeys(roles, TensorType(attrs["shape"]))
+    return dict.fromkeys(roles, TensorType(attrs["shape"], inputs[0].dtype))
 
 
 def _prelu_weights(inputs: Sequence[TensorType], attrs: Attrs) -> WeightTypes:
