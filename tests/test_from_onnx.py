@@ -395,3 +395,55 @@ def test_normalisation_in_another_precision(tmp_path: Path) -> None:
     model = load_onnx(file)
     assert "layer_norm" in {node.op for node in model.graph}
     agrees(file, model)
+
+
+def test_half_precision_is_held_to_its_own_units(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Conv", ["half", "w"], ["conv"]),
+        helper.make_node("Cast", ["conv"], ["y"], to=FLOAT),
+    ]
+    tensors = {"w": rng.standard_normal((4, 3, 3, 3)).astype(np.float16)}
+    model = load_onnx(made(tmp_path / "net.onnx", nodes, {"x": ["N", 3, 8, 8]}, ["y"], tensors))
+    assert 0 < verify(to_onnx(model), model) < 4 * 2**-10
+    wrong = model.weights | {key: w * 1.02 for key, w in model.weights.items()}
+    with pytest.raises(ConversionError, match="differ by"):
+        verify(to_onnx(Model(model.graph, wrong)), model)
+
+
+def test_quantised_networks_are_held_to_what_they_say(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    steps = {"s": np.float32(0.05), "z": np.uint8(128), "ws": np.float32(0.01), "wz": np.int8(0)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["dw"]),
+        helper.make_node("Conv", ["d", "dw"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["qc"]),
+        helper.make_node("DequantizeLinear", ["qc", "s", "z"], ["y"]),
+    ]
+    tensors = steps | {"w": rng.integers(-127, 127, (4, 3, 3, 3)).astype(np.int8)}
+    file = made(tmp_path / "net.onnx", nodes, {"x": ["N", 3, 8, 8]}, ["y"], tensors)
+    model = load_onnx(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert verify(to_onnx(model), model) < 0.051  # a value on the border between two steps goes either way
+    x = rng.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(session(to_onnx(model)).run(None, {"x": x})[0], session(file).run(None, {"x": x})[0])
+
+
+def test_a_list_of_sizes_is_as_long_as_it_is(tmp_path: Path) -> None:
+    node = helper.make_node(
+        "Resize",
+        ["x", "", "", "sizes"],
+        ["y"],
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="half_pixel",
+    )
+    file = made(tmp_path / "net.onnx", [node], {"x": [2, 3, 8, 8]}, ["y"], {"sizes": np.array([2, 3, 11, 13])})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = load_onnx(file)
+    agrees(file, model, batch=2)

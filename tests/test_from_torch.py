@@ -339,9 +339,7 @@ def _masked(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("select", [_nonzero, _masked])
 def test_sizes_that_values_decide_are_refused(select: Callable[[Tensor], Tensor]) -> None:
-    with pytest.raises(
-        SourceError, match=r"how much (nonzero|index) in 1 returns depends on the values of tensors; let the network"
-    ):
+    with pytest.raises(SourceError, match=r"how much (nonzero|index) in 1 returns depends on the values of tensors"):
         from_module(nn.Sequential(nn.ReLU(), Function(select)), torch.randn(IMAGE))
 
 
@@ -351,7 +349,7 @@ def test_lazy_layers_need_their_sizes() -> None:
 
 
 def test_complex_numbers_are_refused() -> None:
-    with pytest.raises(SourceError, match="computes in torch.complex64, .* as their real and imaginary parts"):
+    with pytest.raises(SourceError, match=r"computes in torch\.complex64, .* as their real and imaginary parts"):
         from_module(Function(lambda x: torch.fft.ifft(torch.fft.fft(x)).real), torch.randn(IMAGE))
 
 

@@ -270,7 +270,7 @@ def _by_running(
 ) -> list[TensorType] | None:
     if sum(type_.numel() for type_ in inputs) > _MOST or operation(node[0])[1] in _VALUES_DECIDE:
         return None
-    session = _session(node, tuple((t.dtype, t.rank) for t in inputs), None)
+    session = _session(node, tuple(_kind(t.dtype, t.shape) for t in inputs), None)
     if session is None:
         return None
     rng = np.random.default_rng(0)
@@ -319,7 +319,7 @@ def run(node: Frozen, types: Sequence[TensorType], id: str, *inputs: Tensor) -> 
 
 def check_runs(node: Frozen, types: Sequence[TensorType], inputs: Sequence[TensorType], id: str) -> None:
     """ConversionError where onnxruntime cannot run the node."""
-    if _session(node, tuple((t.dtype, t.rank) for t in inputs), tuple(t.dtype for t in types)) is None:
+    if _session(node, tuple(_kind(t.dtype, t.shape) for t in inputs), tuple(t.dtype for t in types)) is None:
         domain, op_type, _ = operation(node[0])
         raise ConversionError(
             f"{id} is the ONNX operation {op_type}{f' of the domain {domain}' if domain else ''}, which neither torch "
@@ -331,7 +331,7 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, node: Frozen, dtypes: tuple[DType, ...], id: str, *inputs: Tensor) -> tuple[Tensor, ...]:
         ctx.id, ctx.target = id, node[0]
-        session = _session(node, tuple((_OURS[x.dtype], x.ndim) for x in inputs), dtypes)
+        session = _session(node, tuple(_kind(_OURS[x.dtype], x.shape) for x in inputs), dtypes)
         if session is None:
             raise ConversionError(f"{id} cannot be run: onnxruntime does not know {node[0]}")
         feeds = {
@@ -361,9 +361,17 @@ def _alone(node: Frozen, count: int) -> tuple[onnx.NodeProto, list[str]]:
     return decode(node, names, [f"y{i}" for i in range(sum(node[1][1]))]), names
 
 
+_Kind = tuple[DType, tuple[int | None, ...]]
+
+
+def _kind(dtype: DType, shape: Sequence[int | Batch]) -> _Kind:
+    """What onnxruntime is told of an input: how long a list is, which may be one of sizes, and the rank of others."""
+    return dtype, tuple(d if len(shape) == 1 and isinstance(d, int) else None for d in shape)
+
+
 @lru_cache(maxsize=1024)
 def _session(
-    node: Frozen, inputs: tuple[tuple[DType, int], ...], outputs: tuple[DType, ...] | None
+    node: Frozen, inputs: tuple[_Kind, ...], outputs: tuple[DType, ...] | None
 ) -> onnxruntime.InferenceSession | None:
     """Onnxruntime on the node alone; None where it cannot. ``outputs`` None: whatever types they have."""
     domain, _, opset = operation(node[0])
@@ -373,8 +381,8 @@ def _session(
         [proto],
         "node",
         [
-            helper.make_tensor_value_info(name, ONNX_DTYPES[dtype], [None] * rank)
-            for name, (dtype, rank) in zip(names, inputs, strict=True)
+            helper.make_tensor_value_info(name, ONNX_DTYPES[dtype], shape)
+            for name, (dtype, shape) in zip(names, inputs, strict=True)
         ],
         [
             helper.make_tensor_value_info(name, ONNX_DTYPES[dtype], None) if dtype else onnx.ValueInfoProto(name=name)

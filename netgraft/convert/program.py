@@ -390,8 +390,8 @@ def _memory(tensor: Tensor) -> tuple[object, ...]:
 
 def _changes(buffer: str) -> SourceError:
     return SourceError(
-        f"it changes its buffer {buffer!r} as it runs, which a graph cannot hold; let it do so in training only, or return "
-        "the new value and keep it outside"
+        f"it changes its buffer {buffer!r} as it runs, which a graph cannot hold; let it do so in training only, or "
+        "return the new value and keep it outside"
     )
 
 
