@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from netgraft import console as screen
-from netgraft.errors import DataError, OptionError
+from netgraft.errors import OptionError
 from netgraft.search.tabular import ALGORITHMS, Setting, simulate
-from netgraft.spaces.tabular import SPACES, tabular
+from netgraft.spaces.tabular import SPACES, Benchmark, tabular
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -30,7 +30,8 @@ Data = Annotated[
     list[Path],
     typer.Option(
         help="a folder of NATS-Bench in fast mode (such as NATS-tss-v1_0-3ffb9-simple), or parquet files or a folder "
-        "of them, with a column arch and columns like cifar10_valid_acc_12ep",
+        "of them, with a column arch and columns like cifar10_valid_acc_12ep; beside it or alone "
+        "HW-NAS-Bench-v1_0.pickle, for what architectures take on devices",
         show_default=False,
     ),
 ]
@@ -112,7 +113,31 @@ def query(
     """Say everything that a table knows of one architecture."""
     table = tabular(space, data)
     which = int(arch) if re.fullmatch(r"0|[1-9]\d*", arch) and arch not in table else arch
-    index = table.index(which)
+    spelling = table.spelling(which)
+    rows: list[tuple[str, ...]] = []
+    if spelling in table:
+        rows = _trained(table, table.index(spelling))
+    elif not table.prices:
+        table.index(spelling)  # nothing is known of it: says so
+    for metric, cost in table.costs(spelling).items():
+        rows.append((metric, f"{cost:,.0f}" if metric in _COUNTED else f"{cost:.6g}{_unit(metric)}"))
+    console.print(screen.columns(spelling, ("", "value"), rows))
+    others = [other for other in table.equals(spelling) if other != spelling] if spelling in table else []
+    if others:
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        console.print(f"computes the same as {shown}", markup=False, soft_wrap=True)
+
+
+_COUNTED = ("macs", "parameters")
+_UNITS = {"latency": " ms", "energy": " mJ", "intensity": " operations/byte"}
+
+
+def _unit(metric: str) -> str:
+    return _UNITS.get(metric.partition("@")[0], "")
+
+
+def _trained(table: Benchmark, index: int) -> list[tuple[str, ...]]:
+    """What is known of the trainings of an architecture."""
     rows: list[tuple[str, ...]] = [("index", str(index))]
     for training in table.labels.trainings:
         if (mean := table.labels.accuracy(index, training, None, None)) is not None:
@@ -121,17 +146,7 @@ def query(
             seconds = table.labels.seconds(index, training, None)
             if seconds is not None:
                 rows.append((f"{training}: time", f"{seconds:,.1f} s"))
-    for metric in dict.fromkeys([*table.space.counts(table.arch(index)), *table.labels.metrics]):
-        try:
-            cost = table.cost(index, metric)
-        except DataError:
-            continue
-        rows.append((metric, f"{cost:.4g} ms" if "latency" in metric else f"{cost:,.0f}"))
-    console.print(screen.columns(table.arch(index), ("", "value"), rows))
-    others = [other for other in table.equals(index) if other != table.arch(index)]
-    if others:
-        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
-        console.print(f"computes the same as {shown}", markup=False, soft_wrap=True)
+    return rows
 
 
 def _progress() -> Progress:

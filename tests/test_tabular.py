@@ -231,7 +231,7 @@ def test_graphs_of_elsewhere_are_refused(table: Benchmark) -> None:
     ("ask", "message"),
     [
         (lambda t: t.accuracy("|none|"), "is no cell of NAS-Bench-201"),
-        (lambda t: t.accuracy(15_625), "0 to 15624"),
+        (lambda t: t.accuracy(15_625), "architectures 0 to 15624"),
         (lambda t: t.accuracy(0, "cifar10", "valid", 200), "it has: cifar10 test after 200 epochs"),
         (lambda t: t.accuracy(0, "cifar10", trial=1), "was trained 1 times"),
         (lambda t: t.accuracy(0, "cifar10", at=3), "at epoch 3"),
@@ -245,12 +245,12 @@ def test_what_the_table_does_not_have(table: Benchmark, ask: object, message: st
         ask(table)
 
 
-def nats_folder(folder: Path, archs: list[str], record: object) -> Path:
+def nats_folder(folder: Path, archs: list[str], record: object, ending: str = ".pbz2") -> Path:
     """A folder as NATS-Bench's own code writes one."""
     folder.mkdir()
     meta = {"meta_archs": archs, "total_archs": len(archs), "arch2infos": None, "evaluated_indexes": set()}
-    (folder / "meta.pbz2").write_bytes(bz2.compress(pickle.dumps(meta, protocol=4)))
-    (folder / "000000.pbz2").write_bytes(bz2.compress(pickle.dumps(record, protocol=4)))
+    (folder / f"meta{ending}").write_bytes(bz2.compress(pickle.dumps(meta, protocol=4)))
+    (folder / f"000000{ending}").write_bytes(bz2.compress(pickle.dumps(record, protocol=4)))
     return folder
 
 
@@ -271,9 +271,10 @@ def record(arch: str) -> dict[str, object]:
     return collections.OrderedDict({"02": state})
 
 
-def test_a_folder_of_nats_bench(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", [".pickle.pbz2", ".pbz2"])  # the package's own, and that of older copies
+def test_a_folder_of_nats_bench(tmp_path: Path, ending: str) -> None:
     archs = list(families.nasbench201_cells())
-    table = tabular("nats-tss", nats_folder(tmp_path / "nats", archs, record(archs[0])))
+    table = tabular("nats-tss", nats_folder(tmp_path / "nats", archs, record(archs[0]), ending))
     assert table.accuracy(0, split="valid", epochs=2) == 31.5
     assert table.accuracy(0, split="valid", epochs=2, at=1) == 20.0
     assert table.simulate(0, epochs=2).seconds == 5.5
@@ -355,6 +356,9 @@ def test_folders_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str
         tabular("nats-tss", tmp_path / "bomb")
     with pytest.raises(DataError, match="does not exist"):
         tabular("nats-tss", tmp_path / "nowhere")
+    (tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2").touch()
+    with pytest.raises(DataError, match=r"one large file.*take its archive"):
+        tabular("nats-tss", tmp_path / "NATS-tss-v1_0-3ffb9.pickle.pbz2")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds neither"):
         tabular("nats-tss", tmp_path / "empty")

@@ -68,6 +68,16 @@ def read_pickle(data: bytes, classes: Collection[str]) -> Any:
     raise SourceError("is no pickle, or a damaged one (it ends early)")
 
 
+def array_of(record: Record) -> np.ndarray[Any, Any]:
+    """The array in a record that :func:`read_pickle` made of one of numpy's; TypeError for any other record, and for
+    arrays of anything but numbers.
+    """
+    if not record.kind.endswith(".multiarray._reconstruct") or not isinstance(record.state, tuple):
+        raise TypeError(f"expected an array, found {record.kind}")
+    _, shape, kind, by_columns, raw = record.state
+    return np.frombuffer(raw, dtype=_number_type(kind)).reshape(shape, order="F" if by_columns else "C")
+
+
 class _Machine:
     """The stack, the marks on it and the memory of an unpickler."""
 
@@ -176,8 +186,14 @@ def _made(name: str, arguments: tuple[Any, ...]) -> Any:
     if not name.endswith(".multiarray.scalar"):
         return Record(name, arguments)
     kind, raw = arguments
+    return np.frombuffer(raw, dtype=_number_type(kind), count=1)[0].item()
+
+
+def _number_type(kind: Any) -> np.dtype[Any]:
+    """The type that numpy gives a number, from the record of one."""
     code = _of(Record, kind).arguments[0]
     order = kind.state[1] if kind.state else "="
     if not (re.fullmatch(r"[fiu][1248]|b1", code) and order in ("<", ">", "=", "|")):
         raise TypeError(f"expected a number, found numpy's {code}")
-    return np.frombuffer(raw, dtype=np.dtype(code).newbyteorder(order), count=1)[0].item()
+    found: np.dtype[Any] = np.dtype(code).newbyteorder(order)
+    return found

@@ -18,8 +18,9 @@ from netgraft.errors import DataError, OptionError, unknown
 from .benchmark import Benchmark, Observation, Space
 from .chains import FBNET, MACRO
 from .choices import Choices, Decisions
+from .hardware import Price, prices
 from .labels import Columns, Labels, Training, columns_of, plausible
-from .nats import META, NatsFiles
+from .nats import NatsFiles, meta_of
 from .size import SIZE
 from .topology import TOPOLOGY
 
@@ -31,6 +32,7 @@ __all__ = [
     "Decisions",
     "Labels",
     "Observation",
+    "Price",
     "Space",
     "Training",
     "plausible",
@@ -52,25 +54,42 @@ def tabular(name: str, data: str | Path | Sequence[str | Path]) -> Benchmark:
     """The benchmark of a space, with the measurements in ``data``.
 
     ``name``: ``nats-tss`` (NAS-Bench-201's cells), ``nats-sss``, ``nasbench-macro`` or ``fbnet``. ``data``: a folder of
-    NATS-Bench in fast mode (one ``000011.pbz2`` an architecture, read without unpickling, as they are asked for), a
-    folder of parquet files, or parquet files, with the columns that :func:`.labels.columns_of` describes. The project
+    NATS-Bench in fast mode (one ``000011.pickle.pbz2`` an architecture, read without unpickling, as they are asked
+    for), or parquet files, or a folder of these, with the columns that :func:`.labels.columns_of` describes; beside
+    either, or alone, ``HW-NAS-Bench-v1_0.pickle`` for the costs that :func:`.hardware.prices` describes. The project
     ships no table: data under other licences stays with those who publish it. DataError says what is wrong with a file.
     """
     chosen = space(name)
-    paths = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
-    missing = next((path for path in paths if not path.exists()), None)
+    given = [Path(data)] if isinstance(data, str | Path) else [Path(path) for path in data]
+    missing = next((path for path in given if not path.exists()), None)
     if missing is not None:
         raise DataError(
-            f"{missing} does not exist; {name} needs a folder of NATS-Bench in fast mode, or parquet files with a "
-            "column arch"
+            f"{missing} does not exist; {name} needs a folder of NATS-Bench in fast mode, parquet files with a column "
+            "arch, or HW-NAS-Bench-v1_0.pickle"
         )
     archs = list(chosen.members()) if chosen.members else None
-    if len(paths) == 1 and (paths[0] / META).exists():
+    whole = next((path for path in given if path.is_file() and path.name.endswith(".pbz2")), None)
+    if whole is not None:
+        raise DataError(
+            f"{whole} is NATS-Bench's one large file, which takes tens of GB of memory; take its archive, "
+            "NATS-tss-v1_0-3ffb9-simple.tar or NATS-sss-v1_0-50262-simple.tar, and name the folder in it"
+        )
+    costs: dict[str, Price] = {}
+    paths = [path for path in given if path.suffix not in _PICKLES]
+    for path in given:
+        if path not in paths:
+            costs |= prices(path, name, archs or ())
+    if not paths:
+        return Benchmark(chosen, archs or [], Columns({}), costs)
+    if len(paths) == 1 and meta_of(paths[0]):
         if archs is None or name not in (TOPOLOGY.name, SIZE.name):
             raise DataError(f"{paths[0]} is a folder of NATS-Bench, which has no {name}")
-        return Benchmark(chosen, archs, NatsFiles(paths[0], archs))
+        return Benchmark(chosen, archs, NatsFiles(paths[0], archs), costs)
     files = [file for path in paths for file in (sorted(path.glob("*.parquet")) if path.is_dir() else [path])]
     if not files:
-        raise DataError(f"{paths[0]} holds neither {META} nor a parquet file")
+        raise DataError(f"{paths[0]} holds neither a meta.pickle.pbz2 of NATS-Bench nor a parquet file")
     number = None if archs is None else {arch: i for i, arch in enumerate(archs)}
-    return Benchmark(chosen, *columns_of(files, number))
+    return Benchmark(chosen, *columns_of(files, number), costs)
+
+
+_PICKLES: Final = (".pickle", ".pkl")

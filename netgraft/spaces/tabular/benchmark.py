@@ -14,6 +14,7 @@ from netgraft.ir import Graph, Node, Value
 from netgraft.spaces.families import Family
 
 from .choices import Choices
+from .hardware import Price
 from .labels import Labels, Training
 
 Clock = Callable[[str, Training], float | None]
@@ -70,10 +71,13 @@ class Benchmark:
     An architecture is named by its index, by its arch or by its network (a graph; the arch with the same digest is
     looked for, among those that it could be). ``dataset`` is cifar10, cifar100 or imagenet16-120, ``split`` valid or
     test; ``epochs`` is how long a network was trained, the longest where None. What was not measured is a DataError.
+    ``prices`` are costs that follow from an arch, whether or not the table lists it, by metric.
     """
 
-    def __init__(self, space: Space, archs: Sequence[str], labels: Labels) -> None:
-        self.space, self.archs, self.labels = space, archs, labels
+    def __init__(
+        self, space: Space, archs: Sequence[str], labels: Labels, prices: Mapping[str, Price] | None = None
+    ) -> None:
+        self.space, self.archs, self.labels, self.prices = space, archs, labels, prices or {}
         self._number = {arch: i for i, arch in enumerate(archs)}
         self._found: dict[str, str] = {}
 
@@ -95,17 +99,25 @@ class Benchmark:
 
     def index(self, which: Which) -> int:
         """The index of an architecture."""
-        if isinstance(which, int | np.integer):
-            if not 0 <= which < len(self):
-                raise DataError(f"{self.name} has architectures 0 to {len(self) - 1}, not {which}")
-            return int(which)
-        arch = which if isinstance(which, str) else self._arch_of(which)
-        if not isinstance(which, str) and arch not in self._number:  # perhaps another spelling of the same
-            arch = next(iter(self._classes.get(self.space.function(arch), ())), arch)
+        arch = self.spelling(which)
         if arch not in self._number:
-            self.space.choices.read(arch)  # says what is wrong with it, if anything is
             raise DataError(f"the table of {self.name} does not hold {arch}")
         return self._number[arch]
+
+    def spelling(self, which: Which) -> str:
+        """The arch of an architecture of the space, whether or not the table holds it; SourceError for any other."""
+        if isinstance(which, int | np.integer):
+            if not 0 <= which < len(self):
+                holds = f"architectures 0 to {len(self) - 1}" if self.archs else "no list of architectures"
+                raise DataError(f"{self.name} has {holds}, not {which}")
+            return self.archs[int(which)]
+        arch = which if isinstance(which, str) else self._arch_of(which)
+        if arch in self._number:
+            return arch
+        if not isinstance(which, str):  # perhaps another spelling of the same
+            return next(iter(self._classes.get(self.space.function(arch), ())), arch)
+        self.space.choices.read(arch)  # says what is wrong with it, if anything is
+        return arch
 
     def arch(self, which: Which) -> str:
         """The arch of an architecture."""
@@ -163,19 +175,34 @@ class Benchmark:
         return found
 
     def cost(self, which: Which, metric: str) -> float:
-        """``macs``, ``parameters``, ``latency`` (ms) or ``latency@DEVICE`` (ms), as the benchmark counts them."""
-        index = self.index(which)
-        if metric in self.labels.metrics:
-            found = self.labels.cost(index, metric)
+        """``macs``, ``parameters``, ``latency`` (ms), ``latency@DEVICE`` (ms) or what else the benchmark has."""
+        arch = self.spelling(which)
+        found = self._cost(arch, metric)
+        if found is not None:
+            return found
+        if metric in self._metrics(arch):
+            self.index(arch)  # says so where the table does not hold it at all
+            raise DataError(f"the table of {self.name} has no {metric} of {arch}")
+        raise DataError(f"the table of {self.name} has no {metric!r}; it has: {', '.join(self._metrics(arch))}")
+
+    def costs(self, which: Which) -> dict[str, float]:
+        """Every cost that is known of an architecture."""
+        arch = self.spelling(which)
+        found = ((metric, self._cost(arch, metric)) for metric in self._metrics(arch))
+        return {metric: cost for metric, cost in found if cost is not None}
+
+    def _metrics(self, arch: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.space.counts(arch), *self.labels.metrics, *self.prices]))
+
+    def _cost(self, arch: str, metric: str) -> float | None:
+        """What was measured, or else what follows from the arch."""
+        if metric in self.labels.metrics and arch in self._number:
+            found = self.labels.cost(self._number[arch], metric)
             if found is not None:
                 return found
-        counts = self.space.counts(self.archs[index])
-        if metric in counts:
-            return counts[metric]
-        if metric in self.labels.metrics:
-            raise DataError(f"the table of {self.name} has no {metric} of {self.archs[index]}")
-        has = ", ".join(dict.fromkeys([*counts, *self.labels.metrics]))
-        raise DataError(f"the table of {self.name} has no {metric!r}; it has: {has}")
+        if metric in self.prices:
+            return self.prices[metric](arch)
+        return self.space.counts(arch).get(metric)
 
     def simulate(
         self,

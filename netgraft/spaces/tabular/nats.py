@@ -1,4 +1,8 @@
-"""NATS-Bench's own files in fast mode: a folder with one bz2-compressed pickle an architecture, read as data."""
+"""NATS-Bench's own files in fast mode: a folder with one bz2-compressed pickle an architecture, read as data.
+
+The package ``nats_bench`` writes and looks for ``000011.pickle.pbz2`` and ``meta.pickle.pbz2``, and older copies of the
+benchmark have ``000011.pbz2`` and ``meta.pbz2``: both are read.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,8 @@ from netgraft.errors import DataError, SourceError
 
 from .labels import Training
 
-META: Final = "meta.pbz2"
+_META: Final = ("meta.pickle.pbz2", "meta.pbz2")
+_FILE: Final = re.compile(r"0*(\d+)(\.pickle)?\.pbz2")
 _LARGEST: Final = 256 << 20  # bytes of one file unpacked: hundreds of times what one is
 
 # Data and split of the search, and what the files call the data and the evaluation. CIFAR-10's validation accuracy is
@@ -47,15 +52,17 @@ class NatsFiles:
     metrics: Sequence[str] = tuple(_COSTS)
 
     def __init__(self, folder: Path, archs: Sequence[str]) -> None:
-        """``folder`` must hold ``meta.pbz2`` and list the same ``archs``; DataError says what is missing."""
+        """``folder`` must list the same ``archs`` in its meta file; DataError says what is missing."""
         self.folder, self._archs = folder, archs
-        meta = _read(folder / META)
+        listed = meta_of(folder) or folder / _META[0]
+        meta = _read(listed)
         if not isinstance(meta, dict) or meta.get("meta_archs") != list(archs):
-            raise DataError(f"{folder / META} lists other architectures than this space has")
-        self.indices = frozenset(int(p.name[:-5]) for p in folder.glob("*.pbz2") if re.fullmatch(r"\d+\.pbz2", p.name))
+            raise DataError(f"{listed} lists other architectures than this space has")
+        self._files = {int(match[1]): path for path in folder.iterdir() if (match := _FILE.fullmatch(path.name))}
+        self.indices = frozenset(self._files)
         """Which architectures the folder holds."""
         if not self.indices:
-            raise DataError(f"{folder} holds no architecture, as 000011.pbz2 would be one")
+            raise DataError(f"{folder} holds no architecture, as 000011.pickle.pbz2 would be one")
         # A file takes 60 ms to decode, and 2 MB once decoded. Searches ask for the ends of trainings of all of them,
         # again and again: these are kept, a few kB each; of the rest just what was asked for last.
         self._record = lru_cache(maxsize=16)(self._read_record)
@@ -116,7 +123,7 @@ class NatsFiles:
         return [entry["all_results"][name, seed] for seed in entry["dataset_seed"].get(name, ())]
 
     def _file(self, index: int) -> Path:
-        return self.folder / f"{index:06d}.pbz2"
+        return self._files.get(index, self.folder / f"{index:06d}.pickle.pbz2")
 
     def _read_record(self, index: int) -> dict[str, Any]:
         record = _read(self._file(index))
@@ -138,6 +145,11 @@ def _seconds(runs: Sequence[Mapping[str, Any]], training: Training, at: int) -> 
     timed = [run for run in runs if name in run["eval_times"] and run["train_times"]]
     spent = [float(sum(run["train_times"][e] for e in range(at)) + run["eval_times"][name]) for run in timed]
     return sum(spent) / len(spent) if spent else None
+
+
+def meta_of(folder: Path) -> Path | None:
+    """The file that makes a folder one of NATS-Bench, if there is one."""
+    return next((path for name in _META if (path := folder / name).exists()), None)
 
 
 @contextmanager
