@@ -3,8 +3,8 @@
     python benchmarks/latency_truth.py measure --out truth.jsonl [--seed 1]
     python benchmarks/latency_truth.py report truth.jsonl --collection zoo.table.part
 
-``measure`` takes about 300 networks (networks of the zoo in narrow widths and for small images, random children of
-these, and of a few parents two dozen children each) beside a ResNet-20, in onnxruntime on one thread, with fresh
+``measure`` takes more than 300 networks (networks of the zoo in narrow widths and for small images, random children of
+these, and of a few parents 32 children each) beside a ResNet-20, in onnxruntime on one thread, with fresh
 sessions that take turns; it goes on where it was stopped. ``report`` fits tables to a collection of ``netgraft table
 build`` (its .part file) and prints how close each predictor comes.
 
@@ -13,12 +13,17 @@ fitted without all networks of the zoo file that the network (or its ancestor) c
 collection*: by all of it, which holds other sizes and other children of some of the architectures.
 FLOPs, parameters, memory and the analytic estimate are turned into milliseconds by one factor each (the median quotient
 over all networks), the tables by how fast the reference runs now: what they are off beyond that is their own fault.
+
+*as in a run*: a search measures its original and some children, and corrects its estimate by them
+(:class:`netgraft.recipes.clock.Correction`). Here the parent and its first children of each group are measured, and the
+rest of the group estimated: what was measured is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,10 +39,11 @@ from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import activation_memory, flops, latency_estimate, parameters
 from netgraft.costs.measured import compare
 from netgraft.costs.tables import Table, fitted
-from netgraft.costs.tables.kernels import kernels
+from netgraft.costs.tables.kernels import Key, kernels
 from netgraft.costs.tables.observed import Observed
 from netgraft.errors import NetgraftError
 from netgraft.ir import untrained
+from netgraft.recipes.clock import Correction
 from netgraft.recipes.optimize import default_mutations
 from netgraft.recipes.table import AT_ONCE, LONGEST, REFERENCE, SECONDS, Drawn, around, batched, collection, descendant
 
@@ -54,6 +60,8 @@ ZOO = 24
 """Networks of the zoo that take part, drawn at random: reading one takes several times as long as measuring it."""
 PARTS = 4
 SHARP = 0.1
+FIRST = 8
+"""Children that a run has measured before it is asked about others."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -75,7 +83,8 @@ def networks(seed: int, children: int) -> Iterator[tuple[str, Drawn]]:
 
 
 def measure(out: Path, seed: int, children: int) -> None:
-    """Measures what ``out`` does not hold yet."""
+    """Measures what ``out`` does not hold yet, and says how long a network takes."""
+    started, count = time.monotonic(), 0
     done = {line["digest"] for line in _lines(out)}
     reference = to_onnx(sources.load(REFERENCE))
 
@@ -119,7 +128,13 @@ def measure(out: Path, seed: int, children: int) -> None:
                 }
                 file.write(json.dumps(line) + "\n")
                 file.flush()
-                print(f"{found.name}: {ratio.ratio:.3f} of the reference's {ratio.baseline_ms:.3f} ms", flush=True)
+                count += 1
+                each = (time.monotonic() - started) / count
+                print(
+                    f"{count}, {each:.1f} s each: {found.name}: {ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of "
+                    f"the reference's {ratio.baseline_ms:.3f} ms",
+                    flush=True,
+                )
 
 
 def report(truth: Path, journal: Path) -> None:
@@ -165,6 +180,7 @@ def report(truth: Path, journal: Path) -> None:
         print("| predictor | Spearman | median error | 90 % | bias |\n|---|---|---|---|---|")
         for name, values in predicted.items():
             print(f"| {name} | {_row(values[members], measured[members])} |")
+    _as_in_a_run(lines, predicted, measured)
     inside = _inside(whole, lines, measured / scale)
     print(f"\nthe table's 90 % interval holds the measured time of {inside:.0%} of the networks (whole collection)")
     worst = np.argsort(-np.abs(np.log(predicted["table, unseen family"] / measured)))[:8]
@@ -172,6 +188,30 @@ def report(truth: Path, journal: Path) -> None:
         "furthest off (unseen family): "
         + "; ".join(f"{lines[i]['name']} {unseen[i]:.3f} for {measured[i]:.3f} ms" for i in worst)
     )
+
+
+def _as_in_a_run(lines: Sequence[Mapping[str, Any]], predicted: Mapping[str, Floats], measured: Floats) -> None:
+    """Prints how far estimates are right that the parent and a few children of each group have corrected."""
+    siblings: dict[str, list[int]] = {}
+    for i, line in enumerate(lines):
+        siblings.setdefault(line["group"], []).append(i)
+    asked: list[int] = []
+    names = ("analytic estimate", "table, whole collection", "table, unseen family")
+    corrected = {name: predicted[name].copy() for name in names}
+    for group, members in siblings.items():
+        known = members[: 1 + FIRST] if group.startswith("children of ") else []
+        asked += members[len(known) :]
+        for name in names if known else ():
+            values, parent = predicted[name], known[0]
+            shares = tuple(values[i] / values[parent] for i in known)
+            learned = Correction(shares, tuple(measured[i] / measured[parent] for i in known))
+            for i in members[len(known) :]:
+                corrected[name][i] = measured[parent] * learned(values[i] / values[parent])[0]
+    print(f"\nas in a run, each parent and {FIRST} of its children measured: {len(asked)} other networks\n")
+    print("| predictor | Spearman | median error | 90 % | bias |\n|---|---|---|---|---|")
+    for name in names:
+        print(f"| {name} | {_row(predicted[name][asked], measured[asked])} |")
+        print(f"| {name}, corrected | {_row(corrected[name][asked], measured[asked])} |")
 
 
 def _row(predicted: Floats, measured: Floats) -> str:
@@ -194,7 +234,7 @@ def _inside(table: Table, lines: Sequence[Mapping[str, Any]], measured: Floats) 
     return float(np.mean([one.low <= ms <= one.high for one, ms in zip(found, measured, strict=True)]))
 
 
-def _keys(line: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+def _keys(line: Mapping[str, Any]) -> list[Key]:
     return [(kind, tuple(sizes)) for kind, sizes in line["kernels"]]
 
 
@@ -221,7 +261,7 @@ def main() -> None:
     first = commands.add_parser("measure")
     first.add_argument("--out", type=Path, required=True)
     first.add_argument("--seed", type=int, default=1)
-    first.add_argument("--children", type=int, default=24, help="children of each of the parents")
+    first.add_argument("--children", type=int, default=32, help="children of each of the parents")
     second = commands.add_parser("report")
     second.add_argument("truth", type=Path)
     second.add_argument("--collection", type=Path, required=True)

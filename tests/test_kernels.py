@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from networks import randomised
 
@@ -68,6 +72,15 @@ def padded(add: Add, x: Value) -> Value:
     return add("max_pool2d", conv(add, add("pad", conv(add, x), pads=(1, 1, 1, 1))), kernel=(2, 2), stride=(2, 2))
 
 
+def branches(add: Add, x: Value) -> Value:
+    """A pool and convolutions read a value in the plain layout, each behind an activation of its own."""
+    y = add("concat", conv(add, x, 20), conv(add, x, 12), dim=1)
+    window = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1)}
+    pooled = [add("max_pool2d", y, **window), add("avg_pool2d", add("identity", y), **window)]
+    convolved = [conv(add, add("relu", y), 16, size) for size in (1, 3)]
+    return conv(add, add("concat", *pooled, *convolved, dim=1), 16, 1)
+
+
 def both(add: Add, x: Value) -> Value:
     """Two activated convolutions: the addition stays a kernel of its own."""
     return conv(add, add("relu", add("add", add("relu6", conv(add, x)), add("leaky_relu", conv(add, x)))))
@@ -99,6 +112,7 @@ CASES = {
     "pre-activation": graph_of(16, pre_activated),
     "padding": graph_of(16, padded),
     "both activated": graph_of(16, both),
+    "branches that begin alike": graph_of(16, branches),
     **{f"over {sides} sides": over(sides) for sides in (1, 2, 3)},
 }
 
@@ -131,6 +145,23 @@ def agree(graph: Graph) -> None:
     assert [part for part in found.strange if part.operation != "Transpose"] == []
     assert [row for row in found.rows if not row.runs and not row.kind.startswith("copy.")] == []
     assert sum(row.runs for row in found.rows) == len(parts) - len(found.strange)
+    in_blocks = [n.op_type for nodes in optimised(graph) for n in nodes if n.domain == "com.microsoft.nchwc"]
+    kinds = [kernel.kind for kernel in kernels(graph)]
+    assert in_blocks.count("Conv") == sum(k.startswith("conv.") and k not in PLAIN for k in kinds)
+    assert sum("Pool" in op for op in in_blocks) == sum(k.startswith("pool.blocked") for k in kinds)
+
+
+PLAIN = ("conv.plain", "conv.transposed")
+
+
+def optimised(graph: Graph) -> Iterator[Any]:
+    """The nodes of the graph that onnxruntime runs."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    with TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder, "optimised.onnx"))
+        ort.InferenceSession(to_onnx(randomised(graph)), options, providers=["CPUExecutionProvider"])
+        yield onnx.load(options.optimized_model_filepath).graph.node
 
 
 def test_sizes_are_what_their_names_say() -> None:

@@ -24,6 +24,8 @@ from netgraft.errors import MeasureError
 from netgraft.ir import Graph, Node, TensorType, Value
 from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 
+from .twins import NOTHING, once
+
 BLOCK: Final = 16
 """Channels in a block of the blocked layout."""
 ALIGNED: Final = 4
@@ -71,8 +73,6 @@ _FUSED_BLOCKED: Final = {"relu": 1, "sigmoid": 2, "tanh": 2, "hardswish": 2}
 # What is computed on blocks as they are.
 _ANY_LAYOUT: Final = frozenset({"relu", "sigmoid", "tanh", "hardsigmoid", "hardswish", "silu", "gelu"})
 _GEMM_FUSED: Final = frozenset({"relu", "leaky_relu", "sigmoid", "tanh"})
-# Nothing is left of these.
-_NOTHING: Final = frozenset({"identity", "dropout", "dropout2d", "drop_path", "constant"})
 _POOLS: Final = {
     **{f"max_pool{sides}d": 0 for sides in (1, 2, 3)},
     **{f"avg_pool{sides}d": 1 for sides in (1, 2, 3)},
@@ -95,9 +95,13 @@ _POINTWISE: Final = frozenset(
 def kernels(graph: Graph) -> tuple[Kernel, ...]:
     """The kernels in an order in which they can run; counted once for a graph."""
     if "kernels" not in graph.notes:
-        graph.notes["kernels"] = tuple(_Engine(graph).run())
-    found: tuple[Kernel, ...] = graph.notes["kernels"]
-    return found
+        graph_once, twins = once(graph)
+        found = _Engine(graph_once).run()
+        if twins:  # the engine keeps the name of any of them
+            found = [replace(k, nodes=(*(t for node in k.nodes for t in twins.get(node, ())), *k.nodes)) for k in found]
+        graph.notes["kernels"] = tuple(found)
+    kept: tuple[Kernel, ...] = graph.notes["kernels"]
+    return kept
 
 
 class _Engine:
@@ -122,7 +126,7 @@ class _Engine:
         for node in self.graph:
             if node.id not in self.live:
                 continue
-            if node.op in _NOTHING:
+            if node.op in NOTHING:
                 if node.inputs:
                     self.rename(node.value(), node.inputs[0])
             elif node.id not in self.done:
@@ -150,7 +154,7 @@ class _Engine:
             users = [user for user in self.graph.users.get(value, ()) if user.id in self.live]
             if len(users) != 1 or value in self.graph.outputs:
                 return None
-            if users[0].op not in _NOTHING:
+            if users[0].op not in NOTHING:
                 return users[0] if users[0].inputs.count(value) == 1 else None
             value = users[0].value()
 
@@ -424,9 +428,7 @@ class _Engine:
             even = all(have % n == 0 for have, n in zip(size, out, strict=True))
         else:
             kernel, stride, even = node.attrs["kernel"], node.attrs["stride"], True
-        # What somebody else needs in the plain layout is not put into blocks for a pool's sake.
-        images = len(size) == 2
-        blocked = images and channels % BLOCK == 0 and even and (given in self.blocked or self.uses[given] == 1)
+        blocked = len(size) == 2 and channels % BLOCK == 0 and even
         (self.block if blocked else self.plain)(given)
         kind = "pool.blocked" if blocked else "pool.plain" if even else "pool.uneven"
         if even and prod(out) == 1 and kernel == tuple(size):

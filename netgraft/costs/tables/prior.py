@@ -45,6 +45,9 @@ _ELEMENT: Final = {
     "batch": 0.4,
 }
 _MOST: Final = 0.4
+# The same for each element that a pool's window looks at; in the plain layout onnxruntime (from opset 19 on) computes
+# means one by one.
+_LOOK: Final = {"blocked": 0.04, "max": 0.2, "mean": 2.1, "global": 0.4}
 
 
 def guess(key: Key) -> float:
@@ -97,9 +100,10 @@ def _work(key: Key) -> float:
         case "conv":
             return _convolution(way, sizes)
         case "pool":
-            _, channels, height, width, out_height, out_width, rows, columns, _ = sizes
+            mean, channels, height, width, out_height, out_width, rows, columns, _ = sizes
             looked = channels * out_height * out_width * rows * columns
-            return looked * (0.04 if "blocked" in way else 0.4) + channels * height * width / CALIBRATED.bandwidth
+            each = _LOOK["blocked" if "blocked" in way else "global" if "global" in way else "mean" if mean else "max"]
+            return looked * each + channels * height * width / CALIBRATED.bandwidth
         case "linear":
             rows, inputs, outputs, _ = sizes
             return PRODUCT + max(
