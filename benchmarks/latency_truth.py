@@ -131,8 +131,8 @@ def measure(out: Path, seed: int, children: int) -> None:
                 count += 1
                 each = (time.monotonic() - started) / count
                 print(
-                    f"{count}, {each:.1f} s each: {found.name}: {ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] of "
-                    f"the reference's {ratio.baseline_ms:.3f} ms",
+                    f"{count}, {each:.1f} s each: {found.name}: {ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] "
+                    f"of the reference's {ratio.baseline_ms:.3f} ms",
                     flush=True,
                 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +15,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from netgraft import console as screen
 from netgraft import sources
 from netgraft.console import plain
+from netgraft.costs.measured.engines import engine as engine_named
 from netgraft.costs.tables import SHIPPED, Entry, Table, fitted
 from netgraft.costs.tables.observed import Observed
 from netgraft.errors import MeasureError, OptionError
-from netgraft.recipes.table import REFERENCE, collect, machine
+from netgraft.recipes.table import REFERENCE, collect
 
 console = Console(highlight=False)
 
@@ -46,17 +48,23 @@ def build(
         ),
     ] = "zoo",
     engine: Annotated[str, typer.Option(help="onnxruntime: the one whose kernels can be told apart")] = "onnxruntime",
+    on: Annotated[
+        str | None, typer.Option(help="another machine: a folder that 'netgraft worker' serves, or ssh://host[:port]")
+    ] = None,
     seed: Annotated[int, typer.Option(help="the same seed measures the same networks", min=0)] = 0,
 ) -> None:
-    """Measure kernels on this machine, inside of networks, and write a table. The same command goes on after Ctrl-C.
+    """Measure kernels, inside of networks, on this machine or with --on another, and write a table. The same command
+    goes on after Ctrl-C.
 
-    The zoo takes about an hour of one core. To measure another machine, run it there; it needs a processor with
-    AVX-512, whose kernels are the ones that are known.
+    The zoo takes about an hour of one core. The machine that measures needs a processor with AVX-512, whose kernels are
+    the ones that are known; networks go there, times come back, and only numpy and onnxruntime are needed there.
     """
     if engine != "onnxruntime":
+        engine_named(engine)  # says so where it is none, or not here
         raise OptionError(
-            f"a table is made with onnxruntime, which says what each kernel takes; {engine} measures whole networks: "
-            "'netgraft measure --engine'"
+            "a table needs to know which kernels an engine makes of a network that it never ran, and what it fuses: that "
+            f"is known of onnxruntime only. 'netgraft measure --engine {engine}' measures whole networks; 'netgraft device "
+            f"measure --engine {engine}' learns from 20 of them to estimate all of nats-tss or fbnet"
         )
     if out.is_dir() or not out.parent.is_dir():
         raise OptionError(f"--out {out} is no file that can be written")
@@ -72,7 +80,7 @@ def build(
                 console.print(f"{count} networks measured")
 
         try:
-            observed = collect(spaces.split(","), journal, seed, told)
+            observed, machine = collect(spaces.split(","), journal, seed, told, on)
         except KeyboardInterrupt:
             console.print(
                 f"what was measured is kept in {plain(str(journal))}; the same command goes on", soft_wrap=True
@@ -83,7 +91,7 @@ def build(
                 f"{spaces} has too few networks for a table: {len(observed)}; it takes {FEWEST} (kept in {journal})"
             )
         progress.update(line, description=f"fitting {len(observed)} networks")
-        table = fitted(observed, REFERENCE, engine, _about(spaces))
+        table = fitted(observed, REFERENCE, engine, _about(machine, spaces))
     table.save(out)
     kinds = len({entry.kind for entry in table.entries})
     console.print(
@@ -145,10 +153,10 @@ def _range(values: list[float]) -> str:
     return f"{min(values):.3g} to {max(values):.4g}"
 
 
-def _about(spaces: str) -> dict[str, str]:
+def _about(machine: Mapping[str, str], spaces: str) -> dict[str, str]:
     """What a person wants to know of a table before using it elsewhere."""
     return {
-        **machine(),
+        **machine,
         "setting": "batch 1, one thread, fp32",
         "spaces": spaces,
         "made": datetime.now(UTC).date().isoformat(),

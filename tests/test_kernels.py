@@ -19,7 +19,7 @@ from netgraft import sources
 from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import _MULTIPLYING, flops
 from netgraft.costs.measured.flags import has_avx512
-from netgraft.costs.measured.profile import Profiler
+from netgraft.costs.measured.profile import Profiler, _nodes
 from netgraft.costs.tables.attribution import attribute
 from netgraft.costs.tables.kernels import NAMES, kernels
 from netgraft.costs.tables.prior import _weights, features, guess
@@ -159,9 +159,15 @@ def optimised(graph: Graph) -> Iterator[Any]:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     with TemporaryDirectory() as folder:
-        options.optimized_model_filepath = str(Path(folder, "optimised.onnx"))
+        path = Path(folder, "optimised.onnx")
+        options.optimized_model_filepath = str(path)
         ort.InferenceSession(to_onnx(randomised(graph)), options, providers=["CPUExecutionProvider"])
-        yield onnx.load(options.optimized_model_filepath).graph.node
+        yield (nodes := onnx.load(path).graph.node)
+        # What the profiler reads without the package onnx.
+        tensors = [((tuple(n.input), tuple(n.output)), (n.name, n.op_type)) for n in nodes]
+        assert _nodes(path) == {
+            key: [found for found, other in tensors if other == key] for key in dict.fromkeys(key for _, key in tensors)
+        }
 
 
 def test_sizes_are_what_their_names_say() -> None:

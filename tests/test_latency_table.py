@@ -18,7 +18,7 @@ from test_cli import netgraft
 from test_optimize import NETWORK, PLAN, optimize
 
 from netgraft import table_commands
-from netgraft.costs.measured.flags import has_avx512
+from netgraft.costs.measured.flags import has_avx512, machine
 from netgraft.costs.tables import Table, fitted
 from netgraft.costs.tables.kernels import Kernel, kernels
 from netgraft.costs.tables.observed import Observed, Row
@@ -140,13 +140,13 @@ def test_a_collection_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: 
     drawn = [recipe.Drawn(f"net {n}", "nets", graph) for n, graph in enumerate(graphs)]
     measured: list[str] = []
 
-    def observe(found: Sequence[recipe.Drawn], reference: bytes) -> list[Observed]:
+    def observe(found: Sequence[recipe.Drawn], reference: bytes, bench: recipe.Bench) -> list[Observed]:
         measured.extend(one.name for one in found)
         return [observed(one.graph, one.name) for one in found]
 
     monkeypatch.setattr(recipe, "drawn", lambda space, seed: iter(drawn))
     monkeypatch.setattr(recipe, "observe", observe)
-    monkeypatch.setattr(recipe, "has_avx512", lambda: True)
+    monkeypatch.setattr(recipe, "check_kernels", lambda: None)
     monkeypatch.setattr(recipe, "AT_ONCE", 2)
     monkeypatch.setattr(recipe, "REFERENCE", "family:hiaml?seed=3")
     journal = tmp_path / "my.table.part"
@@ -159,7 +159,8 @@ def test_a_collection_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: 
         recipe.collect(["nets"], journal, on_network=stop)
     with journal.open("a") as file:
         file.write('{"name": "cut off')
-    found = recipe.collect(["nets"], journal)
+    found, where = recipe.collect(["nets"], journal)
+    assert where == machine()
     assert measured == [one.name for one in drawn], "nothing is measured twice"
     assert found == recipe.collection(journal) and len(found) == 4
     with pytest.raises(OptionError, match="other spaces, another seed"):
@@ -167,7 +168,7 @@ def test_a_collection_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: 
     kept = journal.read_bytes()
     for name in ("processor", "system", "onnxruntime"):
         with monkeypatch.context() as patch:
-            other = recipe.machine() | {name: "another"}
+            other = machine() | {name: "another"}
             patch.setattr(recipe, "machine", lambda other=other: other)
             with pytest.raises(OptionError, match="on another machine"):
                 recipe.collect(["nets"], journal)
@@ -245,7 +246,8 @@ def test_the_command_line_shows_and_estimates(table: Table, tmp_path: Path) -> N
     assert code == 0 and "about" in said and "90 % interval" in said
     for arguments, why in [
         (["measure", network, "--table", path, "--threads", 2], "leave out --table"),
-        (["table", "build", "--out", path, "--engine", "torch"], "onnxruntime"),
+        (["table", "build", "--out", path, "--engine", "torch"], "is known of onnxruntime only"),
+        (["table", "build", "--out", path, "--engine", "abacus"], "there is no engine 'abacus'"),
         (["table", "build", "--out", tmp_path], "no file that can be written"),
         (["measure", network, "--table", tmp_path / "none"], "cannot be read"),
     ]:
@@ -265,7 +267,7 @@ def test_what_a_strangers_table_says_is_shown_as_text(table: Table, tmp_path: Pa
 
 
 def test_a_table_of_too_few_networks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table_commands, "collect", lambda *_: [observed(resnet(), "one")])
+    monkeypatch.setattr(table_commands, "collect", lambda *_: ([observed(resnet(), "one")], {}))
     code, said = netgraft("table", "build", "--out", tmp_path / "my.table")
     assert code == 2 and "too few" in said
 

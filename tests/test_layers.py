@@ -147,7 +147,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "device_commands": ("ir.* costs.measured.* devices.* spaces.tabular.*", "numpy typer rich"),
     "bank_commands": ("ir.* segments.* sources console picture", "numpy typer rich"),
     "predictor_commands": ("predictor.* sources console", "typer rich"),
-    "table_commands": ("ir.* costs.tables.* recipes.* sources console", "typer rich"),
+    "table_commands": ("ir.* costs.measured.* costs.tables.* recipes.* sources console", "typer rich"),
     "terminal": (
         "ir.* engine front report.* sources spaces.families.* study tasks.* zoo.* console",
         "torch typer rich",

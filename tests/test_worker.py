@@ -19,10 +19,14 @@ from test_cli import netgraft
 from test_measured import tiny
 
 from netgraft.costs.measured import Latency, Ratio, Variant, compare, jobs, measure, remote
-from netgraft.costs.measured.jobs import Folder, Job, read_answer
-from netgraft.costs.measured.remote import Asked
+from netgraft.costs.measured.flags import has_avx512, machine
+from netgraft.costs.measured.jobs import Folder, Job, read_answer, read_kernels
+from netgraft.costs.measured.profile import profiled
+from netgraft.costs.measured.remote import Asked, ask_kernels
 from netgraft.costs.measured.worker import pack, serve
 from netgraft.errors import MeasureError, OptionError
+from netgraft.recipes import table
+from netgraft.sources import load
 
 NAME = "0123456789abcdef"
 
@@ -30,6 +34,9 @@ NAME = "0123456789abcdef"
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "jobs")
+
+
+needs_avx512 = pytest.mark.skipif(not has_avx512(), reason="tables are made of AVX-512's kernels")
 
 
 def asked(models: int = 1, baseline: bool = True) -> Asked:
@@ -103,6 +110,46 @@ def test_nobody_there_is_said_after_a_while(folder: Folder, monkeypatch: pytest.
     assert not list((folder.path / "new").iterdir()), "the job is taken back"
     with pytest.raises(MeasureError, match=r"there is no folder .*netgraft worker"):
         measure(tiny(), seconds=0, on=str(folder.path / "elsewhere"))
+
+
+@needs_avx512
+def test_kernels_are_timed_there_as_here(folder: Folder, serving: Callable[..., Any]) -> None:
+    models = [tiny(), b"no model", tiny("Sigmoid")]
+    found, where = serving(lambda: ask_kernels(str(folder.path), models, 0))
+    here = profiled(models, 1)
+    assert where == machine()
+    assert [None if parts is None else [replace(p, microseconds=0) for p in parts] for parts in found] == [
+        None if parts is None else [replace(p, microseconds=0) for p in parts] for parts in here
+    ]
+    assert found[1] is None and found[0]
+
+
+@needs_avx512
+def test_a_table_is_made_of_what_another_machine_measures(
+    folder: Folder, tmp_path: Path, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = load("zoo:resnet20?width=0.25&input=3x16x16").graph
+    graphs = [table.resized(graph, size) for size in (8, 16, 24)]
+    drawn = [table.Drawn(f"net {n}", "nets", graph) for n, graph in enumerate(graphs)]
+    monkeypatch.setattr(table, "drawn", lambda space, seed: iter(drawn))
+    monkeypatch.setattr(table, "REFERENCE", "zoo:resnet20?width=0.25&input=3x8x8")
+    monkeypatch.setattr(table, "SECONDS", 0)
+    monkeypatch.setattr(table, "profiled", None)  # nothing is measured here
+    journal = tmp_path / "far.table.part"
+    found, where = serving(lambda: table.collect(["nets"], journal, on=str(folder.path)))
+    assert where == machine() and [one.name for one in found] == ["net 0", "net 1", "net 2"]
+    assert all(one.ratio > 0 and sum(row.microseconds for row in one.kernels) > 0 for one in found)
+    monkeypatch.setattr("netgraft.costs.measured.worker.machine", lambda: {"processor": "another"})
+    with pytest.raises(OptionError, match="on another machine"):
+        serving(lambda: table.collect(["nets"], journal, on=str(folder.path)))
+
+
+def test_a_machine_whose_kernels_nobody_knows_says_so(
+    folder: Folder, serving: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netgraft.costs.measured.profile.has_avx512", lambda: False)
+    with pytest.raises(MeasureError, match=r"the worker of .* says: .* shows no avx512f"):
+        serving(lambda: ask_kernels(str(folder.path), [tiny()], 0))
 
 
 # --- workers ---
@@ -185,8 +232,9 @@ def dead(claim: Path) -> None:
         ({"threads": 1.5}, "threads must be a whole number"),
         ({"seconds": 1e9}, "seconds must be a number from 0 to 3600"),
         ({"seconds": "1"}, "seconds must be a number"),
-        ({"netgraft": 2}, "no job of format 1"),
-        ({"command": "reboot"}, "no job of format 1"),
+        ({"task": "reboot"}, "task must be one of latency, kernels"),
+        ({"netgraft": 1}, "no job of format 2"),
+        ({"command": "reboot"}, "no job of format 2"),
     ],
 )
 def test_a_malformed_job_gets_an_error_for_an_answer(folder: Folder, change: dict[str, Any], message: str) -> None:
@@ -225,12 +273,18 @@ def test_files_that_are_no_jobs_are_left_alone(folder: Folder) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{}", b'{"found": []}', b'{"found": [{}]}', b'{"found": [{"ratio": "1"}]}'],
+    [
+        *(b"", b"[]", b"{}", b'{"found": []}', b'{"found": [{}]}', b'{"found": [{"ratio": "1"}]}'),
+        *(b'{"found": [[{}]], "machine": {}}', b'{"found": [null], "machine": [1]}', b'{"found": [null]}'),
+        b'{"found": [[{"name": "a", "operation": "", "inputs": [], "outputs": [], "microseconds": -1}]],"machine": {}}',
+    ],
 )
 def test_what_is_no_answer_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(MeasureError, match=r"a\.json"):
         read_answer(tmp_path / "a.json", Ratio, 1, "it")
+    with pytest.raises(MeasureError, match=r"a\.json"):
+        read_kernels(tmp_path / "a.json", 1, "it")
 
 
 def test_a_job_survives_its_file(folder: Folder) -> None:
@@ -245,6 +299,8 @@ def test_a_job_survives_its_file(folder: Folder) -> None:
 def test_the_packed_worker_needs_numpy_and_onnxruntime_only(folder: Folder, tmp_path: Path) -> None:
     pack(tmp_path / "worker.pyz")
     folder.submit(NAME, asked().job(folder))
+    kernels = NAME[::-1]
+    folder.submit(kernels, replace(asked().job(folder), task="kernels", baseline=None))
     blocked = tmp_path / "blocked"
     for name in ("torch", "onnx", "scipy", "typer", "rich", "openvino"):
         (blocked / name).mkdir(parents=True)
@@ -255,6 +311,9 @@ def test_the_packed_worker_needs_numpy_and_onnxruntime_only(folder: Folder, tmp_
     assert done.returncode == 0, done.stderr
     assert f"{NAME}: measured" in done.stdout
     assert len(read_answer(folder.path / "done" / f"{NAME}.json", Ratio, 1, "it")) == 1
+    if has_avx512():
+        (parts,), _ = read_kernels(folder.path / "done" / f"{kernels}.json", 1, "it")
+        assert parts
     first = (tmp_path / "worker.pyz").read_bytes()
     pack(tmp_path / "worker.pyz")
     assert (tmp_path / "worker.pyz").read_bytes() == first

@@ -8,10 +8,9 @@ whole collection: so hours in which the machine is slower do no harm.
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,8 +21,10 @@ from netgraft import sources, zoo
 from netgraft.convert.onnx import to_onnx
 from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured import compare
-from netgraft.costs.measured.flags import has_avx512
-from netgraft.costs.measured.profile import Profiler
+from netgraft.costs.measured.flags import machine
+from netgraft.costs.measured.jobs import Kernels
+from netgraft.costs.measured.profile import SESSIONS, check_kernels, profiled
+from netgraft.costs.measured.remote import ask_kernels
 from netgraft.costs.tables.attribution import attribute
 from netgraft.costs.tables.observed import Observed
 from netgraft.errors import GraphError, MeasureError, NetgraftError, OptionError
@@ -39,8 +40,6 @@ LONGEST = 12.0
 """Milliseconds, by the estimate, that a network of a collection may take."""
 SECONDS = 0.3
 """How long, about, each network is measured beside the reference (ten fresh sessions of everything at least)."""
-SESSIONS = 5
-"""Fresh sessions in which each network's kernels are timed."""
 AT_ONCE = 8
 """Networks that are measured beside the same runs of the reference."""
 VARIANTS, CHILDREN, MEMBERS = 3, 4, 40
@@ -129,23 +128,40 @@ def descendant(graph: Graph, mutation: Mutation, rng: np.random.Generator, steps
     return child if child.digest != graph.digest else None
 
 
-def observe(networks: Sequence[Drawn], reference: bytes) -> list[Observed]:
+@dataclass(frozen=True)
+class Bench:
+    """Where networks are measured: on this machine, or on the one that ``on`` names, as for ``netgraft measure --on``.
+
+    ``machine`` is what the times depend on there.
+    """
+
+    on: str | None
+    machine: Mapping[str, str]
+
+    @classmethod
+    def at(cls, on: str | None, reference: bytes) -> Bench:
+        """MeasureError for another machine that does not answer, or that has kernels that nobody here knows."""
+        return cls(on, machine() if on is None else ask_kernels(on, [reference], SECONDS)[1])
+
+    def profiled(self, models: Sequence[bytes]) -> Kernels:
+        """The kernels of networks, as they run there."""
+        if self.on is None:
+            return profiled(models, SESSIONS)
+        return ask_kernels(self.on, models, SECONDS * len(models))[0]
+
+
+def observe(networks: Sequence[Drawn], reference: bytes, bench: Bench) -> list[Observed]:
     """Measure networks whole, beside the reference, and kernel by kernel; those that cannot be run are left out."""
-    runnable: list[tuple[Drawn, Profiler]] = []
+    written: list[tuple[Drawn, bytes]] = []
     for one in networks:
-        try:
-            profiler = Profiler(to_onnx(untrained(one.graph, one.name)))
-            profiler.session()
-        except NetgraftError:  # a child that the engine cannot run tells nothing
-            continue
-        runnable.append((one, profiler))
+        with suppress(NetgraftError):  # a child that cannot be written tells nothing
+            written.append((one, to_onnx(untrained(one.graph, one.name))))
+    parts = bench.profiled([model for _, model in written]) if written else []
+    runnable = [(*one, found) for one, found in zip(written, parts, strict=True) if found is not None]
     if not runnable:
         return []
-    for _ in range(SESSIONS - 1):
-        for _, profiler in runnable:
-            profiler.session()
-    ratios = compare([profiler.model for _, profiler in runnable], reference, seconds=SECONDS * len(runnable))
-    shared = [attribute(one.graph, profiler.parts()) for one, profiler in runnable]
+    ratios = compare([model for _, model, _ in runnable], reference, seconds=SECONDS * len(runnable), on=bench.on)
+    shared = [attribute(one.graph, found) for one, _, found in runnable]
     return [
         Observed(
             name=one.name,
@@ -157,54 +173,39 @@ def observe(networks: Sequence[Drawn], reference: bytes) -> list[Observed]:
             kernels=found.rows,
             strange=sum(part.microseconds for part in found.strange),
         )
-        for (one, _), found, ratio in zip(runnable, shared, ratios, strict=True)
+        for (one, *_), found, ratio in zip(runnable, shared, ratios, strict=True)
     ]
 
 
 def collect(
-    spaces: Sequence[str], journal: Path, seed: int = 0, on_network: Callable[[Observed, int], None] = lambda *_: None
-) -> list[Observed]:
-    """Observe every network of the spaces, and keep each in ``journal`` (JSON lines) as soon as it is measured.
+    spaces: Sequence[str],
+    journal: Path,
+    seed: int = 0,
+    on_network: Callable[[Observed, int], None] = lambda *_: None,
+    on: str | None = None,
+) -> tuple[list[Observed], Mapping[str, str]]:
+    """Observe every network of the spaces, and keep each in ``journal`` (JSON lines) as soon as it is measured; and say
+    what machine measured them: this one, or ``on`` another.
 
     What the journal holds already is not measured again. OptionError for a journal of other spaces, another seed,
     another machine or another onnxruntime; MeasureError on a processor whose kernels are others than those that
     :mod:`~netgraft.costs.tables.kernels` knows.
     """
-    if not has_avx512():
-        raise MeasureError(
-            "a table is made of the kernels that onnxruntime has for AVX-512, in blocks of 16 channels; this processor "
-            "shows no avx512f: 'netgraft measure' measures whole networks on it, 'netgraft device' learns to estimate "
-            "those of a space"
-        )
-    asked = {"netgraft": FORMAT, "spaces": list(spaces), "seed": seed, "reference": REFERENCE, **machine()}
-    known = _begun(journal, asked)
+    if on is None:
+        check_kernels()  # before anything is loaded
     reference = to_onnx(sources.load(REFERENCE))
+    bench = Bench.at(on, reference)
+    asked = {"netgraft": FORMAT, "spaces": list(spaces), "seed": seed, "reference": REFERENCE, **bench.machine}
+    known = _begun(journal, asked)
     with journal.open("a", encoding="utf-8") as file:
         done = {observed.digest for observed in known}
         for group in batched(_unseen(spaces, seed, done), AT_ONCE):
-            for observed in observe(group, reference):
+            for observed in observe(group, reference, bench):
                 known.append(observed)
                 file.write(json.dumps(asdict(observed)) + "\n")
                 file.flush()
                 on_network(observed, len(known))
-    return known
-
-
-def machine() -> dict[str, str]:
-    """What the times of a table depend on beside its networks: the processor, the system and onnxruntime's version."""
-    return {
-        "processor": _processor(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "onnxruntime": version("onnxruntime"),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return known, bench.machine
 
 
 def _unseen(spaces: Sequence[str], seed: int, done: set[str]) -> Iterator[Drawn]:

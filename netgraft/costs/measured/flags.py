@@ -1,8 +1,10 @@
-"""What the processor says it can do."""
+"""What the processor is, and what it says it can do."""
 
 from __future__ import annotations
 
+import platform
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 
@@ -16,6 +18,23 @@ def has_bf16() -> bool:
 def has_avx512() -> bool:
     """Whether the processor has AVX-512, by the flags that Linux shows; False where nothing is shown."""
     return "avx512f" in _flags()
+
+
+def machine() -> dict[str, str]:
+    """What the times of onnxruntime's kernels depend on: the processor, the system and onnxruntime's version."""
+    return {
+        "processor": _processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "onnxruntime": version("onnxruntime"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _flags() -> list[str]:

@@ -27,14 +27,17 @@ from netgraft.errors import MeasureError
 
 from .intervals import Latency, Ratio
 from .networks import Variant, as_onnx
+from .profile import Part
 
-FORMAT = 1
+FORMAT = 2
+TASKS = ("latency", "kernels")
 ID = r"[0-9a-f]{16}"
 STALE = 60.0
 """Seconds without a heartbeat after which a worker is taken to be dead."""
 ATTEMPTS = 3
 """How often a job may end its worker before it gets an error instead."""
 LARGEST_JOB = 1 << 20  # bytes
+LARGEST_ANSWER = 1 << 26
 MOST = {"batch": 65536, "threads": 1024, "seconds": 3600.0, "seed": 2**63}
 
 Figures = TypeVar("Figures", Latency, Ratio)
@@ -51,8 +54,13 @@ class Subject:
 
 @dataclass(frozen=True)
 class Job:
-    """What :func:`~.sampling.compare` is to be called with; :func:`~.sampling.measure` where there is no baseline."""
+    """What is to be found out about networks.
 
+    ``latency``: what :func:`~.sampling.compare` finds, or :func:`~.sampling.measure` where there is no baseline.
+    ``kernels``: what :func:`~.profile.profiled` finds, in onnxruntime, and on which machine.
+    """
+
+    task: str
     models: tuple[Subject, ...]
     baseline: Subject | None
     batch: int
@@ -80,9 +88,12 @@ class Job:
             if whole[name] != numbers[name] or whole[name] < (name != "seed"):
                 raise MeasureError(f"{path.name}: {name} must be a whole number of at least {int(name != 'seed')}")
         baseline = None if data["baseline"] is None else _subject(data["baseline"], path)
-        if baseline is None and len(models) != 1:
+        if data["task"] not in TASKS:
+            raise MeasureError(f"{path.name}: task must be one of {', '.join(TASKS)}")
+        if data["task"] == "latency" and baseline is None and len(models) != 1:
             raise MeasureError(f"{path.name}: without a baseline there can be one model only")
         return cls(
+            task=data["task"],
             models=tuple(_subject(model, path) for model in models),
             baseline=baseline,
             seconds=numbers["seconds"],
@@ -210,17 +221,52 @@ class Folder:
 
 def read_answer(path: Path, kind: type[Figures], count: int, who: str) -> list[Figures]:
     """The figures of an answer; MeasureError for the worker's error, and for what is no answer."""
-    data = _object(path)
-    if isinstance(data.get("error"), str):
-        raise MeasureError(f"{who} says: {data['error']}")
-    found = data.get("found")
+    found = _answered(path, count, who)["found"]
     names = {field.name for field in fields(kind)}
-    if not isinstance(found, list) or len(found) != count:
-        raise MeasureError(f"{path} is no answer of {count} measurements")
     for one in found:
         if not isinstance(one, dict) or set(one) != names or not all(_is_figure(k, v) for k, v in one.items()):
             raise MeasureError(f"{path} is no answer: a measurement has {', '.join(sorted(names))}")
     return [kind(**one) for one in found]
+
+
+Kernels = list[tuple[Part, ...] | None]
+"""The kernels of each network, None for one that cannot be run."""
+
+
+def read_kernels(path: Path, count: int, who: str) -> tuple[Kernels, dict[str, str]]:
+    """The same for kernels: those of each network, and what machine they ran on."""
+    data = _answered(path, count, who)
+    machine = data.get("machine")
+    try:
+        if not isinstance(machine, dict) or not all(isinstance(text, str) for text in machine.values()):
+            raise TypeError("it does not say what machine it is from")
+        return [None if one is None else tuple(_part(part) for part in one) for one in data["found"]], machine
+    except (TypeError, ValueError, KeyError) as error:
+        raise MeasureError(f"{path} is no answer about kernels: {error}") from None
+
+
+def _part(data: Any) -> Part:
+    part = Part(
+        str(data["name"]),
+        str(data["operation"]),
+        tuple(map(str, data["inputs"])),
+        tuple(map(str, data["outputs"])),
+        float(data["microseconds"]),
+    )
+    if not (math.isfinite(part.microseconds) and part.microseconds >= 0):
+        raise ValueError(f"a kernel takes {part.microseconds} microseconds")
+    return part
+
+
+def _answered(path: Path, count: int, who: str) -> dict[str, Any]:
+    """An answer with as many findings as networks were asked about."""
+    data = _object(path, LARGEST_ANSWER)
+    if isinstance(data.get("error"), str):
+        raise MeasureError(f"{who} says: {data['error']}")
+    found = data.get("found")
+    if not isinstance(found, list) or len(found) != count:
+        raise MeasureError(f"{path} is no answer of {count} measurements")
+    return data
 
 
 def new_id() -> str:
@@ -236,10 +282,10 @@ def _is_figure(name: str, value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _object(path: Path, most: int = LARGEST_JOB) -> dict[str, Any]:
     try:
-        if path.stat().st_size > LARGEST_JOB:
-            raise MeasureError(f"{path.name} is larger than {LARGEST_JOB} bytes")
+        if path.stat().st_size > most:
+            raise MeasureError(f"{path.name} is larger than {most} bytes")
         data = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
         raise MeasureError(f"{path.name} cannot be read as JSON: {error}") from None

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ import numpy as np
 
 from netgraft.errors import MeasureError
 
+from .engines import engine
+from .flags import has_avx512
 from .networks import Input, random_input
 
 RUNS = 6
 """Runs that count in each session, after one that does not."""
+SESSIONS = 5
+"""Fresh sessions in which each network's kernels are timed."""
 CLOSE = 1.05, 1.0
 """Timings are averaged up to so many times the 20th percentile, and so many microseconds more."""
 
@@ -36,6 +41,33 @@ class Part:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     microseconds: float
+
+
+def check_kernels() -> None:
+    """MeasureError on a processor, or without the engine, whose kernels nobody here knows."""
+    engine("onnxruntime")
+    if not has_avx512():
+        raise MeasureError(
+            "a table is made of the kernels that onnxruntime has for AVX-512, in blocks of 16 channels; this processor "
+            "shows no avx512f: 'netgraft measure' measures whole networks on it, 'netgraft device' learns to estimate "
+            "those of a space"
+        )
+
+
+def profiled(models: Sequence[bytes], sessions: int) -> list[tuple[Part, ...] | None]:
+    """The kernels of each model, timed in so many fresh sessions, all models taking turns; None for one that
+    onnxruntime cannot run.
+    """
+    profilers: dict[int, Profiler] = {}
+    for place, model in enumerate(models):
+        profiler = Profiler(model)
+        with suppress(MeasureError):
+            profiler.session()
+            profilers[place] = profiler
+    for _ in range(sessions - 1):
+        for profiler in profilers.values():
+            profiler.session()
+    return [tuple(profilers[place].parts()) if place in profilers else None for place in range(len(models))]
 
 
 class Profiler:
@@ -115,14 +147,52 @@ def _low(values: Sequence[float]) -> float:
 Nodes = Mapping[tuple[str, str], list[tuple[tuple[str, ...], tuple[str, ...]]]]
 
 
-def _nodes(path: Path) -> Nodes:
-    """The tensors of the optimised graph's nodes, by their names and operations."""
-    import onnx
+# Where an ONNX file has these: the numbers of protobuf fields in onnx.proto.
+_GRAPH, _NODE = 7, 1
+_INPUT, _OUTPUT, _NAME, _OPERATION = 1, 2, 3, 4
 
+
+def _nodes(path: Path) -> Nodes:
+    """The tensors of the optimised graph's nodes, by their names and operations.
+
+    Read without the package onnx, which a device that only measures need not have.
+    """
     found: dict[tuple[str, str], list[tuple[tuple[str, ...], tuple[str, ...]]]] = defaultdict(list)
-    for node in onnx.load(path, load_external_data=False).graph.node:
-        found[node.name, node.op_type].append((tuple(node.input), tuple(node.output)))
+    for graph in _fields(memoryview(path.read_bytes()), _GRAPH):
+        for node in _fields(graph, _NODE):
+            inputs, outputs, name, operation = (
+                tuple(bytes(text).decode() for text in _fields(node, field))
+                for field in (_INPUT, _OUTPUT, _NAME, _OPERATION)
+            )
+            found["".join(name), "".join(operation)].append((inputs, outputs))
     return found
+
+
+def _fields(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The contents of a protobuf message's fields of one number, where they are texts or messages."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == 2:
+            size, at = _varint(message, at)
+            if number == wanted:
+                yield message[at : at + size]
+            at += size
+        elif kind == 0:
+            _, at = _varint(message, at)
+        else:
+            at += 8 if kind == 1 else 4
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number of variable length, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value, shift, at = value | (byte & 127) << shift, shift + 7, at + 1
+        if byte < 128:
+            return value, at
 
 
 def _described(name: str, operation: str, nodes: Nodes) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:

@@ -7,13 +7,14 @@ import shlex
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from netgraft.errors import MeasureError, OptionError
 
-from .jobs import Figures, Folder, Job, new_id, read_answer
+from .jobs import Figures, Folder, Job, Kernels, new_id, read_answer, read_kernels
 from .networks import Variant
 from .worker import pack
 
@@ -21,10 +22,12 @@ PATIENCE = 120.0
 """Seconds that a job may wait for a worker, and that an answer may take longer than it should."""
 PAUSE = 0.2
 
+Found = TypeVar("Found")
+
 
 @dataclass(frozen=True)
 class Asked:
-    """Networks to measure, and how; see :func:`~.sampling.compare`."""
+    """Networks to measure, and how; see :class:`~.jobs.Job`."""
 
     variants: Sequence[Variant]
     baseline: Variant | None
@@ -32,10 +35,12 @@ class Asked:
     threads: int
     seconds: float
     seed: int
+    task: str = "latency"
 
     def job(self, folder: Folder) -> Job:
         """The job, with its networks written to the folder."""
         return Job(
+            task=self.task,
             models=tuple(folder.put_model(variant, self.batch) for variant in self.variants),
             baseline=folder.put_model(self.baseline, self.batch) if self.baseline else None,
             batch=self.batch,
@@ -50,10 +55,20 @@ def ask(on: str, asked: Asked, kind: type[Figures]) -> list[Figures]:
 
     MeasureError for a machine that does not answer, and for what it could not measure.
     """
-    return _by_ssh(on, asked, kind) if on.startswith("ssh:") else _by_folder(on, asked, kind)
+    return _asked(on, asked, lambda path, who: read_answer(path, kind, len(asked.variants), who))
 
 
-def _by_folder(on: str, asked: Asked, kind: type[Figures]) -> list[Figures]:
+def ask_kernels(on: str, models: Sequence[bytes], seconds: float) -> tuple[Kernels, dict[str, str]]:
+    """What :func:`~.profile.profiled` finds on the machine ``on``, about within ``seconds``, and what machine it is."""
+    asked = Asked([Variant(model) for model in models], None, 1, 1, seconds, 0, "kernels")
+    return _asked(on, asked, lambda path, who: read_kernels(path, len(models), who))
+
+
+def _asked(on: str, asked: Asked, read: Callable[[Path, str], Found]) -> Found:
+    return (_by_ssh if on.startswith("ssh:") else _by_folder)(on, asked, read)
+
+
+def _by_folder(on: str, asked: Asked, read: Callable[[Path, str], Found]) -> Found:
     """What was lost on the way is sent again."""
     if not Path(on).is_dir():
         raise MeasureError(f"there is no folder {on}; start 'netgraft worker {on}' on the machine that is to measure")
@@ -77,7 +92,7 @@ def _by_folder(on: str, asked: Asked, kind: type[Figures]) -> list[Figures]:
                     "it still runs"
                 )
             time.sleep(PAUSE)
-        return read_answer(folder.path / "done" / f"{name}.json", kind, len(asked.variants), f"the worker of {on}")
+        return read(folder.path / "done" / f"{name}.json", f"the worker of {on}")
     finally:
         folder.forget(name)
 
@@ -86,7 +101,7 @@ def _lost_models(folder: Folder, name: str) -> bool:
     return b"is missing" in (folder.path / "done" / f"{name}.json").read_bytes()
 
 
-def _by_ssh(on: str, asked: Asked, kind: type[Figures]) -> list[Figures]:
+def _by_ssh(on: str, asked: Asked, read: Callable[[Path, str], Found]) -> Found:
     """Copies the worker and the job there, runs it once, and fetches the answer; nothing is left there."""
     match = re.fullmatch(r"ssh://((?:[\w.-]+@)?[\w][\w.-]*)(?::(\d{1,5}))?(?:/([\w./-]+))?", on)
     if match is None:
@@ -112,7 +127,7 @@ def _by_ssh(on: str, asked: Asked, kind: type[Figures]) -> list[Figures]:
             _run([*scp, f"{host}:{there}/done/{name}.json", str(here)], host, limit)
         finally:
             _run([*ssh, f"rm -rf -- {quoted}"], host, limit)
-        return read_answer(here / f"{name}.json", kind, len(asked.variants), host)
+        return read(here / f"{name}.json", host)
 
 
 def _run(command: list[str], host: str, limit: float) -> None:

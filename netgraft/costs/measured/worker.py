@@ -26,7 +26,9 @@ import netgraft.errors as errors
 from netgraft.errors import MeasureError, NetgraftError
 
 from .engines import engines
+from .flags import machine
 from .jobs import Folder, Job
+from .profile import SESSIONS, check_kernels, profiled
 from .sampling import compare, measure
 
 PAUSE = 0.5
@@ -65,7 +67,8 @@ def _answered(folder: Folder, claim: Path) -> dict[str, Any]:
     beating = threading.Thread(target=_beat, args=(claim, over), daemon=True)
     beating.start()
     try:
-        return {"found": _measured(folder, Job.read(claim))}
+        job = Job.read(claim)
+        return _kernels(folder, job) if job.task == "kernels" else {"found": _measured(folder, job)}
     except NetgraftError as error:
         return {"error": str(error)}
     except Exception as error:  # a worker lives on, whatever a job brings
@@ -86,6 +89,13 @@ def _measured(folder: Folder, job: Job) -> list[dict[str, Any]]:
     if job.baseline is None:
         return [asdict(measure(variants[0], **options))]
     return [asdict(ratio) for ratio in compare(variants, folder.variant(job.baseline), **options)]
+
+
+def _kernels(folder: Folder, job: Job) -> dict[str, Any]:
+    check_kernels()
+    models = [Path(str(folder.variant(model).model)).read_bytes() for model in job.models]
+    found = [None if parts is None else [asdict(part) for part in parts] for parts in profiled(models, SESSIONS)]
+    return {"found": found, "machine": machine()}
 
 
 def _beat(claim: Path, over: threading.Event) -> None:

@@ -13,8 +13,8 @@ NOTHING: Final = frozenset({"identity", "dropout", "dropout2d", "drop_path", "co
 
 
 def once(graph: Graph) -> tuple[Graph, Mapping[str, list[str]]]:
-    """The graph with everything computed once that it computes several times, of the same values: the activations at the
-    beginning of several branches, say. And by each node that is left in such a case, those that are gone.
+    """The graph with everything computed once that it computes several times of the same values (the activations at the
+    beginning of several branches, say); and by each node that is left in such a case, those that are gone.
     """
     twins: dict[str, list[str]] = defaultdict(list)
     seen: dict[Any, Value] = {}

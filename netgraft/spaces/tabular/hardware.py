@@ -35,8 +35,8 @@ def prices(path: Path, space: str, archs: Sequence[str]) -> dict[str, Price]:
 
     A metric is ``latency@DEVICE`` (ms), ``energy@DEVICE`` (mJ) or ``intensity@eyeriss`` (operations a byte), for
     CIFAR-10 (FBNet's space: CIFAR-100), and with ``/cifar100``, ``/imagenet16-120`` or ``/imagenet`` behind it for
-    other data; ``average_hw_metric`` is the benchmark's own product of all but the last. ``archs`` are NAS-Bench-201's, by index.
-    DataError says what is wrong with a file, or with the space.
+    other data; ``average_hw_metric`` is the benchmark's own product of all but the last. ``archs`` are NAS-Bench-201's,
+    by index. DataError says what is wrong with a file, or with the space.
     """
     held = _held(path)
     found: dict[str, Price] = {}
