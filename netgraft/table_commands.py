@@ -62,9 +62,9 @@ def build(
     if engine != "onnxruntime":
         engine_named(engine)  # says so where it is none, or not here
         raise OptionError(
-            "a table needs to know which kernels an engine makes of a network that it never ran, and what it fuses: that "
-            f"is known of onnxruntime only. 'netgraft measure --engine {engine}' measures whole networks; 'netgraft device "
-            f"measure --engine {engine}' learns from 20 of them to estimate all of nats-tss or fbnet"
+            "a table needs to know which kernels an engine makes of a network that it never ran, and what it fuses: "
+            f"that is known of onnxruntime only. 'netgraft measure --engine {engine}' measures whole networks; "
+            f"'netgraft device measure --engine {engine}' learns from 20 of them to estimate all of nats-tss or fbnet"
         )
     if out.is_dir() or not out.parent.is_dir():
         raise OptionError(f"--out {out} is no file that can be written")

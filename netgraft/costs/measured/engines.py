@@ -17,6 +17,7 @@ _MODULES = {
 }
 
 _REFUSED = {
+    "tflite": "it is called litert by now: --engine litert",
     "executorch": "measure the network in torch, or with litert",
     "tvm": "untuned it is two orders of magnitude slower than the others, and tuning takes hours a network",
     "tensorrt": "it needs an NVIDIA GPU; onnxruntime and openvino measure on the CPU",
