@@ -45,7 +45,7 @@ from netgraft.errors import NetgraftError
 from netgraft.ir import untrained
 from netgraft.recipes.clock import Correction
 from netgraft.recipes.optimize import default_mutations
-from netgraft.recipes.table import AT_ONCE, LONGEST, REFERENCE, SECONDS, Drawn, around, batched, collection, descendant
+from netgraft.recipes.table import AT_ONCE, LONGEST, REFERENCE, Drawn, around, batched, collection, descendant
 
 PARENTS = (
     "zoo:resnet20",
@@ -82,7 +82,7 @@ def networks(seed: int, children: int) -> Iterator[tuple[str, Drawn]]:
             yield ("children, all" if "#" in found.name else "zoo"), found
 
 
-def measure(out: Path, seed: int, children: int) -> None:
+def measure(out: Path, seed: int, children: int, seconds: float) -> None:
     """Measures what ``out`` does not hold yet, and says how long a network takes."""
     started, count = time.monotonic(), 0
     done = {line["digest"] for line in _lines(out)}
@@ -104,7 +104,7 @@ def measure(out: Path, seed: int, children: int) -> None:
                 except NetgraftError:
                     continue
             try:
-                ratios = compare([model for *_, model in runnable], reference, seconds=SECONDS * len(runnable))
+                ratios = compare([model for *_, model in runnable], reference, seconds=seconds * len(runnable))
             except NetgraftError as error:
                 print(f"left out {[found.name for _, found, _ in runnable]}: {error}", flush=True)
                 continue
@@ -262,6 +262,7 @@ def main() -> None:
     first.add_argument("--out", type=Path, required=True)
     first.add_argument("--seed", type=int, default=1)
     first.add_argument("--children", type=int, default=32, help="children of each of the parents")
+    first.add_argument("--seconds", type=float, default=1.0, help="about how long each network is measured")
     second = commands.add_parser("report")
     second.add_argument("truth", type=Path)
     second.add_argument("--collection", type=Path, required=True)
@@ -269,7 +270,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if args.command == "measure":
-        measure(args.out, args.seed, args.children)
+        measure(args.out, args.seed, args.children, args.seconds)
     else:
         report(args.truth, args.collection)
 

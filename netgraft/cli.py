@@ -38,6 +38,7 @@ from netgraft.predictor import load as load_predictor
 from netgraft.recipe_command import recipe_command
 from netgraft.recipes import Plan
 from netgraft.recipes import optimize as optimize_model
+from netgraft.recipes.clock import check_limits
 from netgraft.recipes.optimize import default_mutations, parse_budget
 from netgraft.study import Study
 from netgraft.terminal import (
@@ -137,6 +138,7 @@ def optimize(
     """Evolve a network: better, faster, smaller, within your limits."""
     goals, limits = goal or ["quality", "latency"], limit or []
     parse_goals(goals)
+    check_limits(limits)
     parse_budget(budget)
     allowed = operations(ops) if ops is not None else None
     stock = None

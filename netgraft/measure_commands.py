@@ -78,7 +78,9 @@ def measure(
         )
         interval = f"[{found.low_ms:.4g}, {found.high_ms:.4g}]"
         console.print(
-            f"{found.median_ms:.4g} ms, 99 % interval {interval} ({where}, {found.sessions} sessions)", soft_wrap=True
+            f"{found.median_ms:.4g} ms, 99 % interval {interval} ({where}, {found.sessions} sessions)",
+            markup=False,
+            soft_wrap=True,
         )
         noisy = found.noisy
     else:
@@ -86,7 +88,11 @@ def measure(
         (ratio,) = compare(
             [other], first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds, on=on
         )
-        console.print(f"{source}: {ratio.baseline_ms:.4g} ms; {second}: {ratio.model_ms:.4g} ms ({where})")
+        console.print(
+            f"{source}: {ratio.baseline_ms:.4g} ms; {second}: {ratio.model_ms:.4g} ms ({where})",
+            markup=False,
+            soft_wrap=True,
+        )
         console.print(
             f"time of the second: {ratio.ratio:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}] of the first (99 % interval), "
             f"a speed-up of {ratio.speedup:.2f}x: {ratio.verdict} "

@@ -15,6 +15,7 @@ from netgraft.front import Front
 from netgraft.mutations.importance import IMPORTANCES
 from netgraft.recipe_command import Own, recipe_command
 from netgraft.recipes import amc, blockswap, compactnet, netadapt, program
+from netgraft.recipes.clock import check_limits
 from netgraft.terminal import DATA_HELP, SOURCES_HELP
 
 commands = typer.Typer(
@@ -54,6 +55,7 @@ def netadapt_(
     multiple: Multiple = 8,
 ) -> Mapping[str, Any]:
     """NetAdapt (ECCV 2018): trim where least quality is lost for what is saved, step by step."""
+    check_limits([limit])
     return {"limit": limit, "iterations": iterations, "step": step, "importance": importance, "multiple": multiple}
 
 
@@ -64,6 +66,7 @@ def compactnet_(
     importance: Importance = "l2",
 ) -> Mapping[str, Any]:
     """CompactNet (2019): trim the candidate that stays most accurate, for one platform."""
+    check_limits([limit])
     return {"limit": limit, "iterations": iterations, "importance": importance}
 
 
@@ -77,6 +80,7 @@ def amc_(
     images: Annotated[int, typer.Option(help="training images for refitting layers", min=1)] = 1000,
 ) -> Mapping[str, Any]:
     """AMC (ECCV 2018): an agent learns how wide each part stays, by what trimming costs before any training."""
+    check_limits([limit])
     return {
         "limit": limit,
         "episodes": episodes,
@@ -106,4 +110,5 @@ def blockswap_(
     batch: Batch = 128,
 ) -> Mapping[str, Any]:
     """BlockSwap (ICLR 2020): residual blocks with cheaper substitutes, the largest Fisher potential within a budget."""
+    check_limits([limit])
     return {"limit": limit, "candidates": candidates, "keep": keep, "batch": batch}

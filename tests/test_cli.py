@@ -179,6 +179,10 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
         (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--goal", "sped"], "unknown goal 'sped'"),
         (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--limit", "flops<=0x"], "impossible"),
         (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--budget", "soon"], "cannot read the budget"),
+        # Limits are read before anything is loaded.
+        (["optimize", "nowhere.py:n", "--data", "x", "--out", "OUT", "--limit", "energy<=5mJ"], "limit 'energy'"),
+        (["optimize", "nowhere.py:n", "--data", "x", "--out", "OUT", "--limit", "latency<=5ms@abacus"], "no engine"),
+        (["run", "netadapt", "nowhere.py:n", "--data", "x", "--out", "OUT", "--limit", "latency<5"], "cannot read"),
         (["optimize", DIGITS + "&classes=4", "--data", "digits", "--out", "OUT"], "10 classes"),
         (["optimize", "zoo:edsr", "--data", "digits", "--out", "OUT"], "[N,classes]"),
         (["optimize", DIGITS, "--data", "digits", "--out", "OUT", "--bank", "nowhere.bank"], "nowhere.bank"),

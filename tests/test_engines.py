@@ -190,6 +190,8 @@ def test_engines_are_found_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "onnxruntime" in engines() and "torch" in engines() and set(engines()) <= set(ENGINES)
     with pytest.raises(OptionError, match=r"no engine 'abacus'.*onnxruntime, openvino"):
         measure(tiny(), engine="abacus")
+    with pytest.raises(OptionError, match="did you mean 'litert'"):
+        measure(tiny(), engine="tflite")
     for name in ("executorch", "tvm", "tensorrt"):
         with pytest.raises(MeasureError, match=rf"cannot measure in {name} yet: .*there is onnxruntime"):
             measure(tiny(), engine=name)

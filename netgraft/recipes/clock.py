@@ -21,7 +21,7 @@ from netgraft.costs.measured import compare
 from netgraft.costs.measured.engines import engine as engine_named
 from netgraft.errors import OptionError
 from netgraft.ir import Graph, Model
-from netgraft.metrics import Limit
+from netgraft.metrics import UNITS, Limit, parse_limit
 from netgraft.search import Strategy
 from netgraft.spaces import Space
 
@@ -41,6 +41,13 @@ def engine_of(limits: Sequence[Limit]) -> str:
     engine = named[0] if named else "onnxruntime"
     engine_named(engine)
     return engine
+
+
+def check_limits(texts: Sequence[str]) -> None:
+    """What can be said of limits before a network is known: OptionError for one that cannot be read, and what
+    :func:`engine_of` raises.
+    """
+    engine_of([parse_limit(text, dict.fromkeys(UNITS, 1.0)) for text in texts])
 
 
 @dataclass(frozen=True)

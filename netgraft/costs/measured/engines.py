@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from netgraft.errors import MeasureError, OptionError
+from netgraft.errors import MeasureError, OptionError, unknown
 
 from .networks import Engine
 
@@ -17,7 +17,6 @@ _MODULES = {
 }
 
 _REFUSED = {
-    "tflite": "it is called litert by now: --engine litert",
     "executorch": "measure the network in torch, or with litert",
     "tvm": "untuned it is two orders of magnitude slower than the others, and tuning takes hours a network",
     "tensorrt": "it needs an NVIDIA GPU; onnxruntime and openvino measure on the CPU",
@@ -32,7 +31,7 @@ def engine(name: str) -> Engine:
     if name in _REFUSED:
         raise MeasureError(f"netgraft cannot measure in {name} yet: {_REFUSED[name]}; there is {', '.join(ENGINES)}")
     if name not in _MODULES:
-        raise OptionError(f"there is no engine {name!r} to measure latency in; there is {', '.join(ENGINES)}")
+        raise OptionError(unknown("there is no engine", name, ENGINES))
     found = _found(name)
     if found.missing():
         raise MeasureError(f"the engine {name} is not installed here: {found.missing()}")
