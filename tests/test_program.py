@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from itertools import islice
@@ -18,6 +19,8 @@ from netgraft.candidate import TrialState
 from netgraft.convert.from_torch import from_module
 from netgraft.costs.analytic import latency_estimate, parameters
 from netgraft.errors import MeasureError, OptionError, SourceError, StudyError
+from netgraft.events import Event, StepDone, TrialRecorded
+from netgraft.front import Front
 from netgraft.ir import Batch, Builder, Edit, Graph, Model, TensorType, Value, apply
 from netgraft.loops import FORMS
 from netgraft.mutations.program import SMALLEST, Program, transformed
@@ -29,6 +32,7 @@ from netgraft.recipes import Plan, blockswap, program
 from netgraft.recipes.blockswap import SUBSTITUTES, Block, blocks, largest_potential, substituted
 from netgraft.recipes.program import fastest_legal
 from netgraft.recipes.proposals import Potential, child_graph
+from netgraft.study import Study
 from netgraft.tasks import Split, Task, classification
 from netgraft.zoo.wide_resnet import wide_resnet
 
@@ -338,6 +342,32 @@ def test_the_recipe_program_trains_what_it_finds(tmp_path: Path) -> None:
     assert again.study.trials.keys() == front.study.trials.keys()
     with pytest.raises(StudyError, match="other options"):
         program(wrn(), task(), candidates=9, keep=1, batch=16, plan=SHORT, out=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("recipe", [program, blockswap])
+def test_a_recipe_that_is_resumed_probes_nothing_twice(recipe: Callable[..., Front], tmp_path: Path) -> None:
+    def after_two(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 2:
+            raise KeyboardInterrupt
+
+    def after_one_trial(event: Event) -> None:
+        if isinstance(event, TrialRecorded) and event.trial.number:
+            raise KeyboardInterrupt
+
+    options = {"candidates": 8, "keep": 2, "batch": 16, "plan": SHORT}
+    assert not recipe(wrn(), task(), out=tmp_path / "run", on_event=after_two, **options).study.trials.get(1)
+    study = Study.read(tmp_path / "run")
+    assert [note["note"] for note in study.notes] == ["probe", "probe"]
+    recipe(wrn(), task(), out=tmp_path / "run", resume=True, on_event=after_one_trial, **options)
+    resumed = recipe(wrn(), task(), out=tmp_path / "run", resume=True, **options).study
+    probes = [note["digest"] for note in resumed.notes if note["note"] == "probe"]
+    assert 2 < len(probes) == len(set(probes)) <= 8
+    (found,) = [note["proposals"] for note in resumed.notes if note["note"] == "found"]
+    assert [resumed.trials[n].scores["fisher"] for n in (1, 2)] == [one["fisher"] for one in found]
+    whole = recipe(wrn(), task(), out=tmp_path / "whole", **options).study
+    assert {t.digest: t.scores["fisher"] for t in resumed.trials.values() if t.number} == {
+        t.digest: t.scores["fisher"] for t in whole.trials.values() if t.number
+    }
 
 
 def test_the_recipe_blockswap_keeps_its_limit_and_what_is_frozen(tmp_path: Path) -> None:

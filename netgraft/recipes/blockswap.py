@@ -14,7 +14,7 @@ The substitutes are compositions of the same rewrites as all other forms (:mod:`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Unpack
 
@@ -34,7 +34,7 @@ from netgraft.proxies import of_task
 from netgraft.tasks import Task
 
 from .evaluation import counted
-from .proposals import Potential, Proposal, child_of, trained
+from .proposals import Potential, Probed, Proposal, child_of, trained
 from .run import Begun, Run, RunOptions
 
 SUBSTITUTES: Final = (
@@ -120,7 +120,7 @@ def blockswap(
     fixed = fixed_by(model.graph, run.freeze, run.only)
     _options(model, fixed)  # what cannot work is better said now
 
-    def find(begun: Begun) -> Sequence[Proposal]:
+    def find(begun: Begun, probed: Probed) -> Sequence[Proposal]:
         return largest_potential(
             *(begun.original, task, wanted.bound / (1 + TOLERANCE)),  # none of them breaks the limit
             candidates=candidates,
@@ -128,6 +128,7 @@ def blockswap(
             batch=batch,
             seed=run.seed,
             fixed=fixed,
+            known=probed,
             on_probe=lambda probed, best: run.on_event(StepDone(probed, candidates)),
         )
 
@@ -151,6 +152,7 @@ def largest_potential(
     batch: int = 128,
     seed: int = 0,
     fixed: frozenset[str] = frozenset(),
+    known: MutableMapping[str, float] | None = None,
     on_probe: Callable[[int, float], None] = lambda probed, best: None,
 ) -> list[Proposal]:
     """The ``keep`` networks with the largest Fisher potential among ``candidates`` random ones whose number of
@@ -159,8 +161,8 @@ def largest_potential(
     The potential is summed over the outputs of the last convolutions of all residual blocks, before the shortcut is
     added, on one mini-batch of ``batch`` training images, with networks as initialised. Weights are inherited (the
     paper trains from new ones); training, in the paper with attention transfer from the original, is the caller's.
-    ``on_probe`` hears how many networks were probed, and the largest potential so far. Blocks with a node of ``fixed``
-    stay.
+    ``on_probe`` hears how many networks were probed, and the largest potential so far; ``known`` is as in
+    :class:`~netgraft.recipes.proposals.Potential`. Blocks with a node of ``fixed`` stay.
 
     Deviations: layers that candidates have in common are initialised alike; the authors' code scores all blocks of a
     stage as the kind that its first one is, here each is scored as what it is. SourceError where there is no residual
@@ -170,7 +172,13 @@ def largest_potential(
     change = [[sum(parameters_change(model.graph, e) for e in edits) for _, edits in some] for some in options]
     rng = np.random.default_rng(seed)
     genotypes = _within(count_parameters(model.graph), change, parameters, tolerance, candidates, rng)
-    potential = Potential(model, tuple(one.convolutions[-1] for one in found), of_task(task, batch, seed), seed)
+    potential = Potential(
+        model,
+        tuple(one.convolutions[-1] for one in found),
+        of_task(task, batch, seed),
+        seed,
+        {} if known is None else known,
+    )
     whole = latency_estimate(model.graph)
     scored: list[tuple[float, tuple[str, ...], tuple[Edit, ...]]] = []
     for genotype in genotypes:

@@ -10,7 +10,7 @@ Turner, Crowley and O'Boyle, "Neural Architecture Search as Program Transformati
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -29,7 +29,7 @@ from netgraft.mutations.sparing import sparing
 from netgraft.proxies import of_task
 from netgraft.tasks import Task
 
-from .proposals import Potential, Proposal, child_graph, child_of, trained
+from .proposals import Potential, Probed, Proposal, child_graph, child_of, trained
 from .run import Begun, Run, RunOptions
 
 
@@ -54,7 +54,7 @@ def program(
     if candidates < 1 or keep < 1 or batch < 2:
         raise OptionError("program needs at least one candidate, one network to keep and a batch of two")
 
-    def find(begun: Begun) -> Sequence[Proposal]:
+    def find(begun: Begun, probed: Probed) -> Sequence[Proposal]:
         return fastest_legal(
             *(begun.original, task),
             candidates=candidates,
@@ -64,6 +64,7 @@ def program(
             mutation=mutation,
             latency=begun.latency,
             engine=begun.engine_name,
+            known=probed,
             on_probe=lambda probed, legal: run.on_event(StepDone(probed, candidates)),
         )
 
@@ -88,6 +89,7 @@ def fastest_legal(
     latency: Callable[[Graph], float] = latency_estimate,
     engine: str = "onnxruntime",
     seconds: float = 3.0,
+    known: MutableMapping[str, float] | None = None,
     on_probe: Callable[[int, int], None] = lambda probed, legal: None,
 ) -> list[Proposal]:
     """The ``keep`` fastest legal networks among random ``candidates``, from the fastest; fewer where fewer are legal.
@@ -97,7 +99,8 @@ def fastest_legal(
     mini-batch of ``batch`` training images. Weights are inherited; training them is the caller's.
 
     ``mutation`` says which forms there are (None: all that save work); each network kept is measured in ``engine`` for
-    about ``seconds``; ``on_probe`` hears how many networks were probed and how many of them were legal.
+    about ``seconds``; ``on_probe`` hears how many networks were probed and how many of them were legal; ``known`` is as
+    in :class:`~netgraft.recipes.proposals.Potential`.
 
     Deviations: candidates are probed from the one with the least estimated ``latency`` on, until ``keep`` are legal,
     which finds those that probing all of them would; only these are measured (the paper tunes each candidate's schedule
@@ -110,7 +113,7 @@ def fastest_legal(
     places, found = drawn(model, candidates, seed=seed, mutation=mutation)
     estimated = [(latency(child_graph(model.graph, edits)), number) for number, edits in enumerate(found)]
     whole = latency(model.graph)
-    potential = Potential(model, places, of_task(task, batch, seed), seed)
+    potential = Potential(model, places, of_task(task, batch, seed), seed, {} if known is None else known)
     legal: list[Proposal] = []
     for probed, (estimate, number) in enumerate(sorted(estimated), 1):
         edits, fisher = found[number], potential.of(found[number])

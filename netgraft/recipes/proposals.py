@@ -4,9 +4,10 @@ program transformations and block substitutions have in common, and how what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from collections import UserDict
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -17,12 +18,14 @@ from netgraft.costs.measured import Ratio
 from netgraft.errors import EmptyFrontError, MeasureError
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Inheritance, Model, Value, apply, inherit
+from netgraft.ir.text import edit_from_data, edit_to_data
 from netgraft.metrics import Goal
 from netgraft.mutations import Mix
 from netgraft.proxies import Minibatch, Probe, anew, fisher_potential
 from netgraft.proxies.legality import child_at_the_start, moved_value
 from netgraft.search import Budget, Rung, search
 from netgraft.spaces import Space
+from netgraft.study import Study
 from netgraft.tasks import Task
 
 from .clock import Clock
@@ -72,13 +75,15 @@ def child_of(model: Model, edits: Sequence[Edit], seed: int = 0) -> tuple[Model,
 class Potential:
     """The Fisher potential of networks that edits make of ``model``, at what they have in place of the nodes ``ends``,
     on one mini-batch before any training (:func:`~netgraft.proxies.fisher_potential`). Layers that they have in common
-    are initialised alike.
+    are initialised alike. ``known`` holds those of children by their digests: none is computed that is there, and each
+    that is gets there.
     """
 
     model: Model
     ends: tuple[str, ...]
     batch: Minibatch
     seed: int = 0
+    known: MutableMapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def original(self) -> float:
@@ -92,6 +97,12 @@ class Potential:
 
     def of(self, edits: Sequence[Edit]) -> float:
         """That of a child, as a multiple of the original's."""
+        digest = child_graph(self.model.graph, edits).digest
+        if digest not in self.known:
+            self.known[digest] = self._of(edits)
+        return self.known[digest]
+
+    def _of(self, edits: Sequence[Edit]) -> float:
         model, ends = self._start, [self._start.graph[end].value() for end in self.ends]
         for edit in edits:
             child = child_at_the_start(model, edit, self.seed)
@@ -110,15 +121,32 @@ class Potential:
         return sum(fisher_potential(probe, [end.node for end in ends]).values())
 
 
-Find = Callable[[Begun], Sequence[Proposal]]
-"""Finds networks by what follows from a run that has begun."""
+class Probed(UserDict[str, float]):
+    """Fisher potentials by the digests of networks, kept in the journal of a run."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self.data.update((note["digest"], note["fisher"]) for note in study.notes if note["note"] == "probe")
+        self.study = study
+
+    def __setitem__(self, digest: str, fisher: float) -> None:
+        self.study.add_note("probe", digest=digest, fisher=fisher)
+        self.data[digest] = fisher
+
+
+Find = Callable[[Begun, Probed], Sequence[Proposal]]
+"""Finds networks by what follows from a run that has begun, and what it probed already."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The strategy that proposes once: what ``find`` finds."""
+    """The strategy that proposes once: what ``find`` finds. The journal keeps it, and what was probed on the way, so
+    that a run that is resumed goes on where it was, with the same networks (their order may follow from measurements).
+    """
 
-    find: Callable[[], Sequence[Proposal]]
+    begun: Begun
+    find: Find
+    seed: int
 
     def propose(
         self,
@@ -132,10 +160,19 @@ class Found:
         """See :class:`netgraft.search.Strategy`."""
         if len(trials) > 1:  # they were proposed
             return []
-        return [
-            Candidate(number, one.model, 0, one.edits, one.inherited, scores={"fisher": one.fisher})
-            for number, one in enumerate(self.find(), first)
-        ]
+        study, original = self.begun.study, self.begun.original
+        if study.note("found") is None:
+            proposals = [
+                {"edits": [edit_to_data(edit) for edit in one.edits], "fisher": one.fisher}
+                for one in self.find(self.begun, Probed(study))
+            ]
+            study.add_note("found", proposals=proposals)
+        found = []
+        for number, one in enumerate((study.note("found") or {})["proposals"], first):
+            edits = tuple(edit_from_data(data) for data in one["edits"])
+            model, inherited = child_of(original, edits, self.seed)
+            found.append(Candidate(number, model, 0, edits, inherited, scores={"fisher": one["fisher"]}))
+        return found
 
 
 def trained(
@@ -163,7 +200,7 @@ def trained(
             clock = Clock(original, study.trials[0].scores["latency"], begun.engine_name)
         search(
             Space(original, Mix(()), begun.score),
-            Found(partial(find, begun)),
+            Found(begun, find, seed),
             [
                 Rung("count", Count(begun.latency)),
                 Rung("check", Check(begun.trainer)),
