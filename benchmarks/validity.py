@@ -1,6 +1,7 @@
 """Is every child a network? Draws children by the thousand, builds them, and counts what is wrong with any of them.
 
-    python benchmarks/validity.py [--count 100000] [--seed 0] [--out validity] [--networks resnet20 ...] [--ways program]
+    python benchmarks/validity.py [--count 100000] [--seed 0] [--out validity] [--networks resnet20 ...]
+        [--ways program ...]
 
 From each network in turn a hundred children: grafts, random regions replaced through random wirings by random segments
 of the bank and by random regions of other networks, swaps, trimmed channels (``tests/children.py``). Of every child is

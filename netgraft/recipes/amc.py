@@ -41,8 +41,6 @@ WARMUP: Final = 100
 """Episodes of chance at the beginning; a quarter of all if there are few."""
 REMEMBERED: Final = 100
 """Episodes that the agent's memory holds."""
-TAUGHT: Final = 300
-"""Episodes after the warm-up, each step of which trains the agent once; where there are fewer, each trains it more."""
 
 
 def amc(
@@ -68,13 +66,13 @@ def amc(
 
     What the agent sees of a group: its place, the kind, outputs, inputs, height, width, stride and kernel of the first
     layer that reads it, the FLOPs of the layers that make or read it, what is saved so far, what is left to decide, and
-    what it did last (the paper's equation 1). The agent is DDPG with the paper's sizes and rates (:mod:`.ddpg`).
+    what it did last (the paper's equation 1). The agent is DDPG with the paper's sizes (:mod:`.ddpg`).
 
     Deviations: decisions are one for each group, in the graph's order, where AMC's are one for a layer's inputs and
     residual layers share one; every convolution that is not grouped is refitted, not only 1x1 and linear layers; the
     reward is a share of the original's quality, and on the validation split; 4 episodes are played at once; fewer
-    episodes than the 400 here (the published script plays 800) have a shorter warm-up and train the agent more often. A
-    latency is estimated (by counting or by a ``table``) and measured for the best of each 4 only.
+    episodes than the 400 here (the published script plays 800) have a shorter warm-up. A latency is estimated (by
+    counting or by a ``table``) and measured for the best of each 4 only.
 
     Other arguments: :class:`netgraft.recipes.Run`; ``tune_epochs`` of the plan means nothing here.
     """
@@ -260,8 +258,7 @@ class Learning:
         if self._agent is None:
             steps, features = len(self.walk.groups), self.walk.seen.shape[1] + 3
             warmup = min(WARMUP, self.episodes // 4)
-            updates = max(1, round(TAUGHT / max(1, self.episodes - warmup)))
-            self._agent = Agent(features, REMEMBERED * steps, warmup, self.seed, updates)
+            self._agent = Agent(features, REMEMBERED * steps, warmup, self.seed)
         return self._agent
 
     def _episode(self, number: int) -> tuple[list[int], list[Step], str]:

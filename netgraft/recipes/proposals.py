@@ -200,7 +200,7 @@ def trained(
             clock = Clock(original, study.trials[0].scores["latency"], begun.engine_name)
         search(
             Space(original, Mix(()), begun.score),
-            Found(begun, find, seed),
+            Found(begun, find, run.seed),
             [
                 Rung("count", Count(begun.latency)),
                 Rung("check", Check(begun.trainer)),
