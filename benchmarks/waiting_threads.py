@@ -3,9 +3,9 @@
     python benchmarks/waiting_threads.py [--steps 40] [--rounds 3]
 
 By default a thread that waits spins for a millisecond and more (libgomp's ``GOMP_SPINCOUNT``), netgraft lets it spin
-for microseconds and then sleep (``netgraft/__init__.py``), and ``OMP_WAIT_POLICY=PASSIVE`` lets it sleep at once. Each in a
-process of its own, in turns: ResNet-20 for 32x32 images, a batch of 64, forward, backward and a step. Prints Markdown:
-the median step in milliseconds, and as a multiple of the default's.
+for microseconds and then sleep (``netgraft/__init__.py``), and ``OMP_WAIT_POLICY=PASSIVE`` lets it sleep at once. Each
+in a process of its own, in turns: ResNet-20 for 32x32 images, a batch of 64, forward, backward and a step. Prints
+Markdown: the median step in milliseconds, and as a multiple of the default's.
 """
 
 from __future__ import annotations
