@@ -8,8 +8,8 @@ best quality, as it came out of the search, without any training, is measured in
 Torch-Pruning (DepGraph) prunes the same original as little as makes it as fast when it is measured, in two ways: its
 GroupMagnitudeImportance with the same ratio everywhere, and its GroupTaylorImportance with one threshold for the whole
 network; widths are rounded to multiples of four, as ``amc``'s were. Batch-norm statistics are re-estimated where that
-helps, and every network is fine-tuned with the same schedule, examples and seed, with the original as teacher. Accuracy on test images.
-Needs ``pip install netgraft[bench]``.
+helps, and every network is fine-tuned with the same schedule, examples and seed, with the original as teacher. Accuracy
+on test images. Needs ``pip install netgraft[bench]``.
 """
 
 from __future__ import annotations
