@@ -199,7 +199,7 @@ def test_engines_are_found_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"netgraft.costs.measured.{module}.find_spec", lambda _: None)
     with pytest.raises(MeasureError, match=r"openvino is not installed here: pip install 'netgraft\[openvino\]'"):
         measure(tiny(), engine="openvino")
-    with pytest.raises(MeasureError, match="pip install ai-edge-litert"):
+    with pytest.raises(MeasureError, match=r"pip install 'netgraft\[litert\]'"):
         measure(tiny(), engine="litert")
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(MeasureError, match="install a C\\+\\+ compiler"):

@@ -22,7 +22,7 @@ class LiteRt:
 
     def missing(self) -> str:
         """See :class:`~.networks.Engine`."""
-        return "" if find_spec("ai_edge_litert") else "pip install ai-edge-litert"
+        return "" if find_spec("ai_edge_litert") else "pip install 'netgraft[litert]'"
 
     def lacks(self, precision: str) -> str:
         """See :class:`~.networks.Engine`."""
