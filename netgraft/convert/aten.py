@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from netgraft.convert.calls import Call, Operand, Result, Rule, Rules, Stored, Untranslatable, windows
-from netgraft.ir import Batch, Value
+from netgraft.ir import Batch, DType, Value
 
 RULES: Final = Rules()
 
@@ -92,6 +92,8 @@ def _linear_default(call: Call) -> Value:
     weight, bias = call["weight"], call["bias"]
     if isinstance(weight, Stored) and not isinstance(bias, Value):
         return _linear(call, call["input"], weight, bias)
+    if call.outputs[0].dtype not in (DType.F32, DType.F64):
+        raise Untranslatable("its weight or bias is computed by the network, and a sum by itself would round once more")
     # What the network computes is no weight: the parts of the layer that are computed become operations.
     if isinstance(weight, Stored):
         y = _linear(call, call["input"], weight, None)

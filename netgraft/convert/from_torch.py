@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import functools
 import math
+import re
 import sysconfig
 import traceback
 import warnings
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.parameter import UninitializedTensorMixin
 
@@ -37,6 +38,7 @@ from netgraft.errors import GraphError, SourceError
 from netgraft.ir import Batch, Graph, Input, Model, Node, TensorType, Value
 
 _FIRST_LINE = 200
+_NO_DROPOUT = re.compile(r"(dropout\.default\([^,()]+, 0\.0), (?:True|False)")
 
 
 def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, name: str | None = None) -> Model:
@@ -61,9 +63,8 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
         _warn(f"{name} returns {', '.join(rest)} besides tensors, which is left out")
     args = _widened(args)
     try:
-        program = _export(_twin(original).eval(), args, dynamic=True)
-        graph, weights = _read(program, name, training=False)
-        dynamic = _has_batch(graph)
+        read = _read(_export(_twin(original).eval(), args, dynamic=True), name, training=False)
+        dynamic = _has_batch(read.graph)
     except Exception:  # whatever it was, it will come again unless the variable batch was the reason
         dynamic = False
     if not dynamic:
@@ -74,9 +75,9 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
                 f"{name} cannot be traced by torch.export: {reason(error)}. Rewrite that part, or export the network "
                 "yourself and give the .pt2 file"
             ) from None
-        graph, weights = _read(program, name, training=False)
-        graph = _with_variable_batch(graph, name)
-    graph, weights = _with_training(graph, weights, name, _twin(original), args, dynamic)
+        read = _read(program, name, training=False)
+        read = replace(read, graph=_with_variable_batch(read.graph, name))
+    graph, weights = _with_training(read, name, _twin(original), args, dynamic)
     model = _model(graph, weights, name)
     sketch = _twin(original, "meta")
     return with_image_sizes(model, lambda *xs: _tensors(original(*xs)), lambda *xs: _tensors(sketch(*xs)), args)
@@ -92,8 +93,9 @@ def from_exported(program: ExportedProgram, *, name: str = "network") -> Model:
     SourceError for what a graph cannot hold: outputs that are no tensors, buffers that the network changes as it runs,
     control flow, dynamic sizes other than the batch.
     """
-    graph, weights = _read(program, name, training=None)
-    model = _model(graph if _has_batch(graph) else _with_variable_batch(graph, name), weights, name)
+    read = _read(program, name, training=None)
+    graph = read.graph if _has_batch(read.graph) else _with_variable_batch(read.graph, name)
+    model = _model(graph, read.weights, name)
     return replace(model, weights={key: array.copy() for key, array in model.weights.items()})  # not the program's
 
 
@@ -205,14 +207,28 @@ def _export(module: nn.Module, args: tuple[Tensor, ...], *, dynamic: bool) -> Ex
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-def _read(program: ExportedProgram, name: str, *, training: bool | None) -> tuple[Graph, dict[str, Stored]]:
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """A network as read, from ``program``: the one that was ``traced``, or that decomposed."""
+
+    graph: Graph
+    weights: dict[str, Stored]
+    traced: ExportedProgram
+    program: ExportedProgram
+
+
+def _read(
+    traced: ExportedProgram, name: str, *, training: bool | None, program: ExportedProgram | None = None
+) -> _Read:
+    """Reads what was traced, or ``program``, which computes the same."""
+    program = program or traced
     try:
         try:
-            return Reader(program, training=training).read()
+            return _Read(*Reader(program, training=training).read(), traced, program)
         except DecompositionNeededError:
             with quiet():
-                decomposed = program.run_decompositions({})
-            return Reader(decomposed, training=training).read()
+                program = program.run_decompositions({})
+            return _Read(*Reader(program, training=training).read(), traced, program)
     except (SourceError, GraphError) as error:
         raise SourceError(f"{name} cannot be read: {error}") from None
 
@@ -233,21 +249,35 @@ def _has_batch(graph: Graph) -> bool:
 
 
 def _with_training(
-    read: Graph, held: dict[str, Stored], name: str, module: nn.Module, args: tuple[Tensor, ...], dynamic: bool
+    read: _Read, name: str, module: nn.Module, args: tuple[Tensor, ...], dynamic: bool
 ) -> tuple[Graph, dict[str, Stored]]:
     """What was read, with the dropout that only training shows. Warns of any other difference, which is left out."""
     try:
-        graph, weights = _read(_export(module.train(), args, dynamic=dynamic), name, training=True)
-        if not dynamic and _has_batch(read):
-            graph = generalise(graph)
+        traced = _export(module.train(), args, dynamic=dynamic)
+        # Decomposing takes longer than tracing: what is the same in both modes is decomposed once.
+        program = read.program if _is_same(traced, read.traced) else None
+        trained = _read(traced, name, training=True, program=program)
+        graph = generalise(trained.graph) if not dynamic and _has_batch(read.graph) else trained.graph
         graph = with_drop_paths(graph)
     except Exception as error:
         _warn(f"what {name} computes in training could not be traced, and is taken to be the same: {reason(error)}")
-        return read, held
-    if without_dropout(graph).digest == without_dropout(read).digest:
-        return graph, weights
+        return read.graph, read.weights
+    if without_dropout(graph).digest == without_dropout(read.graph).digest:
+        return graph, trained.weights
     _warn(f"{name} computes something else in training, which is left out: the graph has what evaluation runs")
-    return read, held
+    return read.graph, read.weights
+
+
+def _is_same(a: ExportedProgram, b: ExportedProgram) -> bool:
+    """Whether two programs of one module are the same code on the same constants, but for dropout of nothing."""
+    codes = [
+        [_NO_DROPOUT.sub(r"\1", m.code) for m in p.graph_module.modules() if isinstance(m, fx.GraphModule)]
+        for p in (a, b)
+    ]
+    return codes[0] == codes[1] and (
+        a.constants.keys() == b.constants.keys()
+        and all(isinstance(x, Tensor) and torch.equal(x, b.constants[key]) for key, x in a.constants.items())
+    )
 
 
 def _with_variable_batch(graph: Graph, name: str) -> Graph:
