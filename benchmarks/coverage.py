@@ -19,7 +19,8 @@ Columns, each a number, ``ok``, ``-`` where there is nothing to ask, or the reas
   compares the batch-norm statistics afterwards, with the same random state for dropout (at most 1e-5); ``f64`` where
   rounding alone makes more in float32, so that both were compared in float64 (at most 1e-10)
 - batch: the same at batch sizes 1 and 5
-- size: the same for images twice as large, where the original takes them and mixes no tokens (no attention)
+- size: the same for images twice as large, where the original takes them and is fully convolutional: it has no
+  attention, linear attention (a product of two computed matrices) included, and looks no places up by their number
 - source: the written ``model.py`` loads the weights strictly and computes the same (at most 1e-5)
 - ONNX: onnxruntime's outputs for the written file (at most 1e-4); ``f64`` where float32 itself is off by more, from
   float64, and onnxruntime by no more than four times that
@@ -49,11 +50,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-COLUMNS = ("import", "ops", "known", "FLOPs known", "eval", "train", "batch", "size", "source", "ONNX", "regions")
-COLUMNS += ("child",)
 CLOSE, ONNX_CLOSE, EXACT = 1e-5, 1e-4, 1e-10
-PROMISED = ("import", "eval", "train", "batch", "size", "source", "ONNX", "child")
-"""The columns that can fail."""
 _PATIENCE = 10
 """How many times the processor time a network may take by the clock: the machine may be busy."""
 
@@ -69,6 +66,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run those with a failing cell again")
     given = parser.parse_args()
     from coverage_models import MODELS
+    from coverage_page import failures, page
 
     given.out.mkdir(parents=True, exist_ok=True)
     journal = given.out / "rows.jsonl"
@@ -85,7 +83,7 @@ def main() -> None:
                 file.write(json.dumps(rows[name]) + "\n")
             print(name, failures(rows[name]) or "ok", file=sys.stderr, flush=True)
     found = [rows[name] for name in sorted(wanted) if name in rows]
-    text = page(found, len(wanted) - len(found))
+    text = page(__doc__ or "", found, len(wanted) - len(found))
     given.write.write_text(text, encoding="utf-8") if given.write else print(text)
 
 
@@ -339,7 +337,8 @@ def other_size(ours: Any, theirs: Any, graph: Any, inputs: Sequence[Any]) -> Any
 
     if any(x.ndim != 4 or not x.is_floating_point() for x in inputs):
         return "-"
-    if any(node.op in ("attention", "softmax") for node in graph) or "attention" in str(graph):
+    looked_up = ("aten.topk.default", "aten.gather.default")
+    if any(node.op in ("attention", "softmax", "matmul") or node.attrs.get("target") in looked_up for node in graph):
         return "-"
     larger = [F.interpolate(x, scale_factor=2.0) for x in inputs]
     try:
@@ -443,82 +442,6 @@ def _short(error: BaseException) -> str:
 def _where(error: BaseException) -> str:
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{Path(frame.filename).name}:{frame.lineno}"
-
-
-# The page
-
-
-def failures(done: dict[str, Any]) -> dict[str, str]:
-    """The cells that failed, with the reasons."""
-    said = {column: done[column] for column in PROMISED if isinstance(done.get(column), str)}
-    return {column: text for column, text in said.items() if text not in ("ok", "-") and not text.startswith("f64")}
-
-
-def page(rows: Sequence[dict[str, Any]], missing: int = 0) -> str:
-    """The whole Markdown file; ``missing`` networks were not come to."""
-    shown = [done for done in rows if "skipped" not in done]
-    skipped = [done for done in rows if "skipped" in done]
-    imported = [done for done in shown if done["import"] == "ok"]
-    lines = ["# Which PyTorch networks come in, and come out the same", ""]
-    lines += (__doc__ or "").partition("Columns")[0].splitlines()[2:]
-    lines += ["Columns" + (__doc__ or "").partition("Columns")[2], *summary(shown, imported), ""]
-    lines += [f"{missing} more networks of the list were not come to.", ""] if missing else []
-    lines += ["| network | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
-    for done in shown:
-        lines.append(f"| {done['name']} | " + " | ".join(cell(done, column) for column in COLUMNS) + " |")
-    reasons = [(done["name"], column, why) for done in shown for column, why in failures(done).items()]
-    lines += ["", "## Failing cells", ""] if reasons else []
-    lines += [f"- {name}, {column}: {_plain(why)}" for name, column, why in reasons]
-    frozen: Counter[str] = Counter()
-    for done in imported:
-        frozen.update(done["why"].keys())
-    lines += ["", "## What is frozen, and in how many networks", ""] if frozen else []
-    lines += [f"- {_plain(why)}: {count}" for why, count in frozen.most_common()]
-    lines += ["", "## What netgraft warned of", ""] if any(done["warnings"] for done in imported) else []
-    lines += [f"- {done['name']}: {_plain(text)}" for done in imported for text in done["warnings"]]
-    lines += ["", "## Not run", ""] if skipped else []
-    lines += [f"- {done['name']}: {_plain(done['skipped'])}" for done in skipped]
-    return "\n".join(lines) + "\n"
-
-
-def summary(shown: Sequence[dict[str, Any]], imported: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """How many networks pass each column."""
-    yield f"**{len(imported)} of {len(shown)} networks are read.** Of these:"
-    yield ""
-    for column in PROMISED[1:]:
-        asked = [done for done in imported if done.get(column) != "-"]
-        passed = sum(column not in failures(done) for done in asked)
-        yield f"- {column}: {passed} of {len(asked)}"
-    shares = [done["FLOPs known"] for done in imported if isinstance(done.get("FLOPs known"), float)]
-    if shares:
-        enough = sum(share >= 0.95 for share in shares)
-        yield f"- at least 95 % of the FLOPs known: {enough} of {len(shares)}; the mean share is {_mean(shares):.2%}"
-        yield f"- the mean share of known operations is {_mean([done['known'] for done in imported]):.2%}"
-    times = sorted(done["times"] for done in imported if done["times"])
-    if times:
-        yield f"- time to read, in times of torch.export's: median {times[len(times) // 2]:.2f}, most {times[-1]:.2f}"
-
-
-def _mean(numbers: Sequence[float]) -> float:
-    return sum(numbers) / len(numbers)
-
-
-def cell(done: dict[str, Any], column: str) -> str:
-    """One cell as text."""
-    value = done.get(column)
-    if value is None:
-        return ""
-    if column == "import":
-        return f"{done['seconds']:.1f} s, {done['times'] or '?'}x" if value == "ok" else "**no**"
-    if column in ("known", "FLOPs known") and isinstance(value, float | int):
-        return f"{value:.1%}"
-    if isinstance(value, float):
-        return f"{value:.0e}" if value else "0"
-    return "**no**" if column in failures(done) else str(value)
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "\\<")
 
 
 if __name__ == "__main__":

@@ -371,6 +371,7 @@ _PYTORCHCV = {
     "resnesta": ("resnestabc14", 64),
     "rir_cifar": ("rir_cifar10", 32),
     "nin_cifar": ("nin_cifar10", 32),
+    "resnet_cifar": ("resnet542bn_cifar10", 32),  # one of about 1,500 operations
     "shakeshakeresnet_cifar": ("shakeshakeresnet20_2x16d_cifar10", 32),
     "resdropresnet_cifar": ("resdropresnet20_cifar10", 32),
     "wrn1bit_cifar": ("wrn20_10_1bit_cifar10", 32),
