@@ -60,7 +60,7 @@ def export(
     _refuse_foreign_files(folder)
     folder.mkdir(parents=True, exist_ok=True)
     foreign = [node for node in model.graph if node.op == "frozen" and is_foreign(node.attrs)]
-    files = ("model.onnx",) if foreign else (*FILES, PROGRAM) if program else FILES
+    files: tuple[str, ...] = ("model.onnx",) if foreign else (*FILES, PROGRAM) if program else FILES
     if foreign:
         why = f"no model.py: {foreign[0].id} is {foreign[0].attrs['target']}, which torch does not have"
         warnings.warn(f"{model.name} is written as model.onnx only; {why}", UserWarning, stacklevel=2)

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from netgraft.convert import onnx_foreign
 from netgraft.convert.calls import Stored
@@ -143,7 +143,7 @@ def _moved(tensor: Tensor, device: str) -> Tensor:
 
 def _copy(module: nn.Module, name: str) -> nn.Module:
     """A copy with tensors of its own."""
-    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in (*module.parameters(), *module.buffers())):
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
         raise SourceError(f"{name} has lazy layers without sizes yet; call it once on the example inputs first")
     # Tensors that the module computed, as torch.nn.utils.weight_norm does, cannot be copied with their history.
     held = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]

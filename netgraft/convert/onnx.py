@@ -67,8 +67,8 @@ def verify(data: bytes, model: Model, *, batches: Sequence[int] = (1, 3), tolera
     """The greatest difference between onnxruntime's outputs, as it runs by default, and :func:`to_module`'s.
 
     ConversionError where a difference is above ``tolerance``, absolute or relative, whichever is more lenient. A
-    network that multiplies rounding errors cannot agree so closely with anything: where torch's own float32 is farther
-    than ``tolerance`` from its float64, onnxruntime may be ``ROUNDING`` times as far, and a UserWarning says so. Values
+    network that multiplies rounding errors cannot agree so closely with anything: onnxruntime may be ``ROUNDING`` times
+    as far from torch's float32 as that is from its float64, and a UserWarning says so where this is above it. Values
     of half precision are held to ``ROUNDING`` of their own units; a quantised network to what onnxruntime computes
     without its optimiser, which moves the borders between steps.
     """
@@ -86,7 +86,7 @@ def verify(data: bytes, model: Model, *, batches: Sequence[int] = (1, 3), tolera
         off = _difference(data, inputs, expected)
         if not off <= tolerance:
             rounding = _rounding(module, inputs, expected)
-            if tolerance < rounding and off <= ROUNDING * rounding:
+            if off <= ROUNDING * rounding:
                 warnings.warn(
                     f"{model.name} magnifies rounding errors: its outputs are {rounding:.2g} off in float32, in torch "
                     f"too, and those of the ONNX network differ by {off:.2g}",
