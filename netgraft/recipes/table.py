@@ -44,7 +44,8 @@ AT_ONCE = 8
 """Networks that are measured beside the same runs of the reference."""
 VARIANTS, CHILDREN, MEMBERS = 3, 4, 40
 """Of each network of the zoo: how many widths and image sizes, and how many children; how many members of a family."""
-FORMAT = 1
+FORMAT = 2
+"""Of a collection: another one where kernels get other names, so that none is gone on with under two of them."""
 
 
 Item = TypeVar("Item")
@@ -248,8 +249,8 @@ def _begun(journal: Path, asked: Mapping[str, Any]) -> list[Observed]:
         raise MeasureError(f"{journal} is no collection of 'netgraft table build': {error}") from None
     if begun != asked:
         raise OptionError(
-            f"{journal} was begun with other spaces, another seed, or on another machine ({first}), now it is "
-            f"{json.dumps(asked)}; name another --out"
+            f"{journal} was begun with other spaces, another seed, another version, or on another machine ({first}), "
+            f"now it is {json.dumps(asked)}; name another --out"
         )
     if len(whole) < len(text):  # cut off while it was written
         _written(journal, whole)
