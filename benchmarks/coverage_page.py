@@ -81,4 +81,4 @@ def cell(done: dict[str, Any], column: str) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "\\<")
+    return text.partition("\n")[0].replace("|", "\\|").replace("<", "\\<")
