@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from netgraft.convert.onnx_frozen import example_inputs, opset_for
-from netgraft.convert.onnx_ops import OPSET, write
+from netgraft.convert.onnx_ops import opset_of, write
 from netgraft.convert.onnx_writer import Writer
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError
 from netgraft.ir import Batch, DType, Model
 
-__all__ = ["OPSET", "TOLERANCE", "apart", "example_inputs", "to_onnx", "verify"]
+__all__ = ["TOLERANCE", "apart", "example_inputs", "to_onnx", "verify"]
 
 TOLERANCE: Final = 1e-4
 ROUNDING: Final = 4.0
@@ -43,7 +43,7 @@ def to_onnx(model: Model, path: Path | None = None) -> bytes:
     try:
         for node in graph:
             write(writer, node, graph)
-        proto = writer.model(opset_for(writer.wanted, OPSET))
+        proto = writer.model(opset_for(writer.wanted, opset_of(graph)))
     except ConversionError as error:
         raise ConversionError(f"{model.name} cannot be written as ONNX: {error}") from error
     if proto.ByteSize() > _LIMIT:

@@ -1,4 +1,4 @@
-"""The one table from our ops to ONNX's (opset 20), in eval mode."""
+"""The one table from our ops to ONNX's, in eval mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from netgraft.convert.onnx_writer import NUMPY, ONNX_DTYPES, Writer
 from netgraft.ir import Batch, DType, Graph, Node, TensorType
 from netgraft.ir.shapes import axis, window
 
-OPSET: Final = 20
+OPSET: Final = 18
+"""Files are of this opset, unless they hold one of :data:`NEWER`: from 19 on onnxruntime takes several times as long
+for means over windows in the plain layout, and torch's exporter writes this one without converting.
+"""
+NEWER: Final = {"gelu": 20}
+"""Operations that came later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ def _affine(w: Writer, s: Site, shape: tuple[Any, ...]) -> tuple[str, str]:
 
 
 def _group_norm(w: Writer, s: Site) -> str:
-    # GroupNormalization of opset 20 has a scale a group, and is deprecated.
+    # GroupNormalization of these opsets has a scale a group, and is deprecated.
     (x,), groups, kind = s.inputs, s["groups"], NUMPY[s.inputs[0].dtype]
     grouped = w.add("Reshape", s.x[0], w.constant([0, groups, -1]))
     ones, zeros = w.constant(np.ones(groups), kind), w.constant(np.zeros(groups), kind)
@@ -354,7 +359,12 @@ def _constant(w: Writer, s: Site) -> str:
 def _frozen(w: Writer, s: Site) -> list[str]:
     if is_foreign(s.node.attrs):
         return write_foreign(w, s.node, s.x)
-    return list(write_frozen(w, s.node, s.x, s.inputs, OPSET))
+    return list(write_frozen(w, s.node, s.x, s.inputs, opset_of(w.graph)))
+
+
+def opset_of(graph: Graph) -> int:
+    """The lowest opset, from :data:`OPSET` on, that has all operations of a graph that are none of ONNX's already."""
+    return max([OPSET, *(NEWER.get(node.op, OPSET) for node in graph)])
 
 
 def _concat(w: Writer, s: Site) -> str:

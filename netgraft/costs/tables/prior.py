@@ -45,9 +45,8 @@ _ELEMENT: Final = {
     "batch": 0.4,
 }
 _MOST: Final = 0.4
-# The same for each element that a pool's window looks at; in the plain layout onnxruntime (from opset 19 on) computes
-# means one by one.
-_LOOK: Final = {"blocked": 0.04, "max": 0.2, "mean": 2.1, "global": 0.4}
+# The same for each element that a pool's window looks at.
+_LOOK: Final = {"blocked": 0.04, "plain": 0.2, "global": 0.4}
 
 
 def guess(key: Key) -> float:
@@ -100,9 +99,9 @@ def _work(key: Key) -> float:
         case "conv":
             return _convolution(way, sizes)
         case "pool":
-            mean, channels, height, width, out_height, out_width, rows, columns, _ = sizes
+            _, channels, height, width, out_height, out_width, rows, columns, _ = sizes
             looked = channels * out_height * out_width * rows * columns
-            each = _LOOK["blocked" if "blocked" in way else "global" if "global" in way else "mean" if mean else "max"]
+            each = _LOOK["blocked" if "blocked" in way else "global" if "global" in way else "plain"]
             return looked * each + channels * height * width / CALIBRATED.bandwidth
         case "linear":
             rows, inputs, outputs, _ = sizes
