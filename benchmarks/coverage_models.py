@@ -82,6 +82,7 @@ def _convnext_backbone() -> Any:
 
 
 _ALL_STAGES = ["stage1", "stage2", "stage3", "stage4"]
+_UVDOC = {"model_type": "uvdoc_backbone", "out_features": [f"stage{n}" for n in range(1, 7)]}
 
 # name: (class, config class, options or a function that gives them, image size)
 _TRANSFORMERS: dict[str, tuple[str, str, Any, int]] = {
@@ -264,7 +265,7 @@ _TRANSFORMERS: dict[str, tuple[str, str, Any, int]] = {
     "vitdet": ("VitDetBackbone", "VitDetConfig", {**_SMALL, "image_size": 64, "patch_size": 16}, 64),
     "ijepa": ("IJepaForImageClassification", "IJepaConfig", _VIT, 32),
     "depth_anything": ("DepthAnythingForDepthEstimation", "DepthAnythingConfig", lambda: _depth_anything(), 56),
-    "maskformer_swin": ("MaskFormerSwinBackbone", "MaskFormerSwinConfig", {"image_size": 64, "embed_dim": 16}, 64),
+    "maskformer_swin": ("MaskFormerSwinBackbone", "MaskFormerSwinConfig", {"image_size": 64, "embed_dim": 24}, 64),
     "sam_vision": (
         "SamVisionModel",
         "SamVisionConfig",
@@ -273,7 +274,7 @@ _TRANSFORMERS: dict[str, tuple[str, str, Any, int]] = {
     ),
     "vitpose": ("VitPoseBackbone", "VitPoseBackboneConfig", {**_SMALL, "image_size": [64, 64]}, 64),
     "pp_lcnet": ("PPLCNetForImageClassification", "PPLCNetConfig", {}, 64),
-    "uvdoc": ("UVDocModel", "UVDocConfig", {}, 64),
+    "uvdoc": ("UVDocModel", "UVDocConfig", {"backbone_config": _UVDOC}, 64),
 }
 
 
@@ -399,7 +400,7 @@ _PYTORCHCV = {
     "enet": ("enet_cityscapes", 64),
     "erfnet": ("erfnet_cityscapes", 64),
     "fpenet": ("fpenet_cityscapes", 64),
-    "sinet": ("sinet_cityscapes", 64),
+    "sinet": ("sinet_cityscapes", 256),
     "unet": ("unet_cityscapes", 64),
 }
 _IN_SIZE = ("cityscapes", "voc", "celebamaskhq", "coco", "sinet")
