@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import os
 
-# Torch's threads wait for each other spinning, for a millisecond and more, so that a training of two threads all but
-# stands still where another program wants one of two cores. They are to wait for microseconds so, and then sleep. It
-# counts only where netgraft is imported before torch, as the command line does.
+# Torch's threads wait for each other spinning, for a millisecond and more, which holds up a training of two threads
+# where other programs want the cores. They are to spin for microseconds, and then sleep. It counts only where netgraft
+# is imported before torch, as the command line does.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
