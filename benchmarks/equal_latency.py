@@ -62,6 +62,7 @@ def main() -> None:
     print("| trimmed by | seed | measured latency [99 %] | FLOPs | before (%) | fine-tuned (%) |")
     print("|---|---|---|---|---|---|", flush=True)
     rival = TorchPruning(options.network, model, task)
+    by_magnitude, by_taylor = cache(rival.by_magnitude), cache(rival.by_taylor)  # seeds ask for the same ratios
     after: dict[str, list[float]] = {}
     for seed, study in enumerate(studies):
         best = max((t for t in study.trials.values() if t.number and t.model), key=lambda t: t.scores["quality"])
@@ -69,8 +70,8 @@ def main() -> None:
         bound = WITHIN * measured(ours, model)
         networks = {
             "netgraft": ours,
-            "Torch-Pruning, magnitude, one ratio": rival.as_fast(rival.by_magnitude, bound),
-            "Torch-Pruning, Taylor, one threshold": rival.as_fast(rival.by_taylor, bound),
+            "Torch-Pruning, magnitude, one ratio": as_fast(by_magnitude, bound),
+            "Torch-Pruning, Taylor, one threshold": as_fast(by_taylor, bound),
         }
         ratios = compare(list(networks.values()), model, seconds=options.seconds)
         for (way, network), ratio in zip(networks.items(), ratios, strict=True):
@@ -102,6 +103,15 @@ def qualities(network: Model, model: Model, task: tasks.Task, epochs: float, see
     return before, tasks.evaluate(module, task, "test").quality
 
 
+def as_fast(prune: Callable[[int], tuple[Model, float]], bound: float) -> Model:
+    """What the smallest ratio leaves with which it is measured to take at most ``bound`` of the model's time."""
+    low, high = 0, STEPS - 4
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if prune(middle)[1] <= bound else (middle, high)
+    return prune(high)[0]
+
+
 @dataclass(frozen=True, eq=False)
 class TorchPruning:
     """Prunes the ``network`` of the zoo with the weights of ``model``."""
@@ -110,22 +120,12 @@ class TorchPruning:
     model: Model
     task: tasks.Task
 
-    def as_fast(self, prune: Callable[[int], tuple[Model, float]], bound: float) -> Model:
-        """What the smallest ratio leaves with which it is measured to take at most ``bound`` of the model's time."""
-        low, high = 0, STEPS - 4
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if prune(middle)[1] <= bound else (middle, high)
-        return prune(high)[0]
-
-    @cache  # noqa: B019  # one object for the whole benchmark
     def by_magnitude(self, ratio: int) -> tuple[Model, float]:
         """Its default: the L2 norm of groups, the same ratio of each."""
         import torch_pruning as tp
 
         return self._pruned(self._module(), ratio, tp.importance.GroupMagnitudeImportance(p=2), everywhere=False)
 
-    @cache  # noqa: B019  # one object for the whole benchmark
     def by_taylor(self, ratio: int) -> tuple[Model, float]:
         """First-order Taylor importance from 512 training images, ranked over the whole network."""
         import torch_pruning as tp

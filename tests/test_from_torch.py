@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from reading import IMAGE, Function, assert_same, only, ops, randomised, read, run
 from torch import Tensor, nn
 from torch.export import Dim, export
 from torch.nn import functional as F
@@ -21,82 +21,7 @@ from netgraft.convert.from_torch import from_exported, from_module
 from netgraft.convert.frozen import constant, encode
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import ConversionError, SourceError
-from netgraft.ir import Batch, DType, Model, Node, TensorType, parse, render
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    """Statistics, scales and shifts as after training, so that every one of them shows in the output."""
-    for name, parameter in module.named_parameters():
-        if parameter.ndim == 1:
-            parameter.data.uniform_(0.75, 1.25) if name.endswith("weight") else parameter.data.uniform_(-0.25, 0.25)
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(std=0.2)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5)
-    return module
-
-
-def tensors(returned: Any) -> Iterator[Tensor]:
-    """All tensors of an output, in order."""
-    if isinstance(returned, Tensor):
-        yield returned
-    else:
-        for part in returned.values() if isinstance(returned, dict) else returned:
-            yield from tensors(part)
-
-
-def run(module: nn.Module, *inputs: Tensor) -> list[Tensor]:
-    torch.manual_seed(1)  # the same dropout
-    with torch.no_grad():
-        return list(tensors(module(*(x.clone() for x in inputs))))
-
-
-def assert_same(module: nn.Module, model: Model, *inputs: Tensor, training: bool = True) -> None:
-    """Both compute the same: at three batch sizes in evaluation, and in training, statistics included."""
-    back, original = to_module(model), copy.deepcopy(module)
-    for batch in (1, 2, 5):
-        cut = [torch.cat([x, x, x])[:batch] for x in inputs]
-        for ours, theirs in zip(run(back.eval(), *cut), run(original.eval(), *cut), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-    if training:
-        for ours, theirs in zip(run(back.train(), *inputs), run(original.train(), *inputs), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-        after = original.state_dict()
-        for key, value in back.state_dict().items():
-            if key in after:
-                torch.testing.assert_close(value, after[key], rtol=1e-5, atol=1e-5)
-
-
-def read(module: nn.Module, *inputs: Tensor) -> Model:
-    """The module as a model, without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return from_module(module, inputs)
-
-
-def ops(model: Model) -> list[str]:
-    return [node.op for node in model.graph]
-
-
-def only(model: Model, op: str) -> Node:
-    (node,) = (node for node in model.graph if node.op == op)
-    return node
-
-
-class Function(nn.Module):
-    """A module that calls a function."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.function(*inputs)
-
-
-IMAGE = (2, 4, 8, 8)
-
+from netgraft.ir import Batch, DType, Model, TensorType, parse, render
 
 ZOO: dict[str, dict[str, object]] = {
     "resnet20": {},
@@ -204,129 +129,7 @@ def test_parameters_and_buffers_as_values() -> None:
     assert_same(module, model, torch.randn(IMAGE))
 
 
-# Training
-
-
-class Dropouts(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.channels, self.inner = nn.Dropout2d(0.4), nn.Dropout(0.3, inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.dropout(self.inner(self.channels(x) * 1.5), 0.2, self.training)
-        return x * F.dropout(x, 0.1) if self.training else x * x
-
-
-def test_dropout_is_kept_however_it_is_written() -> None:
-    module = Dropouts()
-    model = read(module, torch.randn(IMAGE))
-    assert [node.attrs["p"] for node in model.graph if node.op.startswith("dropout")] == [0.4, 0.3, 0.2, 0.1]
-    assert_same(module, model, torch.randn(IMAGE))
-
-
-def test_dropout_that_is_always_on_stays_on() -> None:
-    module = Function(lambda x: F.dropout(x, 0.5, True))
-    # In training it looks like any other dropout.
-    with pytest.warns(UserWarning, match="something else in training"):
-        model = from_module(module, torch.randn(IMAGE))
-    assert ops(model) == ["frozen"]
-    back = to_module(model).eval()
-    assert (run(back, torch.ones(IMAGE))[0] == 0).any()
-
-
-def _by_rand(x: Tensor, keep: float, training: bool) -> Tensor:
-    """As transformers, monai and efficientnet_pytorch write it."""
-    if not training:
-        return x
-    mask = keep + torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), dtype=x.dtype, device=x.device)
-    return x.div(keep) * mask.floor_()
-
-
-def _by_bernoulli(x: Tensor, keep: float, training: bool) -> Tensor:
-    """As torchvision and timm write it."""
-    if not training:
-        return x
-    mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
-    return x * mask.div_(keep)
-
-
-@pytest.mark.parametrize("drop", [_by_rand, _by_bernoulli])
-@pytest.mark.parametrize("keep", [0.9, 0.5])
-def test_stochastic_depth_is_kept(drop: Callable[[Tensor, float, bool], Tensor], keep: float) -> None:
-    class Residual(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(4, 4, 3, padding=1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x + drop(self.conv(x), keep, self.training)
-
-    module = Residual()
-    x = torch.randn(64, 4, 4, 4)
-    model = read(module, x[:2])
-    assert only(model, "drop_path").attrs["p"] == pytest.approx(1 - keep)
-    assert "frozen" not in ops(model)
-    assert_same(module, model, x)
-    branch = to_module(model).train()(x) - x
-    whole = module.conv(x) / keep
-    kept = [i for i in range(len(x)) if branch[i].any()]
-    assert 0.5 * keep < len(kept) / len(x) < min(1.5 * keep, 1)
-    torch.testing.assert_close(branch[kept], whole[kept], rtol=1e-4, atol=1e-5)
-
-
-def _drawn(x: Tensor, keep: float) -> Tensor:
-    return torch.floor(keep + torch.rand((x.shape[0], 1, 1, 1)))
-
-
-def _out_of_order(x: Tensor) -> Tensor:
-    first, second = _drawn(x, 0.5), _drawn(x, 0.5)
-    return x / 0.5 * second + F.relu(x) / 0.5 * first
-
-
-def _together(x: Tensor) -> Tensor:
-    mask = _drawn(x, 0.5)
-    return x / 0.5 * mask + F.relu(x) / 0.5 * mask
-
-
-@pytest.mark.parametrize("drop", [_out_of_order, _together])
-def test_masks_that_other_draws_cannot_give_are_said(drop: Callable[[Tensor], Tensor]) -> None:
-    class Net(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return drop(x) if self.training else x + F.relu(x)
-
-    with pytest.warns(UserWarning, match="something else in training"):
-        model = from_module(Net(), torch.randn(IMAGE))
-    assert "drop_path" not in ops(model)
-
-
-def test_dropout_of_nothing_is_dropped() -> None:
-    assert ops(read(nn.Sequential(nn.Dropout(0.0), nn.ReLU()), torch.randn(IMAGE))) == ["relu"]
-
-
-def test_attention_keeps_its_dropout() -> None:
-    module = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.25, batch_first=True)
-    model = read(module, torch.randn(2, 5, 8))
-    assert only(model, "attention").attrs["p"] == 0.25
-    assert "frozen" not in ops(model)
-    assert_same(module, model, torch.randn(2, 5, 8))
-
-
-@pytest.mark.parametrize("momentum", [0.1, 0.0, None])
-def test_batch_norm_keeps_its_momentum(momentum: float | None) -> None:
-    module = randomised(nn.BatchNorm2d(4, momentum=momentum, eps=1e-3))
-    model = read(module, torch.randn(IMAGE))
-    norm = only(model, "batch_norm")
-    assert (norm.attrs["momentum"], norm.attrs["eps"]) == (momentum, 1e-3)
-    assert_same(module, model, torch.randn(IMAGE))
-
-
-def test_code_that_only_training_runs_is_said() -> None:
-    class Net(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x * 2 if self.training else x
-
-    with pytest.warns(UserWarning, match="Net computes something else in training"):
-        from_module(Net(), torch.randn(IMAGE))
+# What is refused, and what is read all the same
 
 
 def _nonzero(x: Tensor) -> Tensor:
