@@ -110,8 +110,8 @@ def _judged(
     seconds: float,
     on_event: Listener,
 ) -> list[Finalist]:
-    """The only place that touches the test split. Latencies are measured interleaved with the original's, and limits
-    hold for what was measured: in milliseconds, or as a ratio, whichever they speak of.
+    """The only place of a run that touches the test split. Latencies are measured interleaved with the original's, and
+    limits hold for what was measured: in milliseconds, or as a ratio, whichever they speak of.
     """
     on_event(MeasuringBegun(len(trained)))
     models = [model for _, model in trained]

@@ -1,9 +1,10 @@
 """The main job: evolve one network on one task, within limits and a budget.
 
-AutoGO's loop (Salameh et al., NeurIPS 2023, section 4) on this project's parts: segment grafts and operation swaps, a
-population on the Pareto front. Deviations: children inherit weights and are fine-tuned with the original as teacher
-instead of being ranked by a predictor alone; quality is judged on a validation split, the test split once at the end;
-the original receives the same extra training as its children; latency is measured at the end.
+AutoGO's loop (Salameh et al., NeurIPS 2023, section 4) on this project's parts: segment grafts, and beside them swaps,
+trims and other forms of convolutions, a population on the Pareto front. Deviations: children inherit weights and are
+fine-tuned with the original as teacher instead of being ranked by a predictor alone; quality is judged on a validation
+split, the test split once at the end; the original receives the same extra training as its children; latency is
+measured, shortly in the search (unless the plan says otherwise) and at length at the end.
 """
 
 from __future__ import annotations
