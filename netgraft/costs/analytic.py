@@ -33,9 +33,12 @@ def flops_by_node(graph: Graph) -> dict[str, int]:
 def parameters(graph: Graph) -> int:
     """Number of trainable scalars; a tensor that several nodes share counts once."""
     if "parameters" not in graph.notes:
-        trainable = graph.trainable
-        count = sum(type_.numel() for key, type_ in graph.weight_types.items() if key in trainable)
-        graph.notes["parameters"] = count
+        tensors: dict[str, int] = {}
+        for node in graph:
+            if node.weights:
+                types = node.definition.weights(graph.input_types(node), node.attrs)
+                tensors |= {node.weights[role]: type_.numel() for role, type_ in types.items() if node.trains(role)}
+        graph.notes["parameters"] = sum(tensors.values())
     known: int = graph.notes["parameters"]
     return known
 

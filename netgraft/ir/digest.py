@@ -24,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import blake2b
+from typing import NamedTuple
 
 from .node import Input, Node, Value
 
@@ -36,8 +37,7 @@ Edges = tuple[tuple[str, int], ...]
 """What a node reads, or who reads it, each with the constant of the place where that is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What happens to a graph: nodes ``gone``, others ``placed`` (under the same ids, maybe) that have ``labels``, and
     those that read something gone ``rewired``, as they are then. ``reads`` is what is known already of what those that
     are placed read. ``dependent`` are all outside that depend on something gone, in the graph's order; ``shared`` are
@@ -113,7 +113,7 @@ class Marks:
         # Weights have no names either: they are told apart by who uses them, and in which roles.
         for users in self.shared.values():
             total += _mix(sum([names[id] * _constant("user", role) for id, role in users]))
-        return f"{_hash(str(total & _BITS)):016x}"
+        return f"{_hashed(str(total & _BITS)):016x}"
 
     def _names(self, nodes: Sequence[Node], outputs: Sequence[Value]) -> dict[str, int]:
         # Every mark is written down with the last id that has it; whoever is not written down has a twin.
@@ -168,6 +168,8 @@ def _constant(*words: str | int) -> int:
     return _hash(" ".join(map(str, words))) | 1
 
 
-@lru_cache(maxsize=2**16)
-def _hash(text: str) -> int:
+def _hashed(text: str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+_hash = lru_cache(maxsize=2**16)(_hashed)

@@ -139,6 +139,7 @@ class _Literals:
         return attrs
 
 
+@lru_cache(maxsize=2**12)
 def parse_type(text: str) -> TensorType:
     """``f32[N,3,32,32]`` as a type."""
     match = re.fullmatch(r"(\w+)\[([^\]]*)\]", text.strip())
@@ -181,7 +182,7 @@ def parse(text: str) -> Graph:
             if line.startswith("return "):
                 outputs = _values(line.removeprefix("return "))
             elif line:
-                _parse_node(line, builder)
+                builder.append(_node(line))
         except GraphError as error:
             raise GraphError(f"line {number}: {error}") from None
     if outputs is None:
@@ -189,18 +190,22 @@ def parse(text: str) -> Graph:
     return builder.build(*outputs)
 
 
-def _parse_node(line: str, builder: Builder) -> None:
+@lru_cache(maxsize=2**14)
+def _node(line: str) -> Node:
+    """The node of a line, with those of its weights that have keys of their own.
+
+    A bank has the same few lines again and again, and more often yet the same attributes.
+    """
     match = _NODE.fullmatch(line)
     if match is None:
         raise GraphError(f"cannot read {line!r}")
     id, op, inputs, attrs, weights = match.groups()
     keys = dict(pair.strip().split("=", 1) for pair in weights.split(", ")) if weights else {}
-    builder.append(Node(id, op, _values(inputs), _attributes(op, attrs or ""), keys))
+    return Node(id, op, _values(inputs), _attributes(op, attrs or ""), keys)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2**12)
 def _attributes(op: str, text: str) -> Mapping[str, Any]:
-    """The attributes of an operation by a list that was read; a bank has the same few again and again."""
     return definition(op).complete(_Literals(text).attributes())
 
 
