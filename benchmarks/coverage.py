@@ -259,8 +259,8 @@ def examine(module: Any, inputs: tuple[Any, ...]) -> dict[str, Any]:
         off = compared([max(2, len(inputs[0]))], training=True)
         if isinstance(off, str) and off.startswith("off"):
             return off
-        after = original.state_dict()
-        wrong = [k for k, v in back.state_dict().items() if k in after and not torch.allclose(v, after[k], 1e-5, 1e-5)]
+        after = dict(original.named_buffers())
+        wrong = [k for k, v in back.named_buffers() if k in after and not torch.allclose(v, after[k], 1e-5, 1e-5)]
         return f"{wrong[0]} differs afterwards" if wrong else off
 
     ask("source", lambda: source(model))

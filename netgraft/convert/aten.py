@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from netgraft.convert.calls import Call, Operand, Result, Rule, Rules, Stored, Untranslatable, windows
+from netgraft.convert.einsum import einsum
 from netgraft.ir import Batch, DType, Value
 
 RULES: Final = Rules()
@@ -89,12 +90,13 @@ def _linear(call: Call, x: Operand, weight: Stored, bias: Stored | None) -> Valu
 
 @RULES.add("linear.default")
 def _linear_default(call: Call) -> Value:
-    weight, bias = call["weight"], call["bias"]
+    weight, bias = call.folded(call["weight"]), call.folded(call["bias"])
+    assert weight is not None, "a linear layer has one"
     if isinstance(weight, Stored) and not isinstance(bias, Value):
         return _linear(call, call["input"], weight, bias)
     if call.outputs[0].dtype not in (DType.F32, DType.F64):
-        raise Untranslatable("its weight or bias is computed by the network, and a sum by itself would round once more")
-    # What the network computes is no weight: the parts of the layer that are computed become operations.
+        raise Untranslatable("its weight or bias is computed from the input, and a sum by itself would round once more")
+    # What depends on the input is no weight: such parts of the layer become operations.
     if isinstance(weight, Stored):
         y = _linear(call, call["input"], weight, None)
     else:
@@ -129,6 +131,15 @@ def _matmul(call: Call) -> Value:
     if weight is not None:
         return _linear(call, call["self"], weight, None)
     return call.emit("matmul", call["self"], call["other"])
+
+
+@RULES.add("einsum.default")
+def _einsum(call: Call) -> Operand:
+    operands: list[Operand] = call["tensors"]
+    product = einsum(call["equation"], operands, lambda x: call.emitter.type(x).shape, call.emit)
+    if product is None:
+        raise Untranslatable("a sum that is no product of two matrices")
+    return product
 
 
 @RULES.add("scaled_dot_product_attention.default", "_scaled_dot_product_flash_attention_for_cpu.default")

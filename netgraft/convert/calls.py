@@ -22,11 +22,15 @@ class Untranslatable(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """A tensor that does not depend on the input: a parameter, a buffer or a folded constant."""
+    """A tensor that does not depend on the input: a parameter, a buffer or a folded constant.
+
+    ``computed``: the network computes it from its parameters each time, as weight standardisation does.
+    """
 
     key: str
     tensor: Tensor
     trainable: bool
+    computed: bool = False
 
 
 Operand = Value | Stored
@@ -53,6 +57,9 @@ class Emitter(Protocol):
 
     def transposed(self, operand: Operand) -> Stored | None:
         """The stored matrix whose transpose the operand is."""
+
+    def folded(self, operand: Value) -> Stored | None:
+        """The operand as a stored tensor; None where it depends on the input, the training or chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +91,17 @@ class Call:
         return int(self[name]) % max(self.type(of).rank, 1)
 
     def stored(self, name: str) -> Stored | None:
-        """A weight argument; Untranslatable where the network computes it."""
-        operand = self[name]
-        if operand is None or isinstance(operand, Stored):
-            return operand
-        raise Untranslatable(f"its {name} is computed by the network")
+        """A weight argument, also one that is computed from parameters alone; Untranslatable where the input has a part
+        in it.
+        """
+        operand = self.folded(self[name])
+        if isinstance(operand, Value):
+            raise Untranslatable(f"its {name} is computed from the input")
+        return operand
+
+    def folded(self, operand: Operand | None) -> Operand | None:
+        """An operand as a stored tensor where it does not depend on the input."""
+        return self.emitter.folded(operand) or operand if isinstance(operand, Value) else operand
 
     def image(self, name: str) -> Operand:
         """A tensor argument that must be N, C, H, W."""

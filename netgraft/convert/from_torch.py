@@ -48,9 +48,11 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     are module paths, weight keys the names in ``state_dict()``. Outputs are the tensors that ``forward`` returns, in
     order, out of whatever tuples, dicts or dataclasses hold them. Operations without a counterpart are frozen nodes.
 
-    A UserWarning says where the result is less than the module: a batch size that could not be made variable, code that
-    only training runs, or outputs that are no tensors. SourceError, in one line, where the module does not run on the
-    inputs or cannot be traced.
+    Weights that the module computes from its parameters each time (weight standardisation or normalisation, low-rank
+    adapters) are read as computed, so that their layers are layers as all others. A UserWarning says so, and where the
+    result is less than the module: a batch size that could not be made variable, code that only training runs, or
+    outputs that are no tensors. SourceError, in one line, where the module does not run on the inputs or cannot be
+    traced.
     """
     name = name or type(module).__name__
     args = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
@@ -234,6 +236,13 @@ def _read(
 
 
 def _model(graph: Graph, weights: Mapping[str, Stored], name: str) -> Model:
+    computed = [key for key, stored in weights.items() if stored.computed]
+    if computed:
+        others = f" and {len(computed) - 1} others" if len(computed) > 1 else ""
+        _warn(
+            f"{name} computes {computed[0]}{others} from its parameters each time, as weight standardisation does; "
+            "what is computed is read as a weight, and training will change that"
+        )
     try:
         return Model(graph, arrays(weights), name)
     except SourceError as error:
@@ -262,10 +271,15 @@ def _with_training(
     except Exception as error:
         _warn(f"what {name} computes in training could not be traced, and is taken to be the same: {reason(error)}")
         return read.graph, read.weights
-    if without_dropout(graph).digest == without_dropout(read.graph).digest:
+    if without_dropout(graph).digest == without_dropout(read.graph).digest and _agree(read.weights, trained.weights):
         return graph, trained.weights
     _warn(f"{name} computes something else in training, which is left out: the graph has what evaluation runs")
     return read.graph, read.weights
+
+
+def _agree(a: Mapping[str, Stored], b: Mapping[str, Stored]) -> bool:
+    """Whether what was computed while reading is the same in both."""
+    return all(key in b and torch.equal(x.tensor, b[key].tensor) for key, x in a.items() if x.computed)
 
 
 def _is_same(a: ExportedProgram, b: ExportedProgram) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from netgraft.convert.einsum import einsum
 from netgraft.convert.onnx_foreign import DTYPES
 from netgraft.convert.onnx_known import is_symbolic
 from netgraft.convert.onnx_reading import Call, Rule, Untranslatable
@@ -406,6 +407,9 @@ def _cumsum(call: Call) -> Value:
 
 def _einsum(call: Call) -> Value:
     values = call.values()
+    product = einsum(call.attrs["equation"], values, lambda x: call.type(x).shape, call.emit)
+    if product is not None:
+        return product
     inputs = tuple(("input", i) for i in range(len(values)))
     return call.torch("aten.einsum.default", call.attrs["equation"], inputs, inputs=values)
 

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from netgraft.ir.ops import definition
 _RULES = aten.RULES | aten_layout.RULES
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
+_R = TypeVar("_R", bound=Result)
 _BATCHES = (1, 2, 3, 5, 8, 13)
 
 
@@ -70,6 +71,14 @@ class _Place:
     name: str
 
 
+class _Recipe(NamedTuple):
+    """How a value is computed: by an operation from its arguments, as one of its results."""
+
+    target: OpOverload
+    arguments: Mapping[str, Any]
+    position: int
+
+
 def arrays(weights: Mapping[str, Stored]) -> dict[str, npt.NDArray[Any]]:
     """Weights that share the program's memory where they can; SourceError for an element type that numpy lacks."""
     return {key: _array(stored) for key, stored in weights.items()}
@@ -90,6 +99,9 @@ class Reader:
         self._places: dict[str, _Place] = {}
         self._stored: dict[str, Stored] = {}
         self._results: dict[fx.Node, Any] = {}
+        # How the values that depend on parameters alone are computed, and those of them that serve as weights.
+        self._recipes: dict[Value, _Recipe] = {}
+        self._folded: dict[str, Stored] = {}
         self._aliases = Aliases()
         self._place = _Place("", "", "")
 
@@ -253,11 +265,31 @@ class Reader:
             try:
                 result = rule(Call(arguments, tuple(filter(None, types)), used, self))
                 self._check(result, types, used)
-                return result
+                return self._remembered(result, target, arguments)
             except Untranslatable as error:
                 reason = str(error)
-        result = self._freeze(target, node, types, reason)
+        result = self._remembered(self._freeze(target, node, types, reason), target, arguments)
         return result if isinstance(value, list | tuple) else result[0]
+
+    def _remembered(self, result: _R, target: OpOverload, arguments: Mapping[str, Any]) -> _R:
+        """The result, of which is noted how it is computed where it depends on parameters alone.
+
+        A cast is none of that: weights keep the precision in which they are trained.
+        """
+        if self._depends_on_parameters(target, arguments):
+            read = {self.type(x).dtype for value in arguments.values() for x in _flat(value) if isinstance(x, Operand)}
+            for position, part in enumerate(result if isinstance(result, tuple) else (result,)):
+                if isinstance(part, Value) and self.type(part).dtype in read:
+                    self._recipes.setdefault(part, _Recipe(target, arguments, position))
+        return result
+
+    def _depends_on_parameters(self, target: OpOverload, arguments: Mapping[str, Any]) -> bool:
+        """Whether the operation gives the same whatever the input and the random state."""
+        return torch.Tag.nondeterministic_seeded not in target.tags and all(
+            not isinstance(item, Batch) and (not isinstance(item, Value) or item in self._recipes)
+            for value in arguments.values()
+            for item in _flat(value)
+        )
 
     def _used(self, node: fx.Node) -> Iterator[int]:
         """Which of several results something reads; new statistics of a batch norm are its own business."""
@@ -274,11 +306,24 @@ class Reader:
 
     def _fold(self, target: OpOverload, arguments: Mapping[str, Any]) -> Result:
         """What does not depend on the input is computed now, views as views, so that writing in place works too."""
-        with torch.no_grad():
-            computed = target(**{name: _real(value) for name, value in arguments.items()})
+        computed = self._computed(target, arguments)
         parts = computed if isinstance(computed, list | tuple) else [computed]
         folded = tuple(self._store(f"%{len(self._stored)}", part, trainable=False) for part in parts)
         return folded if isinstance(computed, list | tuple) else folded[0]
+
+    def _computed(self, target: OpOverload, arguments: Mapping[str, Any]) -> Any:
+        with torch.no_grad():
+            return target(**{name: self._real(value) for name, value in arguments.items()})
+
+    def _real(self, argument: Any) -> Any:
+        """An argument with tensors in place of operands."""
+        if isinstance(argument, Stored):
+            return argument.tensor
+        if isinstance(argument, Value):
+            target, arguments, position = self._recipes[argument]
+            computed = self._computed(target, arguments)
+            return computed[position] if isinstance(computed, list | tuple) else computed
+        return [self._real(item) for item in argument] if isinstance(argument, list | tuple) else argument
 
     def _check(self, result: Result, types: Sequence[TensorType | None], used: frozenset[int]) -> None:
         results = result if isinstance(result, tuple) else (result,)
@@ -370,6 +415,25 @@ class Reader:
         key = running_mean.key.removesuffix("running_mean") + "num_batches_tracked"
         return self._stored.get(key) or self._store(key, torch.zeros((), dtype=torch.int64), trainable=False)
 
+    def folded(self, operand: Value) -> Stored | None:
+        """The operand as a stored tensor; None where it depends on the input, the training or chance."""
+        if operand not in self._recipes:
+            return None
+        said = self._said(operand)
+        if said not in self._folded:
+            stored = Stored(f"%{len(self._stored)}", self._real(operand), trainable=True, computed=True)
+            self._folded[said] = self._stored[stored.key] = stored
+        return self._folded[said]
+
+    def _said(self, argument: Any) -> str:
+        """How an argument is computed, in words that are equal where that is."""
+        if isinstance(argument, Value):
+            target, arguments, position = self._recipes[argument]
+            return f"{target}{self._said(list(arguments.values()))}[{position}]"
+        if isinstance(argument, Stored):
+            return argument.key
+        return f"({','.join(map(self._said, argument))})" if isinstance(argument, list | tuple) else repr(argument)
+
     def transposed(self, operand: Operand) -> Stored | None:
         """The stored matrix whose transpose the operand is."""
         node = self._nodes.get(operand.node) if isinstance(operand, Value) else None
@@ -442,12 +506,6 @@ def _flat(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _real(value: Any) -> Any:
-    if isinstance(value, Stored):
-        return value.tensor
-    return [_real(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _array(stored: Stored) -> npt.NDArray[Any]:
     if stored.tensor.dtype is torch.bfloat16:
         raise SourceError(f"weight {stored.key!r} is bfloat16, which numpy lacks; call .float() on the network")
@@ -513,8 +571,21 @@ def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
     def value(old: Value) -> Value:
         return Value(names.get(old.node, old.node), old.index)
 
+    keys = {key: key for node in graph for key in node.weights.values() if not _is_folded(key)}
+    taken = set(keys)
+
+    def key_of(node: Node, role: str, key: str) -> str:
+        if key not in keys:
+            name, count = f"{names[node.id]}.{role}", 1
+            while name in taken:
+                count += 1
+                name = f"{names[node.id]}.{role}_{count}"
+            keys[key] = name
+            taken.add(name)
+        return keys[key]
+
     def weights(node: Node) -> dict[str, str]:
-        return {role: f"{names[node.id]}.{role}" if _is_folded(key) else key for role, key in node.weights.items()}
+        return {role: key_of(node, role, key) for role, key in node.weights.items()}
 
     nodes = [
         replace(node, id=names[node.id], inputs=tuple(map(value, node.inputs)), weights=weights(node)) for node in graph
