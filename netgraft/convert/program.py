@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +20,7 @@ from netgraft.convert import aten, aten_layout
 from netgraft.convert.aliases import Aliases
 from netgraft.convert.calls import Call, Operand, Result, Stored, Untranslatable
 from netgraft.convert.frozen import DTYPES, encode
+from netgraft.convert.naming import Place, is_unnamed, named, unnamed
 from netgraft.errors import ConversionError, GraphError, SourceError
 from netgraft.ir import Batch, Graph, Input, Node, TensorType, Value
 from netgraft.ir.ops import definition
@@ -62,15 +61,6 @@ def type_of(tensor: Tensor) -> TensorType:
     return TensorType(tuple(size_of(d) for d in tensor.shape), DTYPES[tensor.dtype])
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where a node comes from: the call of a module, the module's path, and what the node does there."""
-
-    call: str
-    path: str
-    name: str
-
-
 class _Recipe(NamedTuple):
     """How a value is computed: by an operation from its arguments, as one of its results."""
 
@@ -96,14 +86,14 @@ class Reader:
         self._training = training
         self._nodes: dict[str, Node] = {}
         self._types: dict[Value, TensorType] = {}
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, Place] = {}
         self._stored: dict[str, Stored] = {}
         self._results: dict[fx.Node, Any] = {}
         # How the values that depend on parameters alone are computed, and those of them that serve as weights.
         self._recipes: dict[Value, _Recipe] = {}
         self._folded: dict[str, Stored] = {}
         self._aliases = Aliases()
-        self._place = _Place("", "", "")
+        self._place = Place("", "", "")
 
     def read(self) -> tuple[Graph, dict[str, Stored]]:
         """The graph and its weights (see :func:`arrays`); SourceError for what a graph cannot hold."""
@@ -111,9 +101,8 @@ class Reader:
         returned = self._run(self._program.graph_module, self._program.graph)
         outputs = self._read_outputs(returned)
         read = Graph(tuple(inputs), _needed(self._nodes, outputs), outputs)
-        named = _named(read, self._places)
-        keys = {new: old for a, b in zip(read, named, strict=True) for old, new in zip(*_keys(a, b), strict=True)}
-        return named, {new: self._stored[old] for new, old in keys.items()}
+        graph, keys = named(read, self._places)
+        return graph, {new: self._stored[old] for new, old in keys.items()}
 
     # Inputs and outputs
 
@@ -196,7 +185,7 @@ class Reader:
         value = node.meta.get("val")
         if not isinstance(node.target, OpOverload):
             return value  # a number
-        self._place = _place(node, name := node.target.__name__.split(".")[0].strip("_"))
+        self._place = Place.of(node, name := node.target.__name__.split(".")[0].strip("_"))
         if free_unbacked_symbols(value):
             held = self._look_up(node.args[0]) if name == "item" else None
             if isinstance(held, Stored) and not held.trainable:
@@ -233,7 +222,7 @@ class Reader:
         if not isinstance(base, fx.Node) or written != [target._schema.arguments[0].name]:
             raise DecompositionNeededError(f"{target} writes into {' and '.join(written)}")
         origin = self._results.get(self._aliases.origin(base))
-        if isinstance(origin, Stored) and not _is_folded(origin.key):
+        if isinstance(origin, Stored) and not is_unnamed(origin.key):
             if origin.key.endswith("num_batches_tracked"):
                 return origin
             raise _changes(origin.key)
@@ -308,7 +297,7 @@ class Reader:
         """What does not depend on the input is computed now, views as views, so that writing in place works too."""
         computed = self._computed(target, arguments)
         parts = computed if isinstance(computed, list | tuple) else [computed]
-        folded = tuple(self._store(f"%{len(self._stored)}", part, trainable=False) for part in parts)
+        folded = tuple(self._store(unnamed(len(self._stored)), part, trainable=False) for part in parts)
         return folded if isinstance(computed, list | tuple) else folded[0]
 
     def _computed(self, target: OpOverload, arguments: Mapping[str, Any]) -> Any:
@@ -421,7 +410,7 @@ class Reader:
             return None
         said = self._said(operand)
         if said not in self._folded:
-            stored = Stored(f"%{len(self._stored)}", self._real(operand), trainable=True, computed=True)
+            stored = Stored(unnamed(len(self._stored)), self._real(operand), trainable=True, computed=True)
             self._folded[said] = self._stored[stored.key] = stored
         return self._folded[said]
 
@@ -479,15 +468,6 @@ def _holds_tensor(value: object) -> bool:
     return any(isinstance(part, Tensor) for part in parts)
 
 
-def _is_folded(key: str) -> bool:
-    # What the names of folded constants become is settled at the end.
-    return key.startswith("%")
-
-
-def _keys(old: Node, new: Node) -> tuple[Iterable[str], Iterable[str]]:
-    return old.weights.values(), new.weights.values()
-
-
 def _is_constant(target: OpOverload, arguments: Mapping[str, Any]) -> bool:
     """Whether the operation gives the same whatever the input, the training and the random state."""
     depends = any(
@@ -513,15 +493,6 @@ def _array(stored: Stored) -> npt.NDArray[Any]:
     return array
 
 
-def _place(node: fx.Node, name: str) -> _Place:
-    stack = [(call, path) for call, (path, _) in node.meta.get("nn_module_stack", {}).items() if call[0] != "_"]
-    call, path = stack[-1] if stack else ("", "")
-    # What torch.export(strict=True) writes: L['self'].layers[0].conv
-    path = re.sub(r"^L\['self'\]\.?", "", path)
-    path = re.sub(r"\[['\"]?(\w+)['\"]?\]", r".\1", path)
-    return _Place(call, re.sub(r"[\s(){}<>,=:]+", "_", path).strip("."), name)
-
-
 def _needed(nodes: Mapping[str, Node], outputs: Sequence[Value]) -> tuple[Node, ...]:
     """The nodes that the outputs depend on, in order."""
     needed = {value.node for value in outputs}
@@ -529,65 +500,3 @@ def _needed(nodes: Mapping[str, Node], outputs: Sequence[Value]) -> tuple[Node, 
         if node.id in needed:
             needed.update(value.node for value in node.inputs)
     return tuple(node for node in nodes.values() if node.id in needed)
-
-
-def _named(graph: Graph, places: Mapping[str, _Place]) -> Graph:
-    """The graph with ids for people: a module's path where a call of it is one node, otherwise the path of the module
-    around it and the name of the operation; constants are called like what they hold.
-    """
-    taken = {given.id for given in graph.inputs}
-    names: dict[str, str] = {}
-
-    def claim(node: Node, stem: str) -> None:
-        id, count = stem, 1
-        while id in taken:
-            count += 1
-            id = f"{stem}_{count}"
-        taken.add(id)
-        names[node.id] = id
-
-    kept = [node for node in graph if node.op == "constant" and not _is_folded(node.weights["value"])]
-    rest = [node for node in graph if node not in kept]
-    paths = [places[node.id].path for node in rest] + [node.weights["value"] for node in kept]
-    outer = {path[:end] for path in paths for end in (m.start() for m in re.finditer(r"\.", path))}
-    calls = Counter(places[node.id].call for node in rest)
-
-    def is_module(node: Node) -> bool:
-        place = places[node.id]
-        return bool(place.path) and calls[place.call] == 1 and place.path not in outer
-
-    for node in kept:
-        claim(node, node.weights["value"])
-    for node in filter(is_module, rest):
-        claim(node, places[node.id].path)
-    for node in rest:
-        if node.id not in names:
-            place = places[node.id]
-            claim(node, f"{place.path}.{place.name}" if place.path else place.name)
-    return _renamed(graph, names)
-
-
-def _renamed(graph: Graph, names: Mapping[str, str]) -> Graph:
-    def value(old: Value) -> Value:
-        return Value(names.get(old.node, old.node), old.index)
-
-    keys = {key: key for node in graph for key in node.weights.values() if not _is_folded(key)}
-    taken = set(keys)
-
-    def key_of(node: Node, role: str, key: str) -> str:
-        if key not in keys:
-            name, count = f"{names[node.id]}.{role}", 1
-            while name in taken:
-                count += 1
-                name = f"{names[node.id]}.{role}_{count}"
-            keys[key] = name
-            taken.add(name)
-        return keys[key]
-
-    def weights(node: Node) -> dict[str, str]:
-        return {role: key_of(node, role, key) for role, key in node.weights.items()}
-
-    nodes = [
-        replace(node, id=names[node.id], inputs=tuple(map(value, node.inputs)), weights=weights(node)) for node in graph
-    ]
-    return Graph(graph.inputs, tuple(nodes), tuple(map(value, graph.outputs)))
