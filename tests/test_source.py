@@ -215,6 +215,14 @@ def test_several_inputs_and_outputs() -> None:
     assert "def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:" in text
 
 
+def test_what_is_mentioned_twice_is_computed_once() -> None:
+    b = Builder()
+    x = b.add("permute", b.input("x", TensorType((N, 4, 2, 6, 6))), dims=(0, 2, 1, 3, 4))
+    graph = b.build(b.add("reshape", x, shape=(N, 8, 6, 6)))  # of whatever height and width: it asks for both
+    text = assert_same(Model(graph, {}), (torch.randn(2, 4, 2, 6, 6),))
+    assert text.count(".permute(") == 1
+
+
 def test_values_are_not_overwritten_while_they_are_needed() -> None:
     b = Builder()
     values = [b.input("x", TensorType(IMAGE))]

@@ -277,6 +277,48 @@ def _select(call: Call) -> Operand:
     return call.reshape(_cut(call, call["self"], dim, index, index + 1), call.outputs[0].shape)
 
 
+def _written(call: Call, part: Operand, dim: int, start: int) -> Operand:
+    """``self`` with a part of it, along one axis from ``start`` on, overwritten."""
+    size, length = call.type("self").shape[dim], call.emitter.type(part).shape[dim]
+    if size == length:
+        return part
+    if isinstance(size, Batch) or isinstance(length, Batch):
+        raise Untranslatable("it writes into a part of the batch")
+    pieces = [part]
+    if start:
+        pieces.insert(0, _cut(call, call["self"], dim, 0, start))
+    if start + length < size:
+        pieces.append(_cut(call, call["self"], dim, start + length, size))
+    return call.emit("concat", *pieces, dim=dim)
+
+
+@RULES.add("slice_scatter.default")
+def _slice_scatter(call: Call) -> Operand:
+    dim = call.dim()
+    size = call.type("self").shape[dim]
+    if call["step"] != 1:
+        raise Untranslatable("it writes in steps")
+    start = 0 if isinstance(size, Batch) else slice(call["start"], call["end"]).indices(size)[0]
+    return _written(call, call["src"], dim, start)
+
+
+@RULES.add("select_scatter.default")
+def _select_scatter(call: Call) -> Operand:
+    dim = call.dim()
+    size, shape = call.type("self").shape[dim], call.type("src").shape
+    if isinstance(size, Batch):
+        raise Untranslatable("it writes into one element of the batch")
+    return _written(call, call.reshape(call["src"], (*shape[:dim], 1, *shape[dim:])), dim, int(call["index"]) % size)
+
+
+@RULES.add("copy.default")
+def _copy(call: Call) -> Operand:
+    source: Operand = call["src"]
+    if call.type("src").dtype != call.outputs[0].dtype:
+        raise Untranslatable("a change of the element type")
+    return source if call.type("src") == call.outputs[0] else call.emit("expand", source, shape=call.outputs[0].shape)
+
+
 @RULES.add(
     *("clone.default", "contiguous.default", "alias.default", "lift.default", "lift_fresh.default"),
     *("lift_fresh_copy.default", "_to_copy.default", "to.dtype", "to.dtype_layout", "to.device", "to.other"),

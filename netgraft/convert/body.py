@@ -7,7 +7,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,6 +77,8 @@ class Body:
     def _write(self, item: Node | Scope) -> None:
         reads = self.flow.reads_of(item)
         nesting = self._nesting(item)
+        if isinstance(item, Node) and _repeats(self.flow.expressions.get(item.id)):
+            self._flush()
         taken = self._take(reads, nesting)
         code = self._code(item, taken)
         inner = [v for v in reads if v not in taken]
@@ -184,6 +186,24 @@ class Body:
 
 
 _RESERVED: Final = frozenset({"self", "torch", "nn", "float", "getattr", "super", "F", "Tensor"})
+
+
+def _repeats(expression: Any) -> bool:
+    """Whether an expression mentions something that it reads more than once: that must not be computed as often."""
+    found = Counter(_mentioned(expression))
+    return any(count > 1 for count in found.values())
+
+
+def _mentioned(expression: Any) -> Iterator[int]:
+    match expression:
+        case Operand(index):
+            yield index
+        case Call(_, args, kwargs):
+            for part in (*args, *kwargs.values()):
+                yield from _mentioned(part)
+        case list() | tuple():
+            for part in expression:
+                yield from _mentioned(part)
 
 
 def _step(step: int | None) -> tuple[str, ...]:

@@ -40,6 +40,8 @@ DTYPES: Mapping[torch.dtype, DType] = {
     torch.int8: DType.I8,
     torch.uint8: DType.U8,
     torch.bool: DType.BOOL,
+    torch.complex64: DType.C64,
+    torch.complex128: DType.C128,
 }
 """PyTorch's element types in the graph's words."""
 

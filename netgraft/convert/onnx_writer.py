@@ -24,6 +24,8 @@ NUMPY: Final[Mapping[DType, npt.DTypeLike]] = {
     DType.I8: np.int8,
     DType.U8: np.uint8,
     DType.BOOL: np.bool_,
+    DType.C64: np.complex64,
+    DType.C128: np.complex128,
 }
 """The element types of the graph in numpy's words."""
 
@@ -38,6 +40,8 @@ ONNX_DTYPES: Final[Mapping[DType, int]] = {
     DType.I8: TensorProto.INT8,
     DType.U8: TensorProto.UINT8,
     DType.BOOL: TensorProto.BOOL,
+    DType.C64: TensorProto.COMPLEX64,
+    DType.C128: TensorProto.COMPLEX128,
 }
 """The element types of the graph in ONNX's words."""
 

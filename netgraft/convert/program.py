@@ -56,7 +56,7 @@ def type_of(tensor: Tensor) -> TensorType:
     if tensor.dtype not in DTYPES:
         raise SourceError(
             f"the network computes in {tensor.dtype}, which the graph does not have; let it compute in one of "
-            f"{', '.join(sorted(set(map(str, DTYPES.values()))))}, complex numbers as their real and imaginary parts"
+            f"{', '.join(sorted(set(map(str, DTYPES.values()))))}"
         )
     return TensorType(tuple(size_of(d) for d in tensor.shape), DTYPES[tensor.dtype])
 

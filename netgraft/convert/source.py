@@ -297,7 +297,8 @@ class _Writer:
             zeros = Apply("torch.zeros", (*(shape or ("()",)), Argument(literal(dtype(type_.dtype)), "dtype")))
         if key not in self.flow.graph.trainable:
             return Statement("", Apply(f"{target}.register_buffer", (literal(name), zeros)))
-        fixed = () if TORCH_DTYPES[type_.dtype].is_floating_point else (Argument("False", "requires_grad"),)
+        kind = TORCH_DTYPES[type_.dtype]
+        fixed = () if kind.is_floating_point or kind.is_complex else (Argument("False", "requires_grad"),)
         parameter = Apply("nn.Parameter", (zeros, *fixed))
         if _is_plain(name):
             return Statement(f"{target}.{name}", parameter)

@@ -145,7 +145,7 @@ class Network(nn.Module):
             parent._buffers.pop(name, None)
         try:
             if trained:
-                parent.register_parameter(name, nn.Parameter(tensor, requires_grad=tensor.is_floating_point()))
+                parent.register_parameter(name, nn.Parameter(tensor, tensor.is_floating_point() or tensor.is_complex()))
             else:
                 parent.register_buffer(name, tensor)
         except KeyError as error:

@@ -70,7 +70,7 @@ def _literal(value: Any) -> str:
 
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")|(?P<dtype>dtype\.\w+)|(?P<type>(?:f64|f32|f16|bf16|i64|i32|i16|i8|u8|bool)\[[^\]]*\])
+    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")|(?P<dtype>dtype\.\w+)|(?P<type>(?:f64|f32|f16|bf16|i64|i32|i16|i8|u8|bool|c64|c128)\[[^\]]*\])
     |(?P<batch>\d*N\b)|(?P<number>-?(?:inf|nan|\d+(?:\.\d*)?(?:[eE][-+]?\d+)?))|(?P<word>None|True|False)
     |(?P<punct>[(),])|(?P<name>[A-Za-z_]\w*=))""",
     re.VERBOSE,

@@ -19,6 +19,8 @@ class DType(StrEnum):
     I8 = "i8"
     U8 = "u8"
     BOOL = "bool"
+    C64 = "c64"
+    C128 = "c128"
 
     # Enum's own is written in Python, and types are looked up all the time.
     __hash__ = str.__hash__
@@ -40,6 +42,8 @@ _BYTES = {
     DType.I8: 1,
     DType.U8: 1,
     DType.BOOL: 1,
+    DType.C64: 8,
+    DType.C128: 16,
 }
 
 
