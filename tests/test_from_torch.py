@@ -153,8 +153,8 @@ def test_lazy_layers_need_their_sizes() -> None:
 
 
 class Spectral(nn.Module):
-    """Filters of frequencies with weights in pairs (Rao et al., "Global filter networks", 2021), and with complex ones (Li
-    et al., "Fourier neural operator", 2021).
+    """Filters of frequencies with weights in pairs (Rao et al., "Global filter networks", 2021), and with complex ones
+    (Li et al., "Fourier neural operator", 2021).
     """
 
     def __init__(self, width: int, size: int, kept: int) -> None:

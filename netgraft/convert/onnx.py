@@ -26,6 +26,7 @@ __all__ = ["TOLERANCE", "apart", "example_inputs", "to_onnx", "verify"]
 TOLERANCE: Final = 1e-4
 ROUNDING: Final = 4.0
 """How much farther from float64 than torch onnxruntime may be where rounding alone is above the tolerance."""
+_COMPLEX: Final = frozenset([DType.C64, DType.C128])
 _UNITS: Final = {DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
 _LIMIT: Final = 2**31 - 2**20
 
@@ -35,13 +36,15 @@ def to_onnx(model: Model, path: Path | None = None) -> bytes:
 
     Inputs are called like the graph's, outputs like an identity that gives them, or else ``output`` (``output0``,
     ``output1``, ... where there are several); tensors like the weights' keys, nodes like the graph's; the batch axis is
-    called ``batch``. ConversionError, naming the node, for what ONNX
-    has no operation for, and for networks of 2 GB and more.
+    called ``batch``. ConversionError, naming the node, for what ONNX has no operation for, for complex numbers, and for
+    networks of 2 GB and more.
     """
     graph = model.graph
     writer = Writer(model)
     try:
         for node in graph:
+            if any(type_.dtype in _COMPLEX for type_ in graph.output_types(node)):
+                raise ConversionError(f"{node.id} computes complex numbers, which onnxruntime does not")
             write(writer, node, graph)
         proto = writer.model(opset_for(writer.wanted, opset_of(graph)))
     except ConversionError as error:
