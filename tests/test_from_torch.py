@@ -213,55 +213,6 @@ def test_reading_leaves_the_module_alone() -> None:
     assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
 
 
-# Writing in place
-
-
-def _twice(x: Tensor) -> Tensor:
-    y = x * 1
-    z = F.relu(y, inplace=True)
-    y += z
-    return y * z
-
-
-def _clamped_view(x: Tensor) -> Tensor:
-    y = (x * 2).view(x.shape[0], -1)
-    y.clamp_(max=1)
-    return y + 1
-
-
-def _half(x: Tensor) -> Tensor:
-    y = x * 1
-    y[:, :2] *= 3
-    return F.relu(y)
-
-
-def _before_and_after(x: Tensor) -> Tensor:
-    y = x * 1
-    left = y[:, :2] + 1
-    y.mul_(2)
-    return torch.cat([left, y], 1)
-
-
-def _mask(x: Tensor) -> Tensor:
-    mask = torch.zeros(8, 8)
-    mask[2:4, :] = 1
-    mask[:, 0].fill_(0.5)
-    return x * mask
-
-
-@pytest.mark.parametrize("function", [_twice, _clamped_view, _half, _before_and_after, _mask])
-def test_writing_in_place(function: Callable[[Tensor], Tensor]) -> None:
-    module = Function(function)
-    assert_same(module, read(module, torch.randn(IMAGE)), torch.randn(IMAGE))
-
-
-def test_dropout_survives_a_write_into_part_of_a_tensor() -> None:
-    module = nn.Sequential(randomised(nn.BatchNorm2d(4)), Function(_half), nn.Dropout(0.5))
-    model = read(module, torch.randn(IMAGE))
-    assert {"batch_norm", "dropout"} <= set(ops(model))
-    assert_same(module, model, torch.randn(IMAGE))
-
-
 # Operations
 
 

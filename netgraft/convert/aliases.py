@@ -27,7 +27,7 @@ class Aliases:
         if isinstance(base, fx.Node) and shares:
             self._origin[node] = self.origin(base)
             if schema.is_mutable or name in ("detach", "alias"):
-                self._copy[node] = self._copy.get(base, base)
+                self._copy[node] = self.first(base)
         self._sharing[self.origin(node)].append(node)
 
     def origin(self, node: fx.Node) -> fx.Node:
@@ -36,22 +36,44 @@ class Aliases:
             return self.origin(node.args[0])
         return self._origin.get(node, node)
 
+    def first(self, node: fx.Node) -> fx.Node:
+        """The node that was the first to be the tensor that ``node`` is."""
+        return self._copy.get(node, node)
+
     def _family(self, node: fx.Node) -> Iterator[fx.Node]:
         origin = self.origin(node)
         for member in dict.fromkeys([origin, *self._sharing[origin]]):
             yield member
-            yield from (user for user in member.users if user.target is operator.getitem)
+            yield from filter(_is_part, member.users)
 
     def same(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that are the same tensor, itself included."""
-        first = self._copy.get(node, node)
-        return [member for member in self._family(node) if self._copy.get(member, member) is first]
+        first = self.first(node)
+        return [member for member in self._family(node) if self.first(member) is first]
 
-    def read_later(self, written: fx.Node, writer: fx.Node) -> fx.Node | None:
-        """Another view of what ``writer`` writes into that is read after it."""
+    def read_later(self, written: fx.Node, writer: fx.Node) -> list[fx.Node]:
+        """The other views of what ``writer`` writes into, as they were made, that are read after it or whose own views
+        are.
+        """
         same = self.same(written)
-        for member in self._family(written):
-            later = any(writer < user for user in member.users if user.target is not operator.getitem)
-            if member is not writer and member not in same and later:
-                return member
-        return None
+        read: set[fx.Node] = set()
+        for member in reversed(list(self._family(written))):
+            views = [user for user in member.users if self._origin.get(user) is not None or _is_part(user)]
+            if any(writer < user and not _is_part(user) for user in member.users) or not read.isdisjoint(views):
+                read.add(member)
+        return [m for m in self._family(written) if m in read and m is not writer and m not in same]
+
+    def views(self, node: fx.Node) -> list[fx.Node]:
+        """The views by which ``node`` looks into its origin, the last one first."""
+        chain, origin = [], self.origin(node)
+        while (node := self.first(node)) is not origin:
+            chain.append(node)
+            base = node.args[0]
+            assert isinstance(base, fx.Node), "a view has a base"
+            node = base
+        return chain
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node is one of several results of another."""
+    return node.target is operator.getitem

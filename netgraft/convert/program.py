@@ -27,6 +27,13 @@ from netgraft.ir.ops import definition
 
 _RULES = aten.RULES | aten_layout.RULES
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+_SCATTERS = {
+    "aten.select.int": "select_scatter.default",
+    "aten.slice.Tensor": "slice_scatter.default",
+    "aten.narrow.default": "slice_scatter.default",
+}
+"""What writes back into a tensor what a view of it became."""
+
 _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _R = TypeVar("_R", bound=Result)
 _BATCHES = (1, 2, 3, 5, 8, 13)
@@ -233,12 +240,42 @@ class Reader:
         if functional is None:
             raise DecompositionNeededError(f"{target} has no form that leaves its input alone")
         stale = self._aliases.read_later(base, node)
-        if stale is not None:
-            raise DecompositionNeededError(f"{target} writes into a tensor of which {stale.name} is another view")
         result = self._apply(functional, node)
         for alias in self._aliases.same(base):
             self._results[alias] = result
+        if stale:
+            self._write_through(base, stale)
         return result
+
+    def _write_through(self, base: fx.Node, stale: Sequence[fx.Node]) -> None:
+        """What was written into a view shows in the tensor that it looks into, and so in that one's ``stale`` views."""
+        views = self._aliases.views(base)
+        for view in views:
+            whole = view.args[0]
+            assert isinstance(whole, fx.Node), "a view has a base"
+            name, target = _SCATTERS.get(str(view.target)), view.target
+            if name is None or not isinstance(target, OpOverload):
+                raise DecompositionNeededError(f"it writes into what {target} gives, and reads another view of that")
+            arguments = self._bind(target, view) | {"self": self._results[whole], "src": self._results[view]}
+            if "length" in arguments:  # narrow, a slice that says how long it is
+                arguments |= {"end": arguments["start"] + arguments["length"], "step": 1}
+            try:
+                types = (type_of(whole.meta["val"]),)
+                result = _RULES[name](Call(arguments, types, frozenset([0]), self))
+                self._check(result, types, frozenset([0]))
+            except Untranslatable as error:
+                raise DecompositionNeededError(f"it writes into a part of a tensor: {error}") from None
+            for alias in self._aliases.same(whole):
+                self._results[alias] = result
+        known = {*views, self._aliases.origin(base)}
+        for node in stale:
+            first = self._aliases.first(node)
+            if node is not first:
+                self._results[node] = self._results[first]
+            elif isinstance(node.target, OpOverload) and node not in known:
+                self._results[node] = self._apply(node.target, node)
+            elif node not in known:  # a part of what was split
+                self._results[node] = self._call(node)
 
     def _apply(self, target: OpOverload, node: fx.Node) -> Result:
         arguments = self._bind(target, node)
