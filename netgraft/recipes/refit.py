@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -18,13 +18,15 @@ from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.ir import Batch, Carry, Edit, Graph, Keep, Model, Node, Slice, Value, apply, inherit
 from netgraft.tasks import Task, recalibrate
 
+from .looking import Look, some_training_data
+
 
 def gradients(model: Model, task: Task, *, images: int = 512, seed: int) -> dict[str, npt.NDArray[Any]]:
     """Gradients of the task's loss by the keys of the weights, on some training images (eval mode): for
     :class:`~netgraft.mutations.importance.Taylor`.
     """
     module = to_module(model).eval()
-    for inputs, targets in _batches(task, images, seed):
+    for inputs, targets in some_training_data(task, images, seed):
         loss = task.loss(module(inputs), targets) * len(inputs) / images
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return {key: p.grad.numpy() for key, p in module.named_parameters() if p.grad is not None}
@@ -40,8 +42,8 @@ def magnitudes(model: Model, task: Task, *, images: int = 512, seed: int) -> dic
     sites = [(value, dim) for value, dim in dict.fromkeys(sites) if not _is_batch(graph, value, dim)]
     values = list(dict.fromkeys(value for value, _ in sites))
     total: defaultdict[Site, Any] = defaultdict(float)
-    look = _Look(model, values)
-    for inputs, _ in _batches(task, images, seed):
+    look = Look(model, values)
+    for inputs, _ in some_training_data(task, images, seed):
         found = look(inputs)
         for value, dim in sites:
             size = found[value].abs().transpose(0, dim).flatten(1).mean(dim=1)
@@ -68,7 +70,9 @@ def refit(
     for node in child.graph:
         rows = _rows_if_trimmed(node, edit)
         if rows is not None:
-            new = _refitted(node, rows, parent, child, list(_batches(task, images, seed)), positions, ridge, seed)
+            new = _refitted(
+                node, rows, parent, child, list(some_training_data(task, images, seed)), positions, ridge, seed
+            )
             child = replace(child, weights={**child.weights, **new})
     module = to_module(child)
     recalibrate(module, task, seed=seed)
@@ -93,9 +97,9 @@ class Moments:
         layers = [node for node in model.graph if node.id in read and _is_refitted(node)]
         sums: dict[str, tuple[Tensor, Tensor]] = {}
         if layers:
-            look = _Look(model, list(dict.fromkeys(v for node in layers for v in (node.inputs[0], node.value()))))
+            look = Look(model, list(dict.fromkeys(v for node in layers for v in (node.inputs[0], node.value()))))
             generator = torch.Generator().manual_seed(seed)
-            for inputs, _ in _batches(task, images, seed):
+            for inputs, _ in some_training_data(task, images, seed):
                 found = look(inputs)
                 for node in layers:
                     x, y = _sampled(node, found[node.inputs[0]], found[node.value()], positions, generator)
@@ -162,7 +166,7 @@ def _refitted(
 ) -> dict[str, npt.NDArray[Any]]:
     """The weights of one layer, by their keys, from normal equations."""
     generator = torch.Generator().manual_seed(seed)
-    wanted, given = _Look(parent, [node.value()]), _Look(child, [node.inputs[0]])
+    wanted, given = Look(parent, [node.value()]), Look(child, [node.inputs[0]])
     old = _matrix(node, child)
     square = torch.zeros(old.shape[1], old.shape[1], dtype=torch.float64)
     product = torch.zeros(old.shape[1], old.shape[0], dtype=torch.float64)
@@ -232,33 +236,5 @@ def _at_tokens(
     return x, y
 
 
-class _Look:
-    """Computes some tensors within a network."""
-
-    def __init__(self, model: Model, values: Sequence[Value]) -> None:
-        graph = model.graph
-        needed = {value.node for value in values}
-        for node in reversed(graph.nodes):
-            if node.id in needed:
-                needed.update(value.node for value in node.inputs)
-        nodes = tuple(node for node in graph if node.id in needed)
-        inner = Graph(graph.inputs, nodes, tuple(values))
-        self._values = tuple(values)
-        self._module = to_module(Model(inner, {key: model.weights[key] for key in inner.weight_types})).eval()
-
-    def __call__(self, inputs: Tensor) -> Mapping[Value, Tensor]:
-        with torch.no_grad():
-            found = self._module(inputs)
-        return dict(zip(self._values, found if isinstance(found, tuple) else (found,), strict=True))
-
-
 def _is_batch(graph: Graph, value: Value, dim: int) -> bool:
     return isinstance(graph.types[value].shape[dim], Batch)
-
-
-def _batches(task: Task, images: int, seed: int, size: int = 100) -> Iterable[tuple[Tensor, Tensor]]:
-    """Some training images as the network takes them, not augmented, with their targets."""
-    rows = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(seed))[:images]
-    for start in range(0, len(rows), size):
-        some = rows[start : start + size]
-        yield task.prepare(task.train.inputs[some]), task.train.targets[some]

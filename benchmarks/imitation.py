@@ -1,0 +1,130 @@
+"""What keeping and passing on what was learned brings: children of grafts, of a trained ResNet-20, at equal cost.
+
+    python benchmarks/imitation.py ../shared/data/cifar10 --out runs/imitation [--children 12] [--epochs 2] [--seed 0]
+
+Children are drawn that do not cost more than the original (by estimate) and take over less than all of its weights, one
+for each draw of the grafting mutation's random state. Each is judged right after grafting (batch-norm statistics
+re-estimated), after its new part has imitated the one that it replaced, and after fine-tuning with the original as
+teacher: with imitation, without it, and from scratch (fresh weights, no teacher), all three within the same processor
+time: that of ``--epochs`` of fine-tuning. Accuracy is that on the validation split. Prints a row a child, means and
+standard deviations, and in how many children imitation was ahead. Results are lines of OUT/children.jsonl; started
+again, the benchmark goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+from kinds import trained
+
+from netgraft import tasks
+from netgraft.convert.to_torch import to_module
+from netgraft.costs.analytic import latency_estimate
+from netgraft.ir import Edit, Model, apply, inherit, untrained
+from netgraft.mutations.graft import Graft
+from netgraft.recipes.evaluation import Trainer
+from netgraft.recipes.imitation import imitate
+from netgraft.tasks import evaluate
+
+STAGES = ("grafted", "imitating", "fine-tuned", "both", "from scratch")
+
+
+def children(model: Model, seed: int) -> Iterator[tuple[Edit, Model, float]]:
+    """Grafts that change something: the edit, the child, and the share of weights that it inherited."""
+    most = latency_estimate(model.graph)
+    for draw in range(seed, seed + 10_000):
+        for edit in Graft().edits(model.graph, model.weights, np.random.default_rng(draw)):
+            graph = apply(model.graph, edit)
+            weights, inheritance = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
+            if latency_estimate(graph) <= 1.02 * most and inheritance.share < 0.97:
+                yield edit, Model(graph, weights, "child"), inheritance.share
+                break
+
+
+def spent(work: Callable[[], Model]) -> tuple[Model, float]:
+    """What it makes, and the processor time that it took."""
+    begun = time.process_time()
+    made = work()
+    return made, time.process_time() - begun
+
+
+def row(trainer: Trainer, child: Model, epochs: float) -> dict[str, float]:
+    """The accuracy after each stage, and the time of an epoch and of imitating."""
+    task = trainer.task
+
+    def accuracy(model: Model) -> float:
+        return evaluate(to_module(model), task, "validation").quality
+
+    def tuned(model: Model, epochs: float, by: Trainer = trainer) -> Model:
+        result = by.train(model, epochs, "tune", 1)
+        assert result is not None, "the training diverged"
+        return result
+
+    grafted = trainer.recalibrated(child)
+    taught, imitating = spent(lambda: imitate(trainer.original, child, task, seed=0))
+    fine_tuned, whole = spent(lambda: tuned(grafted, epochs))
+    both = tuned(taught, max(0.1, epochs * (1 - imitating / whole)))
+    alone = Trainer(trainer.original, task, trainer.seed, 0.1, teaching=False)
+    torch.manual_seed(0)
+    fresh = untrained(child.graph, "child")
+    _, quick = spent(lambda: tuned(fresh, 0.5, alone))
+    scratch = tuned(fresh, 0.5 * whole / quick, alone)
+    models = (grafted, taught, fine_tuned, both, scratch)
+    return dict(zip(STAGES, map(accuracy, models), strict=True)) | {
+        "epoch": whole / epochs,
+        "imitation": imitating,
+    }
+
+
+def main() -> None:
+    """Runs what is missing and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="folder with train.parquet and test.parquet of CIFAR-10")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--children", type=int, default=12)
+    parser.add_argument("--epochs", type=float, default=2.0, help="of fine-tuning, whose time each arm has")
+    parser.add_argument("--subset", type=int, default=4_000, help="training examples used (a fifth validates)")
+    parser.add_argument("--pretrain", type=float, default=25.0, help="epochs of the original's training")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    task = tasks.load(options.data, input_shape=(3, 32, 32), classes=10, subset=options.subset)
+    model = trained(task, options.pretrain, options.out / f"resnet20-{options.subset}-{options.pretrain:g}.pt")
+    trainer = Trainer(model, task, 0, 0.05)
+    journal = options.out / "children.jsonl"
+    done = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+    print(f"the original: {evaluate(to_module(model), task, 'validation').quality:.1f} % on the validation split\n")
+    print(f"| graft | inherited | {' | '.join(STAGES)} | imitation, in epochs |")
+    print("|---|---|" + "---|" * (len(STAGES) + 1))
+    for number, (edit, child, share) in enumerate(children(model, options.seed)):
+        if number == options.children:
+            break
+        if number == len(done):
+            found = row(trainer, child, options.epochs)
+            done.append({"nodes": [len(edit.region.nodes), len(edit.replacement)], "share": share, **found})
+            with journal.open("a") as file:
+                file.write(json.dumps(done[-1]) + "\n")
+        one = done[number]
+        cells = " | ".join(f"{one[stage]:.1f}" for stage in STAGES)
+        before, after = one["nodes"]
+        print(
+            f"| {before} nodes to {after} | {one['share']:.0%} | {cells} | {one['imitation'] / one['epoch']:.2f} |",
+            flush=True,
+        )
+    columns = {stage: [one[stage] for one in done[: options.children]] for stage in STAGES}
+    summary = " | ".join(f"{mean(c):.1f} ± {stdev(c):.1f}" if len(c) > 1 else f"{c[0]:.1f}" for c in columns.values())
+    print(f"| mean | | {summary} | |")
+    ahead = sum(one["both"] > one["fine-tuned"] for one in done[: options.children])
+    print(f"\nwith imitation ahead of fine-tuning alone in {ahead} of {len(columns['both'])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Imitation: the new parts of a child learn to give what the parts that they replaced gave, before all is trained.
+
+Block-wise distillation on real activations, as in Li et al., "Block-wisely Supervised Neural Architecture Search with
+Knowledge Distillation" (CVPR 2020), section 3.2, and Molchanov et al., "LANA: Latency Aware Network Acceleration" (ECCV
+2022), section 3.1. It takes a part's time instead of the network's. Deviations: parts are what an edit changed, and
+begin with what they inherited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import cos, isfinite, pi
+
+import torch
+from torch import Tensor
+
+from netgraft.convert.to_torch import to_module, weights_of
+from netgraft.ir import Graph, Model, Node, Region, Value
+from netgraft.tasks import Task, recalibrate
+
+from .looking import Look, some_training_data
+
+_MEMORY = 256 << 20
+"""Bytes of activations that are kept, at most: where images are large, there are fewer."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is new in a child, as a graph of its own, with the parent's values that it reads, and those that it has to
+    give: None for an output that nothing in the parent corresponds to.
+    """
+
+    graph: Graph
+    given: tuple[Value, ...]
+    wanted: tuple[Value | None, ...]
+
+
+def new_part(parent: Graph, child: Graph) -> Part | None:
+    """What edits changed between two graphs; None where nothing new can be compared with anything.
+
+    A node of the child is the parent's if it has the same id and does the same to the same: to what the parent's own
+    nodes gave, or to something new of the same type, which then stands for what the parent had there.
+    """
+    same = {Value(given.id): Value(given.id) for given in child.inputs}
+    stands: dict[Value, Value] = {}
+    new: list[str] = []
+    for node in child:
+        pairs = _pairs(node, parent)
+        fits = pairs is not None and all(
+            same.get(ours, stands.get(ours, theirs)) == theirs
+            and (ours in same or child.types_of([ours]) == parent.types_of([theirs]))
+            for ours, theirs in pairs
+        )
+        if pairs is None or not fits:
+            new.append(node.id)
+            continue
+        stands.update((ours, theirs) for ours, theirs in pairs if ours not in same)
+        same.update((node.value(i), node.value(i)) for i in range(len(child.output_types(node))))
+    for ours, theirs in zip(child.outputs, parent.outputs, strict=True):
+        if ours not in same and child.types_of([ours]) == parent.types_of([theirs]):
+            stands.setdefault(ours, theirs)
+    if not new:
+        return None
+    region = Region.of(new)
+    entering, leaving = region.boundary(child)
+    if not stands or any(value not in same for value in entering):
+        return None
+    return Part(region.extract(child), tuple(same[v] for v in entering), tuple(stands.get(v) for v in leaving))
+
+
+def _pairs(node: Node, parent: Graph) -> list[tuple[Value, Value]] | None:
+    """What a node reads, beside what its namesake in the parent reads; None where that does something else."""
+    if node.id not in parent:
+        return None
+    old = parent[node.id]
+    if (node.op, node.attrs, node.weights, len(node.inputs)) != (old.op, old.attrs, old.weights, len(old.inputs)):
+        return None
+    return list(zip(node.inputs, old.inputs, strict=True))
+
+
+def imitate(
+    parent: Model,
+    child: Model,
+    task: Task,
+    *,
+    steps: int = 100,
+    images: int = 1024,
+    batch_size: int = 64,
+    learning_rate: float = 0.003,
+    seed: int,
+) -> Model:
+    """The child with its new part trained for ``steps`` to give what the parent gives there, and batch-norm statistics
+    re-estimated; the child as it is where nothing new has weights, or training them diverged.
+
+    The loss is the mean square of the difference, as a share of the variance of what is wanted; Adam, with a cosine
+    from ``learning_rate`` to zero, on ``images`` training images that are not augmented. Weights that the rest of the
+    child uses, too, stay as they are.
+    """
+    part = new_part(parent.graph, child.graph)
+    if part is None or not part.graph.trainable:
+        return child
+    module = to_module(Model(part.graph, {key: child.weights[key] for key in part.graph.weight_types})).train()
+    region = Region.of(part.graph.position)
+    free = [p for key, p in module.named_parameters() if p.requires_grad and not region.others(child.graph, key)]
+    if not free:
+        return child
+    given, wanted = _activations(parent, part, task, images, seed)
+    variances = [None if w is None else w.var().clamp(min=1e-12) for w in wanted]
+    optimiser = torch.optim.Adam(free, lr=learning_rate)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for step in range(steps):
+            rows = torch.randint(len(given[0]), (batch_size,), generator=generator)
+            outputs = module(*(x[rows] for x in given))
+            loss = torch.stack(
+                [
+                    (y - w[rows]).square().mean() / v
+                    for y, w, v in zip(
+                        outputs if isinstance(outputs, tuple) else (outputs,), wanted, variances, strict=True
+                    )
+                    if w is not None and v is not None
+                ]
+            ).mean()
+            if not isfinite(loss.item()):
+                return child
+            optimiser.param_groups[0]["lr"] = learning_rate * (1 + cos(pi * step / steps)) / 2
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimiser.step()
+    taught = replace(child, weights={**child.weights, **weights_of(module)})
+    whole = to_module(taught)
+    recalibrate(whole, task, batches=4, seed=seed)
+    return replace(taught, weights=weights_of(whole))
+
+
+def _activations(
+    parent: Model, part: Part, task: Task, images: int, seed: int
+) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+    """What the part is given and has to give on some training images, as many as memory is set aside for."""
+    values = list(dict.fromkeys(v for v in (*part.given, *part.wanted) if v is not None))
+    size = sum(type_.numel() * type_.dtype.bytes for type_ in parent.graph.types_of(values))
+    look = Look(parent, values)
+    found = [look(inputs) for inputs, _ in some_training_data(task, max(1, min(images, _MEMORY // size)), seed)]
+    kept = {value: torch.cat([batch[value] for batch in found]) for value in values}
+    return [kept[v] for v in part.given], [None if v is None else kept[v] for v in part.wanted]
