@@ -191,10 +191,14 @@ def finalists(summary: Summary) -> Table:
 def so_far(entries: Sequence[Standing]) -> Table:
     """The front of a run that has no finalists yet."""
     return columns(
-        "trained so far: validation quality after a short fine-tuning, time estimated or measured shortly",
+        "trained so far: validation quality after a short fine-tuning, time measured shortly, or estimated (~)",
         ("network", "validation", "time"),
         (
-            (label(e.number, e.digest), f"{e.validation:.2f}±{e.validation_error:.2f}", f"{e.time:.2f}x")
+            (
+                label(e.number, e.digest),
+                f"{e.validation:.2f}±{e.validation_error:.2f}",
+                f"{'' if e.measured else '~'}{e.time:.2f}x",
+            )
             for e in entries
         ),
     )

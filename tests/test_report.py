@@ -17,7 +17,7 @@ from studies import SETTINGS, begun, finished, model_of, resnet, searched, swapp
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.costs.measured import CONFIDENCE
-from netgraft.errors import OptionError, StudyError
+from netgraft.errors import EmptyFrontError, OptionError, StudyError
 from netgraft.front import Front
 from netgraft.ir import Batch, Builder, Graph, TensorType
 from netgraft.report import Kind, Summary, kinds, lineage, standings, summarize, words, write
@@ -137,14 +137,33 @@ def test_fastest_is_only_what_was_measured_to_be_faster(tmp_path: Path) -> None:
             Front(study).fastest()
 
 
-def test_what_is_so_far_estimated_to_be_slower_is_not_called_fastest(tmp_path: Path) -> None:
+def timed(study: Study, **times: float) -> None:
+    """Gives trials (``t1=0.8``) a time that was measured in the search."""
+    for name, time in times.items():
+        number = int(name[1:])
+        trial = study.trials[number]
+        study.trials[number] = replace(trial, scores=trial.scores | {"time": time})
+
+
+def test_what_is_so_far_only_estimated_to_be_faster_is_not_called_fastest(tmp_path: Path) -> None:
     with searched(tmp_path / "run") as study:
-        assert "fastest" in standings(study)[1]
-        for number in (1, 2, 3):
-            trial = study.trials[number]
-            study.trials[number] = replace(trial, scores=trial.scores | {"latency": 1.0 + 0.1 * number})
         entries, picks = standings(study)
-        assert entries and "best" in picks and "fastest" not in picks
+        assert {"knee", "best"} == picks.keys() and not any(entry.measured for entry in entries)
+        timed(study, t1=0.8, t2=1.1)
+        assert standings(study)[1]["fastest"] == 1, "2 was measured to be slower, 3 not at all"
+
+
+def test_what_was_not_measured_is_no_pick_under_a_limit_on_latency(tmp_path: Path) -> None:
+    with searched(tmp_path / "run", SETTINGS | {"limits": ["latency<=0.9x@openvino"]}) as study:
+        entries, picks = standings(study)
+        assert entries and not picks
+        with pytest.raises(
+            EmptyFrontError, match="which of them keep the limit on latency is measured at the end; pick"
+        ):
+            Front(study).knee()
+        assert Front(study)[entries[0].digest].figures.number == entries[0].number
+        timed(study, t2=0.8)
+        assert set(standings(study)[1].values()) == {2}
 
 
 def test_knee_is_furthest_from_the_line_between_the_ends(tmp_path: Path) -> None:

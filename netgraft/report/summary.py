@@ -164,7 +164,7 @@ def summarize(study: Study) -> Summary:
 @dataclass(frozen=True)
 class Standing:
     """A network of a run that has no finalists yet, by what the search knows: ``validation`` quality after its short
-    fine-tuning, and ``time`` as a multiple of the original's: measured shortly, or else *estimated*.
+    fine-tuning, and ``time`` as a multiple of the original's, shortly ``measured`` or else estimated.
     """
 
     number: int
@@ -172,17 +172,18 @@ class Standing:
     validation: float
     validation_error: float
     time: float
+    measured: bool
     model: str
 
     @property
     def is_faster(self) -> bool:
-        """Whether it is estimated to be faster than the original."""
-        return self.time < 1
+        """Whether it was measured to be faster than the original; estimates show nothing."""
+        return self.measured and self.time < 1
 
 
 def standings(study: Study) -> tuple[tuple[Standing, ...], Mapping[str, int]]:
     """The Pareto front of what a search has trained so far, from fast to slow, and the picks among it; both are empty
-    as long as there is nothing.
+    as long as there is nothing. Where the run has a limit on latency, what was not measured is no pick.
     """
     _, quality = _task(study)
     trained = [_standing(study, t) for t in study.trials.values() if t.state is TrialState.COMPLETE]
@@ -191,7 +192,13 @@ def standings(study: Study) -> tuple[tuple[Standing, ...], Mapping[str, int]]:
     if not children:
         return (), {}
     best = [children[i] for i in front([(_loss(entry, quality), entry.time) for entry in children])]
-    return tuple(sorted(best, key=lambda entry: entry.time)), _picks(best, original, quality)
+    known = [entry for entry in best if entry.measured] if _is_limited(study) else best
+    picks = _picks(known, original, quality) if known else {}
+    return tuple(sorted(best, key=lambda entry: entry.time)), picks
+
+
+def _is_limited(study: Study) -> bool:
+    return any(text.lstrip().startswith("latency") for text in study.settings.get("limits", ()))
 
 
 def _standing(study: Study, trial: Trial) -> Standing:
@@ -200,7 +207,7 @@ def _standing(study: Study, trial: Trial) -> Standing:
     if time is None or trial.model is None or "quality" not in scores:
         raise StudyError(f"{study.path} is damaged: trial {trial.number} is complete and has no figures")
     error = scores.get("quality_error", 0.0)
-    return Standing(trial.number, trial.digest, scores["quality"], error, time, trial.model)
+    return Standing(trial.number, trial.digest, scores["quality"], error, time, "time" in scores, trial.model)
 
 
 def lineage(study: Study, number: int) -> tuple[Trial, ...]:
@@ -381,4 +388,5 @@ def _unfinished(study: Study) -> str:
     networks = f"{len(tried)} network{'s' if len(tried) > 1 else ''}"
     if all(trial.state in (TrialState.INFEASIBLE, TrialState.FAILED) for trial in tried):
         return f"No feasible network among {networks} tried"
-    return f"Unfinished: {networks} tried, none trained to the end and measured yet"
+    unmeasured = "; which of them keep the limit on latency is measured at the end" if _is_limited(study) else ""
+    return f"Unfinished: {networks} tried, none trained to the end and measured yet{unmeasured}"
