@@ -89,7 +89,8 @@ METRICS_HELP = (
     "METRIC<=NUMBER or METRIC>=NUMBER with x for times the original's, or with a unit: 'flops<=0.9x', "
     "'latency<=0.66x', 'parameters<=200k', 'memory<=2MB', 'quality>=90%'. A limit like 'latency<=5ms' is scaled by one "
     "measurement of the original when the run begins. A limit on latency may name its engine, as in "
-    "'latency<=5ms@openvino', and holds for what is measured: a finalist that breaks it is not picked."
+    "'latency<=5ms@openvino', with threads and inputs at once: 'latency<=9ms@openvino?threads=4&batch=8'. It holds for "
+    "what is measured: a finalist that breaks it is not picked."
 )
 EXAMPLES_HELP = (
     "[bold]Examples[/]\n\nnetgraft optimize zoo:resnet20 --data cifar10/ --budget 30m --out runs/first\n\n"

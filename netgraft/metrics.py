@@ -2,7 +2,9 @@
 
 Goals are metric names (``quality``, ``latency``). Limits are written ``METRIC<=NUMBER`` with an ``x`` for "times the
 original's" or a unit: ``flops<=0.9x``, ``parameters<=200k``, ``latency<=5ms``, ``memory<=2MB``, ``quality>=0.99x``.
-A limit on latency may name the engine that it is measured in: ``latency<=5ms@openvino``, ``latency<=0.6x@onnxruntime``.
+A limit on latency may name the engine that it is measured in: ``latency<=5ms@openvino``, ``latency<=0.6x@onnxruntime``,
+and how many threads it has and how many inputs at once: ``latency<=5ms@openvino?threads=4&batch=8`` (1 of both by
+default).
 """
 
 from __future__ import annotations
@@ -30,13 +32,17 @@ class Goal:
 
 @dataclass(frozen=True)
 class Limit:
-    """A bound on a metric, in the metric's own unit; ``engine`` is empty where the limit names none."""
+    """A bound on a metric, in the metric's own unit; ``engine`` is empty where the limit names none. Latency is that of
+    ``batch`` inputs on ``threads`` threads.
+    """
 
     metric: str
     bound: float
     upper: bool
     text: str
     engine: str = ""
+    threads: int = 1
+    batch: int = 1
 
     @property
     def is_relative(self) -> bool:
@@ -58,7 +64,7 @@ UNITS: Final[Mapping[str, Mapping[str, float]]] = {
 }
 """The metrics that goals and limits can name, with the units they can be given in."""
 
-_LIMIT = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*([-+.\deE]+)\s*([^\s@]*)\s*(?:@\s*([\w.-]*)\s*)?")
+_LIMIT = re.compile(r"\s*([a-z_]+)\s*(<=|>=)\s*([-+.\deE]+)\s*([^\s@]*)\s*(?:@\s*([\w.-]*)(?:\?(\S*))?\s*)?")
 
 
 def _known(name: str, what: str) -> str:
@@ -83,7 +89,7 @@ def parse_limit(text: str, original: Mapping[str, float]) -> Limit:
     match = _LIMIT.fullmatch(text)
     if match is None:
         raise OptionError(f"cannot read the limit {text!r}; write it like 'flops<=0.9x' or 'latency<=5ms'")
-    name, sign, digits, unit, engine = match.groups()
+    name, sign, digits, unit, engine, how = match.groups()
     _known(name, "metric in a limit")
     try:
         number = float(digits)
@@ -103,4 +109,13 @@ def parse_limit(text: str, original: Mapping[str, float]) -> Limit:
         )
     if sign == "<=" and bound <= 0 and name != "quality":
         raise OptionError(f"the limit {text!r} is impossible: no network has a {name} of {bound:g} or less")
-    return Limit(name, bound, sign == "<=", text.strip(), engine or "")
+    counts = {"threads": 1, "batch": 1}
+    for part in filter(None, (how or "").split("&")):
+        key, _, count = part.partition("=")
+        if key not in counts or not count.isdecimal() or int(count) < 1:
+            raise OptionError(
+                f"cannot read {part!r} in the limit {text!r}; an engine takes threads and batch, as in "
+                "'latency<=5ms@onnxruntime?threads=4&batch=8'"
+            )
+        counts[key] = int(count)
+    return Limit(name, bound, sign == "<=", text.strip(), engine or "", **counts)

@@ -54,6 +54,12 @@ def _common(
         str | None,
         typer.Option(help="estimate latency by a latency table: a file of 'netgraft table build', or shipped"),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="measure on another machine: a folder that 'netgraft worker' serves there, or ssh://host[:port]"
+        ),
+    ] = None,
     freeze: Annotated[
         list[str] | None, typer.Option(help="leave alone what this pattern of module paths matches, such as 'head.*'")
     ] = None,
@@ -115,6 +121,7 @@ def _run(
     teacher: bool,
     measure: str,
     table: str | None,
+    on: str | None,
     freeze: list[str] | None,
     only: list[str] | None,
     engine: str,
@@ -148,6 +155,7 @@ def _run(
             freeze=freeze or [],
             only=only or [],
             table=latencies,
+            on=on,
             engine=workers,
             settings={"source": source, "data": data, "subset": subset, "normalize": normalize, "command": command},
         )

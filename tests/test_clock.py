@@ -21,9 +21,8 @@ from netgraft.costs.measured import Latency, Ratio
 from netgraft.errors import EmptyFrontError, OptionError
 from netgraft.ir import Model
 from netgraft.metrics import Limit, parse_limit
-from netgraft.recipes import clock, finals
-from netgraft.recipes import run as frame
-from netgraft.recipes.clock import Clock, Correction, Screen, engine_of
+from netgraft.recipes import clock
+from netgraft.recipes.clock import Clock, Conditions, Correction, Screen
 from netgraft.recipes.evaluation import counted
 from netgraft.report import summarize
 from netgraft.report.page import render
@@ -83,11 +82,36 @@ def test_engines_of_limits() -> None:
     assert [limit.engine for limit in limits] == ["onnxruntime", "", ""]
     assert [limit.is_relative for limit in limits] == [False, True, True]
     assert parse_limit("latency<=0.6x@onnxruntime", COUNTS).is_relative
-    assert engine_of(limits) == "onnxruntime"
+    assert Conditions.of(limits) == Conditions("onnxruntime")
     with pytest.raises(OptionError, match=r"no engine 'abacus'.*onnxruntime"):
-        engine_of([parse_limit("latency<=5ms@abacus", COUNTS)])
-    with pytest.raises(OptionError, match="one engine; the limits name onnxruntime and other"):
-        engine_of([replace(limits[0], engine="other"), limits[0]])
+        Conditions.of([parse_limit("latency<=5ms@abacus", COUNTS)])
+    with pytest.raises(
+        OptionError, match="one way; the limits name latency<=5ms@onnxruntime and latency<=6ms@openvino"
+    ):
+        Conditions.of([limits[0], parse_limit("latency<=6ms@openvino", COUNTS)])
+
+
+def test_limits_name_threads_and_batch() -> None:
+    limit = parse_limit("latency<=5ms@torch?threads=2&batch=8", COUNTS)
+    assert (limit.engine, limit.threads, limit.batch, limit.bound) == ("torch", 2, 8, 5.0)
+    assert Conditions.of([limit], "jobs") == Conditions("torch", 2, 8, "jobs")
+    assert parse_limit("latency<=0.5x@torch?batch=4", COUNTS).is_relative
+    for wrong in ("thread=2", "batch=0", "batch", "threads=two"):
+        with pytest.raises(OptionError, match=f"cannot read '{wrong}' in the limit .*threads=4&batch=8"):
+            parse_limit(f"latency<=5ms@torch?{wrong}", COUNTS)
+
+
+def test_latency_is_measured_under_the_conditions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, object]] = []
+
+    def compare(models: Sequence[Model], baseline: Model, **how: object) -> list[Ratio]:
+        asked.append(how)
+        return [Ratio(0.5, 0.4, 0.6, 1.0, 2.0, 10, 1.0, 0.99, 1.01, noisy=False)] * len(models)
+
+    monkeypatch.setattr(clock, "compare", compare)
+    model = model_of(resnet())
+    assert Clock(model, 4.0, Conditions("torch", 2, 8, "jobs"), seconds=3.0).scores(model)["latency"] == 2.0
+    assert asked == [{"engine": "torch", "threads": 2, "batch": 8, "on": "jobs", "seconds": 3.0}]
 
 
 @pytest.mark.parametrize("text", ["flops<=0.9x@onnxruntime", "latency<=5ms@"])
@@ -118,12 +142,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
     def size(model: Model) -> float:
         return float(sum(weight.size for weight in model.weights.values())) ** 0.5
 
-    def compare(models: Sequence[Model], baseline: Model, *, engine: str, seconds: float) -> list[Ratio]:
+    def compare(models: Sequence[Model], baseline: Model, **_: object) -> list[Ratio]:
         asked.extend(models)
         return [ratio(size(model) / size(baseline)) for model in models]
 
-    for module in (clock, finals):
-        monkeypatch.setattr(module, "compare", compare)
+    monkeypatch.setattr(clock, "compare", compare)
     return asked
 
 
@@ -158,7 +181,7 @@ def test_a_limit_in_milliseconds_holds_for_everything_that_is_returned(
     source: str, tmp_path: Path, machine: list[Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The original takes 8 ms here, and the estimate is far off."""
-    monkeypatch.setattr(frame, "measure", lambda *_, **__: Latency(8.0, 7.9, 8.1, sessions=10, noisy=False))
+    monkeypatch.setattr(clock, "measure", lambda *_, **__: Latency(8.0, 7.9, 8.1, sessions=10, noisy=False))
     front = optimize(source, tmp_path / "run", limits=("latency<=6ms@onnxruntime",), plan=SEARCH, budget="2 trials")
     children = [finalist for number, finalist in front.study.finalists.items() if number]
     assert children and all(finalist.latency_ms <= 6 and not finalist.breaks for finalist in children)

@@ -222,7 +222,8 @@ def test_a_search_may_estimate_by_a_table(table: Table, tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text(NETWORK)
     source = f"{tmp_path / 'nets.py'}:net"
     options: dict[str, Any] = {"plan": replace(PLAN, pretrain_epochs=1, finalists=1), "budget": "1 trials"}
-    front = optimize(source, tmp_path / "run", table=table, **options)
+    with pytest.warns(UserWarning, match="the table is of an imagined one, and this run measures on"):
+        front = optimize(source, tmp_path / "run", table=table, **options)
     trials = front.study.trials
     assert trials[0].scores["latency"] == pytest.approx(
         table.latency(front.study.load_model(trials[0].model or "").graph)
@@ -232,6 +233,8 @@ def test_a_search_may_estimate_by_a_table(table: Table, tmp_path: Path) -> None:
         optimize(source, tmp_path / "run", resume=True, **options)
     with pytest.raises(OptionError, match="table is one of onnxruntime"):
         optimize(source, tmp_path / "other", table=table, limits=["latency<=0.9x@torch"], **options)
+    with pytest.raises(OptionError, match="a table is of one input on one thread"):
+        optimize(source, tmp_path / "other", table=table, limits=["latency<=0.9x@onnxruntime?batch=2"], **options)
 
 
 def test_the_command_line_shows_and_estimates(table: Table, tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ from netgraft.mutations import Mix
 from netgraft.mutations.graft import Graft
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
+from netgraft.recipes import clock
 from netgraft.recipes import run as frame
+from netgraft.recipes.clock import Conditions
 from netgraft.recipes.finals import affordable
 from netgraft.recipes.optimize import parse_budget
 from netgraft.report.page import render
@@ -287,24 +289,25 @@ def test_a_limit_in_milliseconds_means_this_machine(tmp_path: Path, monkeypatch:
     """The original takes 8 ms here, whatever the estimate says; it is measured once in a run."""
     measured: list[ng.Model] = []
 
-    def measure(model: ng.Model, engine: str, seconds: float) -> Latency:
+    def measure(model: ng.Model, **_: object) -> Latency:
         measured.append(model)
         return Latency(8.0, 7.9, 8.1, sessions=10, noisy=False)
 
-    monkeypatch.setattr(frame, "measure", measure)
+    monkeypatch.setattr(clock, "measure", measure)
     told: list[Event] = []
+    here = Conditions()
     limits = ("latency<=2ms", "latency<=0.5x", "flops<=30M")
     with begun(tmp_path / "run") as study:
         original = study.load_model(study.trials[0].model or "")
         estimate = study.trials[0].scores["latency"]
-        assert [limit.bound for limit in frame._bounds(study, original, limits[1:], told.append)] == [
+        assert [limit.bound for limit in frame._bounds(study, original, limits[1:], here, told.append)] == [
             0.5 * estimate,
             3e7,
         ]
         assert not measured and not told, "a limit in x needs no measurement"
-        first = frame._bounds(study, original, limits, told.append)
+        first = frame._bounds(study, original, limits, here, told.append)
     with Study.open(tmp_path / "run") as study:
-        assert frame._bounds(study, original, limits, told.append) == first
+        assert frame._bounds(study, original, limits, here, told.append) == first
         assert "which was measured when the run began: 8.00 ms" in " ".join(render(study).split())
     assert [limit.bound for limit in first] == [0.25 * estimate, 0.5 * estimate, 3e7]
     assert told == [LimitScaled("latency<=2ms", 8.0, 0.25)] * 2

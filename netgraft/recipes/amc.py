@@ -102,7 +102,7 @@ def amc(
         walk = through(original, bound.bound)
         clock = None
         if metric == "latency" and begun.plan.measure == "search":
-            clock = Clock(original, study.trials[0].scores["latency"], begun.engine_name)
+            clock = Clock(original, study.trials[0].scores["latency"], begun.conditions)
         moments = Moments.of(original, task, images=images, seed=run.seed)
         search(
             Space(original, NOTHING, begun.score),

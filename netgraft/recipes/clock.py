@@ -9,7 +9,7 @@ interval), from which its ``latency`` then follows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import exp, log, sqrt
 
@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from netgraft.candidate import Candidate, Trial
-from netgraft.costs.measured import compare
+from netgraft.costs.measured import Ratio, compare, measure
+from netgraft.costs.measured.engines import check_known
 from netgraft.costs.measured.engines import engine as engine_named
 from netgraft.errors import OptionError
 from netgraft.ir import Graph, Model
@@ -29,25 +30,52 @@ SHORTLY = 1.0
 """Seconds, about, for which a trial is measured against the original (ten fresh sessions of both at least)."""
 
 
-def engine_of(limits: Sequence[Limit]) -> str:
-    """The engine that a run measures in: the one that its limits name, onnxruntime where they name none.
-
-    OptionError for one that is not known, and where limits name different ones; MeasureError for one that is not
-    installed.
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions a run measures latency: in which engine, on how many threads, of how many inputs at once,
+    and on which machine (None: this one; see :func:`netgraft.costs.measured.compare`).
     """
-    named = sorted({limit.engine for limit in limits if limit.engine})
-    if len(named) > 1:
-        raise OptionError(f"a run measures in one engine; the limits name {' and '.join(named)}")
-    engine = named[0] if named else "onnxruntime"
-    engine_named(engine)
-    return engine
+
+    engine: str = "onnxruntime"
+    threads: int = 1
+    batch: int = 1
+    on: str | None = None
+
+    @classmethod
+    def of(cls, limits: Sequence[Limit], on: str | None = None) -> Conditions:
+        """Those that limits name, and by default onnxruntime. OptionError for an engine that is not known, and where
+        limits name different conditions.
+        """
+        named = {(limit.engine, limit.threads, limit.batch): limit.text for limit in limits if limit.engine}
+        if len(named) > 1:
+            raise OptionError(f"a run measures in one way; the limits name {' and '.join(sorted(named.values()))}")
+        found = cls(*next(iter(named)), on) if named else cls(on=on)
+        check_known(found.engine)
+        return found
+
+    def check(self) -> None:
+        """MeasureError where this machine is to measure and lacks the engine."""
+        if self.on is None:
+            engine_named(self.engine)
+
+    def compare(self, models: Sequence[Model], baseline: Model, seconds: float) -> list[Ratio]:
+        """See :func:`netgraft.costs.measured.compare`."""
+        return compare(models, baseline, seconds=seconds, **asdict(self))
+
+    def milliseconds(self, model: Model, seconds: float) -> float:
+        """What a network takes: see :func:`netgraft.costs.measured.measure`."""
+        return measure(model, seconds=seconds, **asdict(self)).median_ms
 
 
 def check_limits(texts: Sequence[str]) -> None:
     """What can be said of limits before a network is known: OptionError for one that cannot be read, and what
-    :func:`engine_of` raises.
+    :meth:`Conditions.of` raises.
     """
-    engine_of([parse_limit(text, dict.fromkeys(UNITS, 1.0)) for text in texts])
+    Conditions.of([parse_limit(text, dict.fromkeys(UNITS, 1.0)) for text in texts])
+
+
+HERE = Conditions()
+"""This machine's onnxruntime, one input at a time on one thread."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +84,12 @@ class Clock:
 
     original: Model
     latency: float
-    engine: str = "onnxruntime"
+    conditions: Conditions = HERE
     seconds: float = SHORTLY
 
     def scores(self, model: Model) -> dict[str, float]:
         """``time``, ``time_high`` and ``latency``; MeasureError for a network that cannot be measured."""
-        (ratio,) = compare([model], self.original, engine=self.engine, seconds=self.seconds)
+        (ratio,) = self.conditions.compare([model], self.original, self.seconds)
         return {"time": ratio.ratio, "time_high": ratio.high, "latency": ratio.ratio * self.latency}
 
 

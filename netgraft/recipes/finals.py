@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.convert.to_torch import to_module
-from netgraft.costs.measured import compare
 from netgraft.errors import OptionError
 from netgraft.events import FinalBegun, FinalsBegun, Listener, MeasuringBegun, RunFinished, StepDone
 from netgraft.ir import Model
@@ -15,6 +14,7 @@ from netgraft.search.pareto import front, spread
 from netgraft.study import Finalist, Study
 from netgraft.tasks import Task, evaluate
 
+from .clock import Conditions
 from .evaluation import Trainer, counted
 
 
@@ -63,7 +63,7 @@ def run_finals(
     numbers: Sequence[int],
     epochs: float,
     limits: Sequence[str],
-    engine: str,
+    conditions: Conditions,
     measure_seconds: float,
     on_event: Listener,
 ) -> None:
@@ -82,7 +82,7 @@ def run_finals(
             trained.append((trial, model))
         elif trial.number == 0:
             raise OptionError("training the original longer diverged; start again with a lower --learning-rate")
-    study.add_finalists(_judged(study, trainer.task, trained, total, limits, engine, measure_seconds, on_event))
+    study.add_finalists(_judged(study, trainer.task, trained, total, limits, conditions, measure_seconds, on_event))
     on_event(RunFinished())
 
 
@@ -106,7 +106,7 @@ def _judged(
     trained: Sequence[tuple[Trial, Model]],
     epochs: float,
     limits: Sequence[str],
-    engine: str,
+    conditions: Conditions,
     seconds: float,
     on_event: Listener,
 ) -> list[Finalist]:
@@ -115,7 +115,7 @@ def _judged(
     """
     on_event(MeasuringBegun(len(trained)))
     models = [model for _, model in trained]
-    times = compare(models, models[0], engine=engine, seconds=seconds)
+    times = conditions.compare(models, models[0], seconds)
     begun = {**study.trials[0].scores, "latency": times[0].model_ms}
     bounds = [parse_limit(text, begun) for text in limits]
     finalists = []

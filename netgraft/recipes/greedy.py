@@ -171,7 +171,7 @@ def greedily(
         strategy = Greedy(metric, counter(metric, begun.latency), bound.bound, savings, quality, reduce, choose, fixed)
         clock = None
         if metric == "latency" and begun.plan.measure == "search":
-            clock = Clock(begun.original, whole, begun.engine_name)
+            clock = Clock(begun.original, whole, begun.conditions)
         assert begun.plan.tune_epochs is not None and begun.plan.final_epochs is not None, "decided by for_examples"
         search(
             Space(begun.original, NOTHING, begun.score),

@@ -77,6 +77,7 @@ def optimize(
     engine: Engine | None = None,
     predictor: Predictor | Literal["shipped"] | None = None,
     table: Estimates | None = None,
+    on: str | None = None,
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
 ) -> Front:
@@ -104,6 +105,7 @@ def optimize(
         freeze=freeze,
         only=only,
         table=table,
+        on=on,
         engine=engine or Inline(),
         settings=settings or {},
         on_event=on_event,
@@ -136,7 +138,7 @@ def optimize(
             strategy = Guided(strategy, predictor, quality, tolerance, others)
         clock = None
         if plan.measure == "search" and "latency" in {goal.metric for goal in parsed} | {b.metric for b in bounds}:
-            clock = Clock(begun.original, study.trials[0].scores["latency"], begun.engine_name)
+            clock = Clock(begun.original, study.trials[0].scores["latency"], begun.conditions)
             strategy = Corrected(strategy)
         ranking = None if predictor is None else partial(promise, quality)
         search(

@@ -17,7 +17,6 @@ from typing import Unpack
 import numpy as np
 
 from netgraft.costs.analytic import latency_estimate
-from netgraft.costs.measured import compare
 from netgraft.errors import OptionError, SourceError
 from netgraft.events import StepDone
 from netgraft.front import Front
@@ -29,6 +28,7 @@ from netgraft.mutations.sparing import sparing
 from netgraft.proxies import of_task
 from netgraft.tasks import Task
 
+from .clock import HERE, Conditions
 from .proposals import Potential, Probed, Proposal, child_graph, child_of, trained
 from .run import Begun, Run, RunOptions
 
@@ -63,7 +63,7 @@ def program(
             seed=run.seed,
             mutation=mutation,
             latency=begun.latency,
-            engine=begun.engine_name,
+            conditions=begun.conditions,
             known=probed,
             on_probe=lambda probed, legal: run.on_event(StepDone(probed, candidates)),
         )
@@ -87,7 +87,7 @@ def fastest_legal(
     seed: int = 0,
     mutation: Mutation | None = None,
     latency: Callable[[Graph], float] = latency_estimate,
-    engine: str = "onnxruntime",
+    conditions: Conditions = HERE,
     seconds: float = 3.0,
     known: MutableMapping[str, float] | None = None,
     on_probe: Callable[[int, int], None] = lambda probed, legal: None,
@@ -98,9 +98,9 @@ def fastest_legal(
     over all convolutions or what stands in their place, is not below the original's, with both as initialised, on one
     mini-batch of ``batch`` training images. Weights are inherited; training them is the caller's.
 
-    ``mutation`` says which forms there are (None: all that save work); each network kept is measured in ``engine`` for
-    about ``seconds``; ``on_probe`` hears how many networks were probed and how many of them were legal; ``known`` is as
-    in :class:`~netgraft.recipes.proposals.Potential`.
+    ``mutation`` says which forms there are (None: all that save work); each network kept is measured under
+    ``conditions`` for about ``seconds``; ``on_probe`` hears how many networks were probed and how many of them were
+    legal; ``known`` is as in :class:`~netgraft.recipes.proposals.Potential`.
 
     Deviations: candidates are probed from the one with the least estimated ``latency`` on, until ``keep`` are legal,
     which finds those that probing all of them would; only these are measured (the paper tunes each candidate's schedule
@@ -126,7 +126,7 @@ def fastest_legal(
             break
     if not legal:
         return []
-    times = compare([one.model for one in legal], model, engine=engine, seconds=seconds * len(legal))
+    times = conditions.compare([one.model for one in legal], model, seconds * len(legal))
     timed = [replace(one, time=time) for one, time in zip(legal, times, strict=True)]
     return [one for _, one in sorted(zip(times, timed, strict=True), key=lambda pair: pair[0].ratio)]
 

@@ -197,7 +197,7 @@ def trained(
         assert begun.plan.tune_epochs is not None and begun.plan.final_epochs is not None, "decided by for_examples"
         clock = None
         if begun.plan.measure == "search":
-            clock = Clock(original, study.trials[0].scores["latency"], begun.engine_name)
+            clock = Clock(original, study.trials[0].scores["latency"], begun.conditions)
         search(
             Space(original, Mix(()), begun.score),
             Found(begun, find, run.seed),

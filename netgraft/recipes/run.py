@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from netgraft.candidate import Trial, TrialState
 from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import latency_estimate
-from netgraft.costs.measured import measure
+from netgraft.costs.measured.flags import machine
 from netgraft.engine import Engine, Inline
 from netgraft.errors import DataError, OptionError, StudyError
 from netgraft.events import LimitScaled, Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded, nobody
@@ -32,7 +33,7 @@ from netgraft.spaces.space import GraphScores
 from netgraft.study import Study
 from netgraft.tasks import Score, Task, evaluate
 
-from .clock import engine_of
+from .clock import Conditions
 from .evaluation import Trainer, counted
 from .finals import run_finals
 
@@ -99,6 +100,10 @@ class Estimates(Protocol):
     def digest(self) -> str:
         """What tells it from others."""
 
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Where it was measured: the ``processor``, if that is known."""
+
     def latency(self, graph: Graph) -> float:
         """Milliseconds of a network."""
 
@@ -113,6 +118,7 @@ class RunOptions(TypedDict, total=False):
     freeze: Sequence[str]
     only: Sequence[str]
     table: Estimates | None
+    on: str | None
     engine: Engine
     settings: Mapping[str, Any]
     on_event: Listener
@@ -125,9 +131,10 @@ class Run:
     ``seed`` is of everything that is drawn. ``plan`` says how effort is spent (None: as the recipe does by default).
     The parts of the network that the patterns ``freeze`` match are left as they are, and all but those that ``only``
     matches: patterns of module paths such as ``head.*``, as :func:`netgraft.mutations.fixed.fixed_by` reads them. With
-    a ``table`` latency is estimated by it (:mod:`netgraft.costs.tables`) instead of by counting. ``engine`` evaluates
-    candidates (:mod:`netgraft.engine`). ``settings`` is kept in run.json and shown in the report (how the run was
-    called). ``on_event`` hears what happens, as :mod:`netgraft.events`.
+    a ``table`` latency is estimated by it (:mod:`netgraft.costs.tables`) instead of by counting. It is measured ``on``
+    another machine if one is named: a folder that ``netgraft worker`` serves there, or ``ssh://host``. ``engine``
+    evaluates candidates (:mod:`netgraft.engine`). ``settings`` is kept in run.json and shown in the report (how the run
+    was called). ``on_event`` hears what happens, as :mod:`netgraft.events`.
     """
 
     out: str | Path
@@ -137,6 +144,7 @@ class Run:
     freeze: Sequence[str] = ()
     only: Sequence[str] = ()
     table: Estimates | None = None
+    on: str | None = None
     engine: Engine = field(default_factory=Inline)
     settings: Mapping[str, Any] = field(default_factory=dict)
     on_event: Listener = nobody
@@ -154,7 +162,7 @@ class Begun:
     score: GraphScores
     latency: Callable[[Graph], float]
     bounds: Sequence[Limit]
-    engine_name: str
+    conditions: Conditions
 
     @property
     def original(self) -> Model:
@@ -183,9 +191,10 @@ def conduct(
     latency = run.table.latency if run.table else latency_estimate
     score = partial(counted, latency=latency)
     # Before any work is done.
-    engine_name = engine_of([parse_limit(text, score(model.graph) | {"quality": 1.0}) for text in limits])
-    if run.table is not None and run.table.engine != engine_name:
-        raise OptionError(f"the table is one of {run.table.engine}, and latency is limited in {engine_name}")
+    conditions = Conditions.of([parse_limit(text, score(model.graph) | {"quality": 1.0}) for text in limits], run.on)
+    conditions.check()
+    if run.table is not None:
+        _check_table(run.table, conditions)
     asked = {
         "source": model.name,
         "data": task.name,
@@ -196,6 +205,7 @@ def conduct(
         "examples": examples_of(task),
         "table": "none" if run.table is None else run.table.digest,
         "threads": torch.get_num_threads(),
+        **({"on": run.on} if run.on else {}),
         "goals": list(goals),
         "limits": list(limits),
         "budget": budget,
@@ -220,32 +230,50 @@ def conduct(
             original = _original(study, model, task, plan, run.seed, score, run.on_event)
             run.on_event(TrialRecorded(study.trials[0]))
             trainer = Trainer(original, task, run.seed, plan.learning_rate, plan.teacher)
-            bounds = _bounds(study, original, limits, run.on_event)
+            bounds = _bounds(study, original, limits, conditions, run.on_event)
             if study.note("finals") is None:
-                numbers, epochs = search(Begun(study, trainer, plan, score, latency, bounds, engine_name))
+                numbers, epochs = search(Begun(study, trainer, plan, score, latency, bounds, conditions))
                 study.add_note("finals", numbers=list(numbers), epochs=epochs)
             if not study.finalists:
                 finals = study.note("finals") or {}
                 run_finals(
                     *(study, trainer, finals["numbers"], finals["epochs"]),
-                    *(limits, engine_name, plan.measure_seconds, run.on_event),
+                    *(limits, conditions, plan.measure_seconds, run.on_event),
                 )
         except KeyboardInterrupt:
             run.on_event(RunInterrupted())
     return Front(Study.read(Path(run.out)))
 
 
-def _bounds(study: Study, original: Model, limits: Sequence[str], on_event: Listener) -> list[Limit]:
+def _check_table(table: Estimates, conditions: Conditions) -> None:
+    """OptionError where a run does not measure what the table estimates; a UserWarning where it is another processor's,
+    so that the run has to correct it by much.
+    """
+    if table.engine != conditions.engine:
+        raise OptionError(f"the table is one of {table.engine}, and latency is limited in {conditions.engine}")
+    if (conditions.threads, conditions.batch) != (1, 1):
+        raise OptionError("a table is of one input on one thread, and latency is limited for more; leave the table out")
+    there, here = table.about.get("processor"), machine()["processor"]
+    if conditions.on is None and there and there != here:
+        warnings.warn(
+            f"the table is of {there}, and this run measures on {here}: what it estimates is corrected by that. Let "
+            "the machine that counts measure (--on), or build a table on this one",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _bounds(
+    study: Study, original: Model, limits: Sequence[str], conditions: Conditions, on_event: Listener
+) -> list[Limit]:
     """The limits in the units of what is counted and estimated; those on latency in a unit of time are scaled by what
-    the original takes on this machine, measured once in a run.
+    the original takes under the ``conditions``, measured once in a run.
     """
     bounds = [parse_limit(text, study.trials[0].scores) for text in limits]
     if all(limit.is_relative or limit.metric != "latency" for limit in bounds):
         return bounds
     if study.note("latency") is None:
-        study.add_note(
-            "latency", milliseconds=measure(original, engine=engine_of(bounds), seconds=LATENCY_SECONDS).median_ms
-        )
+        study.add_note("latency", milliseconds=conditions.milliseconds(original, LATENCY_SECONDS))
     milliseconds = float((study.note("latency") or {})["milliseconds"])
     scaled = []
     for limit in bounds:
@@ -266,6 +294,7 @@ _FIXED = {
     "fixed": "other parts left alone",
     "predictor": "another predictor, or none",
     "table": "another latency table, or none",
+    "on": "another machine to measure on",
     "goals": "other goals",
     "limits": "other limits",
     "seed": "another seed",

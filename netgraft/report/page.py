@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from netgraft.candidate import Trial
-from netgraft.errors import StudyError
+from netgraft.errors import OptionError, StudyError
 from netgraft.ir import Graph
+from netgraft.metrics import UNITS, parse_limit
 from netgraft.study import Study
 
 from . import words
@@ -58,7 +60,7 @@ def render(study: Study) -> str:
         .render(
             summary=summary,
             settings=study.settings,
-            engine=_engine(study),
+            conditions=_conditions(study),
             trials=sorted(study.trials.values(), key=lambda trial: trial.number),
             states=Counter(str(trial.state) for trial in study.trials.values() if trial.number),
             seconds=study.seconds,
@@ -74,9 +76,17 @@ def render(study: Study) -> str:
     )
 
 
-def _engine(study: Study) -> str:
-    """What the run measured in: the engine that its limits name, or else the default one."""
-    return next((text.partition("@")[2] for text in study.settings.get("limits", ()) if "@" in text), "onnxruntime")
+def _conditions(study: Study) -> str:
+    """How the run measured latency: as its limits say, or else by default."""
+    engine, threads, batch = "onnxruntime", 1, 1
+    for text in study.settings.get("limits", ()):
+        with suppress(OptionError):  # a run.json may hold anything
+            limit = parse_limit(text, dict.fromkeys(UNITS, 1.0))
+            if limit.engine:
+                engine, threads, batch = limit.engine, limit.threads, limit.batch
+    place = study.settings.get("on")
+    where = f"the machine behind {place}" if place else "the processor of the machine of the run"
+    return f"in {engine} on {where}, at batch {batch} on {'one thread' if threads == 1 else f'{threads} threads'}"
 
 
 def _stories(study: Study, summary: Summary) -> list[Story]:

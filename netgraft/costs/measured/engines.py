@@ -26,12 +26,17 @@ _REFUSED = {
 ENGINES = tuple(_MODULES)
 
 
-def engine(name: str) -> Engine:
-    """The engine of this name; OptionError for one that is not known, MeasureError for one that is not installed."""
+def check_known(name: str) -> None:
+    """OptionError for a name that no engine has, MeasureError for one of an engine that this version cannot run."""
     if name in _REFUSED:
         raise MeasureError(f"netgraft cannot measure in {name} yet: {_REFUSED[name]}; there is {', '.join(ENGINES)}")
     if name not in _MODULES:
         raise OptionError(unknown("there is no engine", name, ENGINES))
+
+
+def engine(name: str) -> Engine:
+    """The engine of this name; MeasureError for one that is not installed, and as :func:`check_known` does."""
+    check_known(name)
     found = _found(name)
     if found.missing():
         raise MeasureError(f"the engine {name} is not installed here: {found.missing()}")
