@@ -21,6 +21,7 @@ from netgraft.search import Result
 from netgraft.tasks import Answers, Schedule, Task, agreement, answers, evaluate, recalibrate, train
 
 from .clock import Clock
+from .imitation import imitate
 
 Step = Callable[[int, int], None]
 
@@ -54,7 +55,7 @@ def seed_of(seed: int, *purpose: int) -> int:
     return int(np.random.default_rng([seed, *purpose]).integers(2**31))
 
 
-STAGES = ("check", "pretrain", "tune", "final")
+STAGES = ("check", "pretrain", "tune", "final", "imitate")
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ class Check:
 
 @dataclass(frozen=True)
 class Tune:
-    """Last rung: fine-tuning, with the original as teacher, of what keeps ``limits`` when ``clock`` measures it.
+    """Last rung: fine-tuning, with the original as teacher, of what keeps ``limits`` when ``clock`` measures it. Where
+    there is a teacher, what is new first imitates what it replaced (:mod:`netgraft.recipes.imitation`).
 
     Scores on the validation split: ``quality_before`` and ``quality`` with its standard error ``quality_error``, and
     those of the clock. A network that breaks a limit has the clock's scores only.
@@ -152,7 +154,7 @@ class Tune:
             return Result(candidate, times)  # nothing is gained by training it
         before = evaluate(to_module(candidate.model), trainer.task, "validation")
         started = time.perf_counter()
-        model = trainer.train(candidate.model, self.epochs, "tune", candidate.number)
+        model = trainer.train(self._begun(candidate), self.epochs, "tune", candidate.number)
         training = time.perf_counter() - started
         if model is None:
             return Result(candidate, failure="the training diverged")
@@ -161,6 +163,14 @@ class Tune:
         scores = {"quality_before": before.quality, "quality": after.quality, "quality_error": after.error, **times}
         failure = "" if isfinite(after.quality) else "its quality is not a number"
         return Result(tuned, scores, failure, training=training)
+
+    def _begun(self, candidate: Candidate) -> Model:
+        """What fine-tuning begins with."""
+        trainer = self.trainer
+        if not trainer.teaching:
+            return candidate.model
+        seed = seed_of(trainer.seed, STAGES.index("imitate"), candidate.number)
+        return imitate(trainer.original, candidate.model, trainer.task, seed=seed)
 
 
 def timed(work: Callable[[Candidate], Result], candidate: Candidate) -> Result:
