@@ -131,8 +131,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Tune:
-    """Last rung: fine-tuning, with the original as teacher, of what keeps ``limits`` when ``clock`` measures it. Where
-    there is a teacher, what is new first imitates what it replaced (:mod:`netgraft.recipes.imitation`).
+    """Last rung: fine-tuning, with the original as teacher, of what keeps ``limits`` when ``clock`` measures it. Before
+    that, where there is a teacher, what is new imitates for ``imitation`` steps what it replaced
+    (:func:`netgraft.recipes.imitation.imitate`).
 
     Scores on the validation split: ``quality_before`` and ``quality`` with its standard error ``quality_error``, and
     those of the clock. A network that breaks a limit has the clock's scores only.
@@ -142,6 +143,7 @@ class Tune:
     epochs: float
     clock: Clock | None = None
     limits: Sequence[Limit] = ()
+    imitation: int = 0
 
     def __call__(self, candidate: Candidate) -> Result:
         """The candidate with its new weights. Never raises for one that cannot be trained: that is a failure."""
@@ -167,10 +169,10 @@ class Tune:
     def _begun(self, candidate: Candidate) -> Model:
         """What fine-tuning begins with."""
         trainer = self.trainer
-        if not trainer.teaching:
+        if not self.imitation or not trainer.teaching:
             return candidate.model
         seed = seed_of(trainer.seed, STAGES.index("imitate"), candidate.number)
-        return imitate(trainer.original, candidate.model, trainer.task, seed=seed)
+        return imitate(trainer.original, candidate.model, trainer.task, steps=self.imitation, seed=seed)
 
 
 def timed(work: Callable[[Candidate], Result], candidate: Candidate) -> Result:

@@ -209,7 +209,7 @@ def _rungs(
     return [
         Rung("count", Count(latency), limits=by_graph),
         Rung("check", Check(trainer), goals=[Goal("agreement"), *others], keep=plan.keep, promise=ranking),
-        Rung("tune", Tune(trainer, plan.tune_epochs, clock, by_time), limits=[*by_time, *by_quality]),
+        Rung("tune", Tune(trainer, plan.tune_epochs, clock, by_time, plan.imitation), limits=[*by_time, *by_quality]),
     ]
 
 

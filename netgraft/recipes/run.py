@@ -49,8 +49,9 @@ class Plan:
     ``population`` networks are proposed a generation (checking one costs a few percent of tuning it), ``keep`` of them
     fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more (what is left of a budget in
     time may allow only half of that, or fewer finalists). ``pretrain_epochs`` trains the original first, for networks
-    that come without trained weights. ``search_share`` is the part of a time budget spent
-    before the finals.
+    that come without trained weights. ``search_share`` is the part of a time budget spent before the finals. With a
+    ``teacher``, the original, what is new in a network first imitates for ``imitation`` steps what it replaced, in
+    :func:`netgraft.optimize` (0: not at all).
 
     ``measure`` says when latency is measured. ``search``: every network before it is fine-tuned, shortly, where latency
     is a goal or limited; the estimate that screens the others is corrected by that, and limits hold for what was
@@ -68,6 +69,7 @@ class Plan:
     measure_seconds: float = 40.0
     search_share: float = 0.6
     teacher: bool = True
+    imitation: int = 100
     measure: str = "search"
 
     def __post_init__(self) -> None:
@@ -77,8 +79,8 @@ class Plan:
         for name, value in (counts | epochs | rates).items():
             if value is not None and value <= 0:
                 raise OptionError(f"{name} must be above 0, not {value:g}")
-        if self.pretrain_epochs < 0 or not 0 < self.search_share < 1:
-            raise OptionError("pretrain_epochs must be 0 or more, and search_share between 0 and 1")
+        if self.pretrain_epochs < 0 or self.imitation < 0 or not 0 < self.search_share < 1:
+            raise OptionError("pretrain_epochs and imitation must be 0 or more, and search_share between 0 and 1")
         if self.measure not in ("search", "end"):
             raise OptionError(f"latency is measured in the search or at its end, not {self.measure!r}: search, end")
 

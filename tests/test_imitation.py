@@ -1,0 +1,123 @@
+"""Imitation: what is new in a child is found by its graph alone, and learns to give what stood in its place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from contracts import sane_model
+
+from netgraft.convert.to_torch import to_module, weights_of
+from netgraft.ir import Batch, Builder, Edit, Graph, Model, Region, TensorType, Value, apply, inherit
+from netgraft.mutations.trim import Trim
+from netgraft.recipes.imitation import imitate, new_part
+from netgraft.tasks import Split, Task, classification, recalibrate
+
+
+def network() -> Graph:
+    """A stem, two blocks in a row, the first beside a shortcut, and a head."""
+    b = Builder()
+    x = b.add("conv2d", b.input("x", TensorType((Batch(), 2, 8, 8))), out_channels=8, kernel=(3, 3), id="stem")
+    x = b.add("relu", b.add("batch_norm", x, id="norm"), id="relu")
+    y = b.add("relu", b.add("conv2d", x, out_channels=8, kernel=(3, 3), padding=(1, 1), id="one"), id="between")
+    y = b.add("conv2d", y, out_channels=8, kernel=(3, 3), padding=(1, 1), id="two")
+    x = b.add("add", x, y, id="add")
+    x = b.add("relu", b.add("conv2d", x, out_channels=6, kernel=(3, 3), stride=(2, 2), id="down"), id="low")
+    return b.build(b.add("linear", b.add("flatten", x, id="flat"), out_features=3, id="head"))
+
+
+def replaced(graph: Graph, ids: list[str], kernel: int, out: int) -> tuple[Graph, Edit]:
+    """The graph with a chain of nodes replaced by one convolution, and the edit."""
+    region = Region.of(ids)
+    signature = region.signature(graph)
+    b = Builder()
+    stride = signature.inputs[0].concrete()[2] // signature.outputs[0].concrete()[2]
+    x = b.input("in0", signature.inputs[0])
+    y = b.add("conv2d", x, out_channels=out, kernel=(kernel, kernel), padding=(kernel // 2,) * 2, stride=(stride,) * 2)
+    edit = Edit(region, b.build(y))
+    return apply(graph, edit), edit
+
+
+def child_of(parent: Model, edit: Edit) -> Model:
+    weights, _ = inherit(parent.graph, edit, parent.weights, np.random.default_rng(0))
+    return Model(apply(parent.graph, edit), weights)
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    images = torch.randn(300, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    split = Split(images, torch.zeros(300, dtype=torch.int64))
+    return classification("noise", split, split, split, prepare=lambda x: x)
+
+
+def test_nothing_new_in_the_same_network() -> None:
+    assert new_part(network(), network()) is None
+
+
+def test_what_replaces_a_block_has_its_ends() -> None:
+    graph = network()
+    child, _ = replaced(graph, ["one", "between", "two"], 1, 8)
+    part = new_part(graph, child)
+    assert part is not None
+    assert [node.op for node in part.graph] == ["conv2d"]
+    assert part.given == (Value("relu"),) and part.wanted == (Value("two"),)
+
+
+def test_two_changes_are_taught_apart() -> None:
+    graph = network()
+    once, _ = replaced(graph, ["one", "between", "two"], 1, 8)
+    b = Builder()
+    x = b.input("in0", graph.types[Value("flat")])
+    y = b.add("linear", b.add("relu", b.add("linear", x, out_features=5)), out_features=3)
+    twice = apply(once, Edit(Region.of(["head"]), b.build(y)))
+    part = new_part(graph, twice)
+    assert part is not None and sorted(node.op for node in part.graph) == ["conv2d", "linear", "linear", "relu"]
+    assert set(part.given) == {Value("relu"), Value("flat")}, "the second reads what the parent gave, not the first"
+    assert set(part.wanted) == {Value("two"), Value("head")}
+
+
+def test_narrower_channels_are_new_as_far_as_they_reach() -> None:
+    parent = sane_model(network())
+    edits = Trim().edits(parent.graph, parent.weights, np.random.default_rng(0))
+    edit = next(edit for edit in edits if "one" in edit.region.nodes and "two" in edit.region.nodes)
+    part = new_part(parent.graph, apply(parent.graph, edit))
+    assert part is not None and {"one", "two"} <= part.graph.position.keys()
+    assert Value("two") in part.wanted and None not in part.wanted
+
+
+def test_imitation_brings_a_child_closer_and_leaves_the_rest_alone(task: Task) -> None:
+    module = to_module(sane_model(network()))
+    recalibrate(module, task, seed=0)
+    parent = Model(network(), weights_of(module))
+    _, edit = replaced(parent.graph, ["one", "between", "two"], 3, 8)
+    child = child_of(parent, edit)
+    taught = imitate(parent, child, task, steps=100, seed=1)
+    x = task.train.inputs
+
+    def off(model: Model) -> float:
+        with torch.no_grad():
+            ours, theirs = (to_module(m).eval()(x) for m in (model, parent))
+        return float((ours - theirs).square().mean() / theirs.var())
+
+    assert off(taught) < 0.6 * off(child)
+    new = set(edit.replacement.weight_types)
+    changed = {key for key in child.weights if not np.array_equal(child.weights[key], taught.weights[key])}
+    assert changed & new
+    assert changed - new <= {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
+    again = imitate(parent, child, task, steps=100, seed=1)
+    assert all(np.array_equal(again.weights[key], taught.weights[key]) for key in taught.weights)
+
+
+def test_what_has_no_weights_or_diverges_stays_as_it_is(task: Task) -> None:
+    parent = sane_model(network())
+    b = Builder()
+    y = b.add("relu6", b.input("in0", parent.graph.types[Value("one")]))
+    child = child_of(parent, Edit(Region.of(["between"]), b.build(y)))
+    assert imitate(parent, child, task, steps=5, seed=0) is child
+    _, edit = replaced(parent.graph, ["one", "between", "two"], 3, 8)
+    child = child_of(parent, edit)
+    key = next(key for key in edit.replacement.weight_types if key.endswith("weight"))
+    broken = replace(child, weights={**child.weights, key: child.weights[key] * np.float32("nan")})
+    assert imitate(parent, broken, task, steps=5, seed=0) is broken
