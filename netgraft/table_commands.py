@@ -19,7 +19,7 @@ from netgraft.costs.measured.engines import engine as engine_named
 from netgraft.costs.tables import SHIPPED, Entry, Table, fitted
 from netgraft.costs.tables.observed import Observed
 from netgraft.errors import MeasureError, OptionError
-from netgraft.recipes.table import REFERENCE, collect
+from netgraft.recipes.table import FEWEST, REFERENCE, collect
 
 console = Console(highlight=False)
 
@@ -27,9 +27,6 @@ commands = typer.Typer(
     no_args_is_help=True,
     help="Latency tables: what kernels take on a device, measured once, for 'measure' and 'optimize --table'.",
 )
-
-FEWEST = 16
-"""Networks of which a table can be made."""
 
 
 def table_from(text: str) -> Table:
@@ -88,7 +85,7 @@ def build(
             raise typer.Exit(130) from None
         if len(observed) < FEWEST:
             raise MeasureError(
-                f"{spaces} has too few networks for a table: {len(observed)}; it takes {FEWEST} (kept in {journal})"
+                f"{spaces}: too few networks run for a table: {len(observed)}; it takes {FEWEST} (kept in {journal})"
             )
         progress.update(line, description=f"fitting {len(observed)} networks")
         table = fitted(observed, REFERENCE, engine, _about(machine, spaces))

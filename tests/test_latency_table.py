@@ -148,6 +148,7 @@ def test_a_collection_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(recipe, "observe", observe)
     monkeypatch.setattr(recipe, "check_kernels", lambda: None)
     monkeypatch.setattr(recipe, "AT_ONCE", 2)
+    monkeypatch.setattr(recipe, "FEWEST", 4)
     monkeypatch.setattr(recipe, "REFERENCE", "family:hiaml?seed=3")
     journal = tmp_path / "my.table.part"
 
@@ -273,6 +274,34 @@ def test_a_table_of_too_few_networks_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(table_commands, "collect", lambda *_: ([observed(resnet(), "one")], {}))
     code, said = netgraft("table", "build", "--out", tmp_path / "my.table")
     assert code == 2 and "too few" in said
+
+
+def test_nothing_is_measured_or_written_where_the_networks_are_unknown_or_too_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "check_kernels", lambda: None)
+    monkeypatch.setattr(recipe, "observe", None)  # nothing is measured
+    three = ",".join(f"family:hiaml?seed={seed}" for seed in (1, 2, 3))
+    for spaces, why in (
+        ("zooo", "zooo"),
+        ("family:hiaml?count=16,zooo", "or it is a space: zoo, "),
+        (f"{three},family:hiaml?seed=3", "too few networks for a table: 3; it takes 16"),
+    ):
+        code, said = netgraft("table", "build", "--out", tmp_path / "my.table", "--spaces", spaces)
+        assert code == 2 and why in said and "--spaces" in said
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_collection_without_a_measurement_is_begun_anew(tmp_path: Path) -> None:
+    journal = tmp_path / "my.table.part"
+    assert recipe._begun(journal, {"netgraft": 2, "spaces": ["hiaml"]}) == []
+    with journal.open("a") as file:
+        file.write('{"name": "cut off')
+    asked = {"netgraft": 2, "spaces": ["zoo"]}
+    assert recipe._begun(journal, asked) == [] and json.loads(journal.read_text()) == asked
+    journal.write_text('{"notes": "mine"}\n')
+    with pytest.raises(OptionError, match="name another --out"):
+        recipe._begun(journal, asked)
 
 
 def test_the_shipped_table_says_where_it_is_from_and_is_sane() -> None:

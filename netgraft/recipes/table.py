@@ -27,7 +27,7 @@ from netgraft.costs.measured.profile import SESSIONS, check_kernels, profiled
 from netgraft.costs.measured.remote import ask_kernels
 from netgraft.costs.tables.attribution import attribute
 from netgraft.costs.tables.observed import Observed
-from netgraft.errors import GraphError, MeasureError, NetgraftError, OptionError
+from netgraft.errors import GraphError, MeasureError, NetgraftError, OptionError, SourceError
 from netgraft.ir import Graph, Input, TensorType, untrained
 from netgraft.mutations import Mutation, drafts
 from netgraft.spaces.families import FAMILIES
@@ -44,6 +44,8 @@ AT_ONCE = 8
 """Networks that are measured beside the same runs of the reference."""
 VARIANTS, CHILDREN, MEMBERS = 3, 4, 40
 """Of each network of the zoo: how many widths and image sizes, and how many children; how many members of a family."""
+FEWEST = 16
+"""Networks of which a table can be made."""
 FORMAT = 2
 """Of a collection: another one where kernels get other names, so that none is gone on with under two of them."""
 
@@ -188,12 +190,14 @@ def collect(
     """Observe every network of the spaces, and keep each in ``journal`` (JSON lines) as soon as it is measured; and say
     what machine measured them: this one, or ``on`` another.
 
-    What the journal holds already is not measured again. OptionError for a journal of other spaces, another seed,
+    What the journal holds already is not measured again. OptionError for spaces that do not exist or have fewer than
+    :data:`FEWEST` networks, before anything is measured or written, and for a journal of other spaces, another seed,
     another machine or another onnxruntime; MeasureError on a processor whose kernels are others than those that
     :mod:`~netgraft.costs.tables.kernels` knows.
     """
     if on is None:
         check_kernels()  # before anything is loaded
+    _check(spaces, seed)
     reference = to_onnx(sources.load(REFERENCE))
     bench = Bench.at(on, reference)
     asked = {"netgraft": FORMAT, "spaces": list(spaces), "seed": seed, "reference": REFERENCE, **bench.machine}
@@ -207,6 +211,19 @@ def collect(
                 file.flush()
                 on_network(observed, len(known))
     return known, bench.machine
+
+
+def _check(spaces: Sequence[str], seed: int) -> None:
+    """OptionError for a space that does not exist, and where all of them have too few networks for a table."""
+    done: set[str] = set()
+    try:
+        for space in spaces:
+            for _ in islice(_unseen([space], seed, done), max(1, FEWEST - len(done))):
+                pass
+    except SourceError as error:
+        raise OptionError(f"--spaces: {error}; or it is a space: zoo, {', '.join(FAMILIES)}") from None
+    if len(done) < FEWEST:
+        raise OptionError(f"--spaces {','.join(spaces)}: too few networks for a table: {len(done)}; it takes {FEWEST}")
 
 
 def _unseen(spaces: Sequence[str], seed: int, done: set[str]) -> Iterator[Drawn]:
@@ -237,22 +254,25 @@ def collection(journal: Path) -> list[Observed]:
 
 
 def _begun(journal: Path, asked: Mapping[str, Any]) -> list[Observed]:
-    """A new collection, or the one to go on with."""
+    """A new collection, or the one to go on with; one that holds no measurement is begun anew."""
+    header = json.dumps(asked)
     if not journal.exists() or not journal.stat().st_size:
-        _written(journal, json.dumps(asked) + "\n")
+        _written(journal, header + "\n")
     try:
         text = journal.read_text(encoding="utf-8")
         whole = text[: text.rfind("\n") + 1]
-        first = whole.partition("\n")[0]
+        first, _, rows = whole.partition("\n")
         begun = json.loads(first)
     except ValueError as error:
         raise MeasureError(f"{journal} is no collection of 'netgraft table build': {error}") from None
     if begun != asked:
-        raise OptionError(
-            f"{journal} was begun with other spaces, another seed, another version, or on another machine ({first}), "
-            f"now it is {json.dumps(asked)}; name another --out"
-        )
-    if len(whole) < len(text):  # cut off while it was written
+        if rows or not isinstance(begun, dict) or "netgraft" not in begun:
+            raise OptionError(
+                f"{journal} was begun with other spaces, another seed, another version, or on another machine "
+                f"({first}), now it is {header}; name another --out"
+            )
+        whole = header + "\n"
+    if whole != text:  # cut off while it was written, or begun anew
         _written(journal, whole)
     return collection(journal)
 
