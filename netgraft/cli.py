@@ -128,6 +128,14 @@ def optimize(
             "onnxruntime or openvino"
         ),
     ] = None,
+    multiple: Annotated[
+        int,
+        typer.Option(
+            help="grafts and trims choose widths that are multiples of this, such as 8, where there is room (1: grafts "
+            "may choose any)",
+            min=1,
+        ),
+    ] = 1,
     predictor: Annotated[
         str,
         typer.Option(
@@ -151,7 +159,7 @@ def optimize(
         "goals": goals,
         "limits": limits,
         "budget": budget,
-        "mutation": default_mutations(stock, allowed),
+        "mutation": default_mutations(stock, allowed, multiple),
         "predictor": guide,
     }
 

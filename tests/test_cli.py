@@ -129,13 +129,15 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
 ) -> None:
     out = tmp_path / "run"
     options = ["--data", "digits", "--budget", "2 trials", "--pretrain", 1, "--tune-epochs", 0.5, "--final-epochs", 0.5]
-    command = ["optimize", DIGITS, *options, "--finalists", 1, "--out", out]
+    command = ["optimize", DIGITS, *options, "--finalists", 1, "--multiple", 8, "--out", out]
     with monkeypatch.context() as patch:
         interrupt_at(TrialRecorded, patch)
         patch.setattr(sys, "argv", ["netgraft", *map(str, command)])
         code, said = netgraft(*command)
     assert code == 130, said
     assert "interrupted" in said and f"--out {out} --resume" in said
+    code, said = netgraft(*command, "--resume", "--multiple", 16)
+    assert code == 2 and "widths in other multiples" in said
     code, said = netgraft(*command, "--resume")
     assert code == 0, said
     assert "finalists" in said and (out / "report.html").is_file()

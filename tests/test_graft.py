@@ -50,6 +50,22 @@ def test_grafts_keep_their_promises(bank: Bank, name: str) -> None:
     assert len(check_mutation(Graft(bank), sane_model(golden(name)), limit=25)) > 5
 
 
+@pytest.mark.parametrize("exact", [0.0, 1.0])
+def test_widths_are_multiples(exact: float) -> None:
+    """Of segments that have the region's types already, too: inside they have widths of their own."""
+    segments = [Segment.of(layers((inner, 3), (outer, 1)), ["test"]) for inner, outer in ((5, 8), (6, 12))]
+    bank = Bank.of(segments, Vocabulary((), ()))
+
+    def widths(multiple: int) -> set[int]:
+        grafts = Graft(bank, exact=exact, multiple=multiple)
+        graph = layers((8, 3), (8, 3), (8, 3), (8, 3))
+        children = [proposal.child for proposal in islice(grafts.proposals(graph, np.random.default_rng(0)), 100)]
+        return {node.attrs["out_channels"] for child in children for node in child if node.op == "conv2d"}
+
+    assert any(width % 4 for width in widths(1)), "otherwise this says nothing"
+    assert not any(width % 4 for width in widths(4))
+
+
 @pytest.mark.parametrize("name", GOLDEN_NAMES)
 def test_heads_and_constants_are_left_alone(bank: Bank, name: str) -> None:
     graph = golden(name)

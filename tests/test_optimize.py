@@ -262,6 +262,8 @@ def test_resuming_with_other_settings_is_refused(source: str, front: ng.Front) -
     with pytest.raises(StudyError, match="other operations allowed"):
         mutation = recipe.default_mutations(ops=frozenset(["conv2d", "relu"]))
         optimize(source, front.path, resume=True, limits=limits, mutation=mutation)
+    with pytest.raises(StudyError, match="widths in other multiples"):
+        optimize(source, front.path, resume=True, limits=limits, multiple=8)
     model = ng.load(source)
     other = ng.task("digits", model, seed=1)
     with pytest.raises(StudyError, match="data that was split otherwise"):
@@ -271,6 +273,15 @@ def test_resuming_with_other_settings_is_refused(source: str, front: ng.Front) -
         optimize_model = replace(model, weights=weights)
         task = ng.task("digits", model)
         ng.optimize(optimize_model, task, out=front.path, resume=True, limits=limits, budget="4 trials", plan=PLAN)
+
+
+def test_widths_in_multiples_are_the_default_mutations(source: str, tmp_path: Path) -> None:
+    by_kind = {part.name: part for part in recipe._parts(recipe.default_mutations(multiple=16))}
+    assert by_kind["graft"].multiple == by_kind["trim"].multiple == 16
+    with pytest.raises(OptionError, match="multiple=8 is for the default mutations"):
+        optimize(source, tmp_path / "run", mutation=Swap(), multiple=8)
+    with pytest.raises(OptionError, match="1 or more, not 0"):
+        optimize(source, tmp_path / "run", multiple=0)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(source: str, front: ng.Front) -> None:

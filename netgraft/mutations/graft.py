@@ -63,10 +63,10 @@ class Graft:
     """Grafts segments of ``bank`` (by default the one that comes with netgraft) onto graphs cut by its vocabulary.
 
     ``sparsity`` is the share of the vocabulary left out at each cut, ``exact`` the share of draws for which a segment
-    that has the region's types already is taken where there is one; all others are fitted, with widths in multiples of
-    ``multiple``. Segments have only operations in ``allowed``; if that is None they may have all, but normalisations
-    only where the graph has one. Regions with a node of ``fixed`` are left alone, beside those that always are
-    (:func:`~netgraft.mutations.fixed.untouchable`). Raises OptionError where ``allowed`` leaves no segment.
+    that has the region's types already is taken where there is one; all others are fitted. Widths that are open become
+    multiples of ``multiple``. Segments have only operations in ``allowed``; if that is None they may have all, but
+    normalisations only where the graph has one. Regions with a node of ``fixed`` are left alone, beside those that
+    always are (:func:`~netgraft.mutations.fixed.untouchable`). Raises OptionError where ``allowed`` leaves no segment.
     """
 
     bank: Bank = field(default_factory=default)
@@ -196,7 +196,8 @@ class _Supply:
     def _make(self, option: _Option) -> tuple[Segment, Graph] | None:
         segment = self._segments[option.exact][option.number]
         wanted = option.wiring.inside(self._signature)
-        fitted = segment.graph if option.exact else fit(segment.graph, wanted, multiple=self._multiple)
+        as_it_is = option.exact and self._multiple == 1
+        fitted = segment.graph if as_it_is else fit(segment.graph, wanted, multiple=self._multiple)
         return None if isinstance(fitted, NoFit) else (segment, option.wiring.around(fitted, self._signature))
 
     def _options(self, exact: bool, rng: np.random.Generator) -> Iterator[_Option]:

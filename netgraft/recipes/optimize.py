@@ -49,14 +49,19 @@ from .finals import affordable, finalists_of, tolerance_of
 from .run import Begun, Estimates, Plan, Run, conduct, fingerprint
 
 
-def default_mutations(bank: Bank | None = None, ops: frozenset[str] | None = None) -> Mutation:
+def default_mutations(bank: Bank | None = None, ops: frozenset[str] | None = None, multiple: int = 1) -> Mutation:
     """Segment grafts, operation swaps, trimmed channels and convolutions in other forms, in equal parts.
 
     Segments come from ``bank`` (None: the one that comes with netgraft); no operation but those of ``ops`` is brought
-    in (None: any may be). OptionError where ``ops`` names one that does not exist, or leaves no segment.
+    in (None: any may be). Widths that grafts and trims choose are multiples of ``multiple``, where there is room; at 1
+    grafts have any, and trims those of :class:`~netgraft.mutations.trim.Trim`. OptionError where ``ops`` names an
+    operation that does not exist, or leaves no segment, and for a multiple below 1.
     """
-    graft = Graft(bank or default(), allowed=ops)
-    others: tuple[Mutation, ...] = (Swap(), Trim(), Program())
+    if multiple < 1:
+        raise OptionError(f"multiple must be 1 or more, not {multiple}")
+    graft = Graft(bank or default(), multiple=multiple, allowed=ops)
+    trim = Trim() if multiple == 1 else Trim(multiple=multiple)
+    others: tuple[Mutation, ...] = (Swap(), trim, Program())
     return Mix((graft, *(others if ops is None else [Within(mutation, ops) for mutation in others])))
 
 
@@ -72,6 +77,7 @@ def optimize(
     resume: bool = False,
     plan: Plan | None = None,
     mutation: Mutation | None = None,
+    multiple: int = 1,
     freeze: Sequence[str] = (),
     only: Sequence[str] = (),
     engine: Engine | None = None,
@@ -84,7 +90,8 @@ def optimize(
     """Evolves ``model`` for ``task`` and returns the front of what was found; everything is kept in the folder ``out``.
 
     ``goals`` and ``limits`` are written as in :mod:`netgraft.metrics`; ``budget`` is a time (``10m``, ``1h30m``) or
-    a number of fine-tuned networks (``40 trials``). ``mutation`` proposes the edits (None: :func:`default_mutations`).
+    a number of fine-tuned networks (``40 trials``). ``mutation`` proposes the edits (None:
+    :func:`default_mutations`, which keep widths to multiples of ``multiple``; another has its own).
     A ``predictor`` chooses among many more proposals, as far as it turns out to be right in this run
     (:mod:`netgraft.search.guided`): the one that netgraft ships, another (:func:`netgraft.predictor.load`), or none.
 
@@ -116,7 +123,9 @@ def optimize(
     search_budget, seconds = parse_budget(budget)
     chosen = (run.plan or Plan()).for_examples(len(task.train))
     fixed = fixed_by(model.graph, run.freeze, run.only)
-    mutation = sparing(mutation or default_mutations(), fixed)
+    if mutation is not None and multiple != 1:
+        raise OptionError(f"multiple={multiple} is for the default mutations; give it to the parts of your mutation")
+    mutation = sparing(mutation or default_mutations(multiple=multiple), fixed)
     if next(mutation.edits(model.graph, model.weights, np.random.default_rng(run.seed)), None) is None:
         raise SourceError(
             f"{model.name} holds nothing that {_name(mutation)} could change: all of it is frozen, or belongs to its "
@@ -160,6 +169,7 @@ def optimize(
         "fixed": sorted(fixed),
         "banks": [fingerprint(*graft.bank.columns.digests) for graft in grafts],
         "ops": [sorted(graft.allowed) if graft.allowed else "any" for graft in grafts],
+        "multiple": [graft.multiple for graft in grafts],
         "predictor": "none" if predictor is None else predictor.digest,
     }
     return conduct(

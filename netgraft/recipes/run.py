@@ -293,6 +293,7 @@ _FIXED = {
     "options": "other options of the method",
     "banks": "another bank of segments",
     "ops": "other operations allowed",
+    "multiple": "widths in other multiples",
     "fixed": "other parts left alone",
     "predictor": "another predictor, or none",
     "table": "another latency table, or none",
