@@ -16,9 +16,10 @@ from netgraft import console as screen
 from netgraft import sources
 from netgraft.console import plain
 from netgraft.costs.measured.engines import engine as engine_named
+from netgraft.costs.published import recognised
 from netgraft.costs.tables import SHIPPED, Entry, Table, fitted
 from netgraft.costs.tables.observed import Observed
-from netgraft.errors import MeasureError, OptionError
+from netgraft.errors import DataError, MeasureError, OptionError
 from netgraft.recipes.table import FEWEST, REFERENCE, collect
 
 console = Console(highlight=False)
@@ -30,8 +31,16 @@ commands = typer.Typer(
 
 
 def table_from(text: str) -> Table:
-    """The table that ``--table`` names: a file, or ``shipped``."""
-    return Table.load(SHIPPED if text == "shipped" else Path(text))
+    """The table that ``--table`` names: a file, or ``shipped``. DataError, which says so where the file is one of the
+    published tables that commands do not take.
+    """
+    path = SHIPPED if text == "shipped" else Path(text)
+    try:
+        return Table.load(path)
+    except DataError:
+        if found := recognised(path):
+            raise DataError(f"{path} is no latency table of 'netgraft table build': it holds {found}") from None
+        raise
 
 
 @commands.command()

@@ -108,7 +108,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "costs.measured.*": ("ir.* convert.*", "numpy onnx onnxruntime openvino ai_edge_litert torch"),
     "costs.frozen": ("ir.* convert.* costs.analytic", "torch"),
     "costs.arrays": ("", "numpy"),
-    "costs.published.*": ("costs.arrays", "numpy"),
+    "costs.published.*": ("costs.arrays", "numpy pyarrow"),
     "costs.tables.*": ("ir.* costs.analytic costs.measured.*", "numpy scipy sklearn"),
     "costs": ("costs.analytic costs.autogo costs.frozen costs.measured.*", ""),
     # where new networks come from
@@ -152,7 +152,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "device_commands": ("ir.* costs.measured.* devices.* spaces.tabular.*", "numpy typer rich"),
     "bank_commands": ("ir.* segments.* sources console picture", "numpy typer rich"),
     "predictor_commands": ("predictor.* sources console", "typer rich"),
-    "table_commands": ("ir.* costs.measured.* costs.tables.* recipes.* sources console", "typer rich"),
+    "table_commands": (
+        "ir.* costs.measured.* costs.published.* costs.tables.* recipes.* sources console",
+        "typer rich",
+    ),
     "terminal": (
         "ir.* engine front report.* sources spaces.families.* study tasks.* zoo.* console",
         "torch typer rich",

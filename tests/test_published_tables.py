@@ -17,6 +17,7 @@ from netgraft.costs.published.arrays import arrays
 from netgraft.costs.published.compactnet import WHOLE
 from netgraft.devices.prior import read_file
 from netgraft.errors import DataError, OptionError
+from netgraft.table_commands import table_from
 
 # Found by CompactNet on either device: the filters of its released checkpoints.
 CPU_15 = (32, 16, 24, 24, 32, 32, 32, 12, 12, 12, 12, 16, 16, 16, 24, 24, 24, 44)
@@ -100,6 +101,28 @@ def test_fbnet_devices_are_tables_or_not(shared_data: Path) -> None:
     assert additive(choices, data["eyeriss"].to_numpy()).latency([0] * 22) == pytest.approx(3.9409, abs=5e-4)
 
 
+@pytest.mark.parametrize(
+    ("file", "reader"),
+    [
+        ("compactnet_cpu_latency_ms.npz", "CompactNet; in Python netgraft.costs.published.CompactNet.load"),
+        ("haq_mobilenetv2_latency_cycles.npy", "HAQ; in Python netgraft.costs.published.HAQ.load"),
+        ("proxyless_mobile_latency.yaml", "ProxylessNAS; in Python netgraft.costs.published.ProxylessNAS.load"),
+        ("single_path_pixel1_latency.json", "Single-Path NAS; in Python netgraft.costs.published.SinglePath.load"),
+        ("fbnet_latency_ms.parquet", "FBNet's networks; in Python netgraft.costs.published.additive"),
+    ],
+)
+def test_a_command_that_wants_another_table_says_what_reads_this_one(
+    shared_data: Path, tmp_path: Path, file: str, reader: str
+) -> None:
+    path = shared_data / "hardware" / file
+    with pytest.raises(DataError, match=rf"{file} is no latency table .*{reader}"):
+        table_from(str(path))
+    cut = tmp_path / "cut"
+    cut.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(DataError, match=r"or it is damaged or cut short$"):
+        table_from(str(cut))
+
+
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     plain, several, pickled = tmp_path / "a.npy", tmp_path / "a.npz", tmp_path / "p.npy"
     np.save(plain, np.zeros((3, 3)))
@@ -111,7 +134,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         (CompactNet.load, several, r"t01 must have the shape \[16, 32\]"),
         (CompactNet.load, plain, "several are needed"),
         (HAQ.load, plain, "53 layers of 8 by 8 bits"),
-        (HAQ.load, pickled, "no file of numpy arrays"),
+        (HAQ.load, pickled, "no file of numpy arrays: it holds pickled objects"),
         (HAQ.load, tmp_path / "none.npy", "cannot be read"),
         (SinglePath.load, text, "options 0 to 3"),
         (ProxylessNAS.load, text, "line 1"),
@@ -158,7 +181,7 @@ def test_archives_that_are_damaged_or_meant_to_harm_are_refused(
         damaged[f"{shape} {kind}"] = path.read_bytes()
     for what, content in damaged.items():
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.npz is no file of"):
+        with pytest.raises(DataError, match=r"a\.npz is no file of.*(damaged or cut short$|does not fit)"):
             load(path)
             pytest.fail(what)
     path.write_bytes(good)

@@ -26,6 +26,10 @@ _BROKEN: Final = (
 _HEADERS: Final = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
+class _Refused(ValueError):
+    """What can be read but is not taken, in words for the user."""
+
+
 def read_array(path: Path, kind: str = "file of numpy arrays") -> npt.NDArray[Any]:
     """The array in a .npy file; DataError, which calls the file no ``kind``, for what is none."""
     with _reading(path, kind):
@@ -61,23 +65,27 @@ def _reading(path: Path, kind: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
-    except _BROKEN as error:
+    except _Refused as error:
         raise DataError(f"{path} is no {kind}: {error}") from None
+    except _BROKEN:
+        raise DataError(f"{path} is no {kind}, or it is damaged or cut short") from None
 
 
 def _bounded(size: int) -> None:
     if size > LARGEST:
-        raise ValueError(f"it holds {size:,} bytes, and {LARGEST:,} are read at most")
+        raise _Refused(f"it holds {size:,} bytes, and {LARGEST:,} are read at most")
 
 
 def _array(stream: IO[bytes], size: int) -> npt.NDArray[Any]:
     """The array in a stream of so many bytes; before that is made room for, its shape must fit into them."""
     version = np.lib.format.read_magic(stream)
     if version not in _HEADERS:
-        raise ValueError(f"arrays of format {version} are not read")
+        raise _Refused(f"arrays of format {version} are not read")
     shape, _, dtype = _HEADERS[version](stream)
+    if dtype.hasobject:
+        raise _Refused("it holds pickled objects, which are not read")
     if min(shape, default=0) < 0 or prod(shape) * max(1, dtype.itemsize) > size:
-        raise ValueError(f"an array of shape {list(shape)} does not fit into its {size:,} bytes")
+        raise _Refused(f"an array of shape {list(shape)} does not fit into its {size:,} bytes")
     stream.seek(0)
     found: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
     return found

@@ -249,8 +249,8 @@ def collection(journal: Path) -> list[Observed]:
         return [Observed.read(json.loads(line)) for line in lines]
     except OSError as error:
         raise MeasureError(f"{journal} cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise MeasureError(f"{journal} is no collection of 'netgraft table build': {error}") from None
+    except (ValueError, KeyError, TypeError):
+        raise MeasureError(f"{journal} is no collection of 'netgraft table build', or it is damaged") from None
 
 
 def _begun(journal: Path, asked: Mapping[str, Any]) -> list[Observed]:
@@ -263,8 +263,8 @@ def _begun(journal: Path, asked: Mapping[str, Any]) -> list[Observed]:
         whole = text[: text.rfind("\n") + 1]
         first, _, rows = whole.partition("\n")
         begun = json.loads(first)
-    except ValueError as error:
-        raise MeasureError(f"{journal} is no collection of 'netgraft table build': {error}") from None
+    except ValueError:
+        raise MeasureError(f"{journal} is no collection of 'netgraft table build', or it is damaged") from None
     if begun != asked:
         if rows or not isinstance(begun, dict) or "netgraft" not in begun:
             raise OptionError(

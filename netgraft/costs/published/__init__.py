@@ -10,6 +10,7 @@ from .compactnet import CompactNet
 from .fbnet import Additive, additive
 from .haq import HAQ
 from .proxylessnas import ProxylessNAS
+from .recognise import recognised
 from .single_path import SinglePath
 
-__all__ = ["HAQ", "Additive", "CompactNet", "ProxylessNAS", "SinglePath", "additive"]
+__all__ = ["HAQ", "Additive", "CompactNet", "ProxylessNAS", "SinglePath", "additive", "recognised"]

@@ -32,7 +32,7 @@ class SinglePath:
             times = {n: {what: float(data[str(n)][key]) for what, key in OPTIONS.items()} for n in SEARCHED}
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path} must hold the options 0 to 3 of the blocks 1 to 20: {error!r}") from None
         return cls(times)
 

@@ -231,13 +231,22 @@ class Table:
             plain |= {name: _number(name, data[name], *limits) for name, limits in _NUMBERS.items()}
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror}") from None
-        except (zlib.error, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except _BROKEN:
+            raise DataError(
+                f"{path} is no latency table of 'netgraft table build', or it is damaged or cut short"
+            ) from None
+        except ValueError as error:
             raise DataError(f"{path} is no latency table of 'netgraft table build': {error}") from None
         return cls(about=about, entries=entries, shapes=shapes, **plain)
 
 
 LARGEST: Final = 1 << 26
 """Bytes that a table may have when it is unpacked."""
+# What a file that is another, or only part of one, makes its parsers say.
+_BROKEN: Final = (
+    *(zlib.error, json.JSONDecodeError, UnicodeDecodeError, RecursionError),
+    *(KeyError, TypeError, AttributeError, OverflowError),
+)
 _NAMED: Final = ("engine", "reference")
 # The type, the least and the most of every number.
 _NUMBERS: Final[Mapping[str, tuple[type[int] | type[float], float, float]]] = {
