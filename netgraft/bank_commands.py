@@ -38,7 +38,8 @@ def mine(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="FILE.pt2, FILE.pkl, a folder of these, FILE.py:NAME, zoo:NAME, zoo:*, family:NAME?count=500&seed=0",
+            help="FILE.pt2, FILE.onnx, FILE.pkl, a folder of these, or one that 'netgraft export' wrote, FILE.py:NAME, "
+            "zoo:NAME, zoo:*, family:NAME?count=500&seed=0",
             show_default=False,
         ),
     ],

@@ -185,12 +185,13 @@ def export(
     What an earlier export wrote into the folder is replaced, and said to be; files that are not netgraft's, or that
     were changed since, are never overwritten.
     """
-    is_network = not Path(source).is_dir() and (":" in source or Path(source).suffix in sources.SUFFIXES)
+    is_run = (Path(source) / "run.json").is_file()
+    named = ":" in source or Path(source).suffix in sources.SUFFIXES or sources.is_exported(source)
     replaced = (to / RECORD).exists()
-    model = load(source, input_shape) if is_network else None
+    model = load(source, input_shape) if named and not is_run else None
     with heard() as notices:
         if model:
-            written = write(model, to, program=source.endswith(".pt2"))
+            written = write(model, to, program=source.endswith(".pt2") or (Path(source) / "model.pt2").is_file())
         else:
             written = Front(Study.read(Path(source)))[pick].export(to)
     note(notices)

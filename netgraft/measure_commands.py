@@ -11,7 +11,7 @@ from netgraft.costs.measured import ENGINES, Network, check_counters, compare, e
 from netgraft.costs.measured import measure as measure_one
 from netgraft.costs.measured.worker import pack as pack_worker
 from netgraft.costs.measured.worker import serve
-from netgraft.errors import OptionError, SourceError
+from netgraft.errors import OptionError
 from netgraft.table_commands import table_from
 from netgraft.terminal import InputShape, console, errors, load
 
@@ -48,8 +48,9 @@ def measure(
             raise OptionError(
                 f"--table estimates for {latencies.engine}, fp32, a batch of 1, one thread; leave out --table"
             )
-        for name in [source] if second is None else [source, second]:
-            estimate = latencies.estimate(load(name, input_shape).graph)
+        names = [source] if second is None else [source, second]
+        estimates = [latencies.estimate(load(name, input_shape).graph) for name in names]
+        for name, estimate in zip(names, estimates, strict=True):
             unknown = (
                 f"; {1 - estimate.known:.0%} of it in kernels that the table never saw"
                 if estimate.known < 0.995
@@ -148,8 +149,7 @@ def worker(
 
 def _network(source: str, input_shape: str | None) -> Network:
     """What is to be measured: a file that engines read as it is, or else a network."""
-    if Path(source).is_dir():
-        source = str(Path(source) / "model.onnx")
-        if not Path(source).is_file():
-            raise SourceError(f"{source} does not exist; name a folder that netgraft export wrote, or a file")
+    written = Path(source, "model.onnx")  # in a folder that export wrote
+    if written.is_file():
+        return written
     return Path(source) if source.endswith((".onnx", ".tflite")) else load(source, input_shape)

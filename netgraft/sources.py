@@ -10,6 +10,7 @@ import re
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,14 @@ Source = str | Path | nn.Module | ExportedProgram
 Shape = tuple[int, ...]
 Inputs = Tensor | tuple[Tensor, ...]
 
-FORMS = "zoo:NAME, family:NAME, FILE.py:NAME, FILE.pt2, FILE.onnx or FILE.pkl (AutoGO's)"
+FORMS = "zoo:NAME, family:NAME, FILE.py:NAME, FILE.pt2, FILE.onnx, FILE.pkl (AutoGO's) or a folder of 'netgraft export'"
 """How a source is spelled."""
 
 SUFFIXES = (".onnx", ".pt2", ".pkl")
 """Of files that are networks by themselves."""
+
+EXPORTED = ("model.pt2", "model.onnx")
+"""Of what 'netgraft export' writes into a folder, the files that are the network: the first that is there is read."""
 
 _SEED = 0
 
@@ -58,6 +62,8 @@ def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: S
         A network of any exporter, of opset 13 or later (7 to 12 are converted), with its external data. Sizes other
         than the batch that the file leaves open are those of the example inputs. What neither netgraft nor torch has
         an operation for is kept, and written back by ``export``.
+    a folder that ``netgraft export`` wrote
+        Its ``model.pt2`` where it has one, or else its ``model.onnx``, under the folder's name.
     ``FILE.py:NAME``
         The file is run, and NAME in it must be a module, or a function or class that gives one without arguments.
     a module, or an exported program
@@ -82,6 +88,8 @@ def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: S
             raise SourceError(f"{text} names several networks, where one is needed; leave out count")
         ((name, graph),) = found
         return untrained(graph, name, _SEED)
+    if os.path.isdir(text):
+        return replace(load(_exported(text), example_inputs=example_inputs), name=Path(text).resolve().name)
     if text.endswith(".pkl"):
         name, graph = load_autogo(Path(text))
         return untrained(graph, name, _SEED)
@@ -101,8 +109,9 @@ def graphs(source: Source, *, input_shape: Shape | None = None) -> Iterator[tupl
 
     Whatever :func:`load` takes gives one, read on inputs of ``input_shape`` where that is given. Beyond that,
     ``family:NAME?count=5000&seed=0`` draws several members and ``family:nasbench201?count=all`` lists a family;
-    ``zoo:*`` is the zoo; a folder, or a pattern such as ``graphs/*.pkl``, stands for its .pkl, .pt2 and .onnx files;
-    and a collection of GENNAPE's (.pkl or .json) for its graphs.
+    ``zoo:*`` is the zoo; a folder (other than one that ``netgraft export`` wrote), or a pattern such as
+    ``graphs/*.pkl``, stands for its .pkl, .pt2 and .onnx files; and a collection of GENNAPE's (.pkl or
+    .json) for its graphs.
     """
     text = str(source)
     if not isinstance(source, str | Path):
@@ -115,7 +124,7 @@ def graphs(source: Source, *, input_shape: Shape | None = None) -> Iterator[tupl
             yield name, load(f"zoo:{name}", input_shape=input_shape).graph
     elif text.endswith((".pkl", ".json")) and Path(text).is_file():
         yield from ((entry.name, entry.graph) for entry in autogo_entries(Path(text)))
-    elif (files := _files(text)) is not None:
+    elif not is_exported(text) and (files := _files(text)) is not None:
         for file in files:
             yield from graphs(file, input_shape=input_shape)
     else:
@@ -123,11 +132,26 @@ def graphs(source: Source, *, input_shape: Shape | None = None) -> Iterator[tupl
         yield model.name, model.graph
 
 
+def is_exported(text: str) -> bool:
+    """Whether it is a folder of one network, as ``netgraft export`` writes it."""
+    found = {name for name in os.listdir(text) if name.endswith(SUFFIXES)} if os.path.isdir(text) else set()
+    return bool(found) and found <= set(EXPORTED)
+
+
+def _exported(folder: str) -> Path:
+    """The file that is the network in a folder that ``netgraft export`` wrote."""
+    for name in EXPORTED:
+        if Path(folder, name).is_file():
+            return Path(folder, name)
+    names = " or ".join(EXPORTED)
+    raise SourceError(f"{folder} holds no {names}; name a folder that 'netgraft export' wrote, or a file")
+
+
 def _files(text: str) -> list[str] | None:
     """The files of graphs in a folder, or those that a pattern names; None where the text is neither."""
     if text.startswith("zoo:"):
         return None
-    if Path(text).is_dir():
+    if os.path.isdir(text):
         found = [str(Path(text, name)) for name in sorted(os.listdir(text)) if name.endswith(SUFFIXES)]
     elif glob.has_magic(text):
         found = sorted(glob.glob(text))

@@ -34,8 +34,9 @@ errors = Console(stderr=True, highlight=False)
 # Paragraphs for the end of a command's help.
 SOURCES_HELP = (
     "[bold]SOURCE[/] is an ONNX file of any exporter (FILE.onnx), a saved torch.export program (FILE.pt2), a module or "
-    "a function that returns one (FILE.py:NAME), a graph of AutoGO's (FILE.pkl), a network of the zoo, with options as "
-    "in 'zoo:resnet20?classes=100&input=3x32x32', or a member of a family, as in 'family:hiaml?seed=3'. "
+    "a function that returns one (FILE.py:NAME), a graph of AutoGO's (FILE.pkl), a folder that 'netgraft export' "
+    "wrote, a network of the zoo, with options as in 'zoo:resnet20?classes=100&input=3x32x32', or a member of a "
+    "family, as in 'family:hiaml?seed=3'. "
     f"The zoo has {', '.join(zoo.names())}. The families are {', '.join(FAMILIES)}."
 )
 DATA_HELP = (

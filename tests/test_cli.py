@@ -150,6 +150,14 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
     assert code == 0 and "replaced what was exported" in said
     code, said = netgraft("measure", tmp_path / "better", tmp_path / "better" / "model.onnx", "--seconds", 1)
     assert code == 0 and "of the first (99 % interval)" in said and "fresh session pairs" in said
+    code, said = netgraft("export", tmp_path / "better", "--to", tmp_path / "again")
+    assert code == 0 and (tmp_path / "again" / "model.py").is_file()
+    code, said = netgraft("inspect", tmp_path / "better")
+    assert code == 0 and said.startswith("better  digest")
+    code, said = netgraft("measure", tmp_path / "better", tmp_path / "again", "--table", "shipped")
+    assert code == 0 and len(said.splitlines()) == 2
+    code, said = netgraft("measure", tmp_path / "better", "zoo:nothing", "--table", "shipped")
+    assert code == 2 and "about" not in said, "all are read before anything is said"
     code, said = netgraft("measure", DIGITS, "--seconds", 1)
     assert code == 0 and "ms, 99 % interval [" in said
     quantize = ["quantize", out, "--to", tmp_path / "eight", "--images", 64, "--seconds", 1]
@@ -175,7 +183,9 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
         (["inspect", "resnet20"], "zoo:"),
         (["measure", "zoo:nothing"], "zoo"),
         (["measure", "nowhere.onnx"], "nowhere.onnx"),
-        (["measure", "FOLDER"], "model.onnx does not exist"),
+        (["measure", "FOLDER"], "holds no model.pt2 or model.onnx"),
+        (["inspect", "FOLDER"], "name a folder that 'netgraft export' wrote"),
+        (["measure", ""], "names no network"),
         (["report", "nowhere"], "no run folder"),
         (["export", "nowhere", "--to", "x"], "no run folder"),
         (["quantize", "nowhere", "--to", "x"], "no run folder"),

@@ -20,6 +20,7 @@ from torch.export import Dim, export
 
 from netgraft import zoo
 from netgraft.errors import SourceError
+from netgraft.export import export as write
 from netgraft.ir import Batch, Model
 from netgraft.sources import graphs, load, parse_shape
 from netgraft.spaces import families
@@ -118,7 +119,7 @@ def test_zoo_weights_are_the_same_every_time() -> None:
         ("zoo:resnet20?input=8", "does not run on example inputs"),
         ("zoo:resnet20?input=3x-1x8", "write channels, height and width like 3x32x32"),
         ("resnet20", "did you mean zoo:resnet20"),
-        ("nonsense", "zoo:NAME, family:NAME, FILE.py:NAME, FILE.pt2, FILE.onnx or FILE.pkl"),
+        ("nonsense", "FILE.pt2, FILE.onnx, FILE.pkl (AutoGO's) or a folder of 'netgraft export'"),
         ("family:nasbench20", "did you mean 'nasbench201'"),
         ("nasbench201", "did you mean family:nasbench201"),
         ("family:nasbench201?seeds=3", "no option 'seeds'; it takes arch, or count and seed"),
@@ -129,6 +130,7 @@ def test_zoo_weights_are_the_same_every_time() -> None:
         ("family:nasbench201?arch=x", "'x' is no cell of NAS-Bench-201"),
         ("family:nasbench201?arch=x&seed=3", "names one member; leave out seed"),
         ("missing.pkl", "missing.pkl does not exist"),
+        ("", "names no network"),
         ("weights.pth", "file of weights"),
         ("missing.onnx", "missing.onnx does not exist"),
         ("missing.pt2", "missing.pt2 does not exist"),
@@ -183,6 +185,24 @@ def test_graphs_of_files(exported: Path) -> None:
     exported.write_bytes(b"nothing")
     with pytest.raises(SourceError, match=r"net\.pt2 is no exported program"):
         list(graphs(exported.parent))
+
+
+def test_a_folder_that_export_wrote_is_its_network(exported: Path, tmp_path: Path) -> None:
+    model = load(exported)
+    folder = tmp_path / "better"
+    write(model, folder, program=True)
+    found = load(folder)
+    assert found.name == "better" and found.graph == load(folder / "model.pt2").graph
+    assert found.weights.keys() == model.weights.keys()
+    assert [name for name, _ in graphs(folder)] == ["better"], "model.pt2 and model.onnx are one network"
+    (folder / "model.pt2").unlink()
+    assert load(folder).graph == load(folder / "model.onnx").graph
+    (folder / "another.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    assert len(list(graphs(folder))) == 2
+    for name in ("model.onnx", "another.onnx"):
+        (folder / name).unlink()
+    with pytest.raises(SourceError, match=r"better holds no model\.pt2 or model\.onnx"):
+        load(folder)
 
 
 @pytest.mark.parametrize("source", ["*.pkl", "{empty}"])
