@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from netgraft import console as screen
 from netgraft import sources
-from netgraft.console import plain
+from netgraft.console import counted, plain
 from netgraft.errors import NetgraftError, OptionError, SourceError
 from netgraft.ir import Graph
 from netgraft.picture import picture
@@ -66,7 +66,7 @@ def mine(
                 for name, graph in _named(source, shape):
                     quarry.add(name, graph)
                     progress.advance(line)
-                console.print(f"{plain(source)}: {len(quarry) - before:,} networks", soft_wrap=True)
+                console.print(f"{plain(source)}: {counted(len(quarry) - before, 'network')}", soft_wrap=True)
             except NetgraftError as error:
                 if len(networks) == 1:
                     raise
@@ -76,7 +76,7 @@ def mine(
             raise SourceError(f"none of {', '.join(networks)} could be read")
         line = progress.add_task("learning the vocabulary", total=None)
         words = quarry.learn(vocabulary)
-        console.print(f"vocabulary: {len(words.tokens):,} tokens, {len(words.merges):,} merges")
+        console.print(f"vocabulary: {counted(len(words.tokens), 'token')}, {counted(len(words.merges), 'merge')}")
         progress.update(line, description="cutting")
         bank = quarry.mine(
             words, cuts, seed, at_least, lambda done, total: progress.update(line, completed=done, total=total)
@@ -84,10 +84,12 @@ def mine(
     if not len(bank):
         raise SourceError(
             f"{', '.join(networks)}: there is nothing to mine: no two joined operations, one of them a layer or a "
-            f"pooling, before the last layer, in {at_least} places"
+            f"pooling, before the last layer, in {counted(at_least, 'place')}"
         )
     save(bank, out)
-    console.print(f"{plain(str(out))}: {len(bank):,} segments, {out.stat().st_size / 1e6:.2f} MB", soft_wrap=True)
+    console.print(
+        f"{plain(str(out))}: {counted(len(bank), 'segment')}, {out.stat().st_size / 1e6:.2f} MB", soft_wrap=True
+    )
     missing = quarry.names - {name for names in bank.columns.provenances for name in names}
     if missing:
         errors.print(
@@ -124,9 +126,9 @@ def show(
     bank = default() if file is None else load(file)
     words = bank.vocabulary
     console.print(
-        f"[bold]{plain(bank.name)}[/]: {len(bank):,} segments, "
-        f"found in {bank.columns.numbers['frequency'].sum():,} places; "
-        f"vocabulary of {len(words.tokens):,} tokens and {len(words.merges):,} merges",
+        f"[bold]{plain(bank.name)}[/]: {counted(len(bank), 'segment')}, "
+        f"found in {counted(int(bank.columns.numbers['frequency'].sum()), 'place')}; "
+        f"vocabulary of {counted(len(words.tokens), 'token')} and {counted(len(words.merges), 'merge')}",
         soft_wrap=True,
     )
     for title, header, counts in (
@@ -139,9 +141,9 @@ def show(
         console.print(screen.columns(title, (header, "segments", "share"), _shortened(rows)))
     for number, segment in enumerate(bank[:top], 1):
         console.print(
-            f"[bold]#{number}  {segment.digest}[/]  found in {segment.frequency:,} places of "
+            f"[bold]#{number}  {segment.digest}[/]  found in {counted(segment.frequency, 'place')} of "
             f"{plain(_several(segment.provenance))}; "
-            f"{segment.flops / 1e6:,.2f} MFLOPs, {segment.parameters:,} parameters",
+            f"{segment.flops / 1e6:,.2f} MFLOPs, {counted(segment.parameters, 'parameter')}",
             soft_wrap=True,
         )
         for line in picture(segment.graph):
@@ -192,13 +194,14 @@ def merge(
     files: Annotated[list[Path], typer.Argument(metavar="BANK", show_default=False)],
     out: Out,
 ) -> None:
-    """Put several banks into one: the same segment once, with all its places and origins."""
+    """Put counted banks into one: the same segment once, with all its places and origins."""
     banks = [load(file) for file in files]
     for bank in banks:
         bank.check()  # a damaged copy of a segment must not stand for a sound one
     merged = merge_banks(banks)
     save(merged, out)
     console.print(
-        f"{plain(str(out))}: {len(merged):,} segments of {sum(map(len, banks)):,}, {out.stat().st_size / 1e6:.2f} MB",
+        f"{plain(str(out))}: {counted(len(merged), 'segment')} of {sum(map(len, banks)):,}, "
+        f"{out.stat().st_size / 1e6:.2f} MB",
         soft_wrap=True,
     )

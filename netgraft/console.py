@@ -156,6 +156,11 @@ def plain(text: str) -> str:
     return escape("".join(c if c.isprintable() else "?" for c in text))
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 network``, ``2,000 networks``."""
+    return f"{count:,} {noun}" + ("s" if count != 1 else "")
+
+
 def columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table whose first column is text and whose others are figures."""
     grid = Table(

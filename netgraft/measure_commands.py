@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from netgraft.console import counted
 from netgraft.costs.measured import ENGINES, Network, check_counters, compare, energy, engines, footprint
 from netgraft.costs.measured import measure as measure_one
 from netgraft.costs.measured.worker import pack as pack_worker
@@ -70,9 +71,7 @@ def measure(
     if (memory or joules) and on:
         raise OptionError("--memory and --energy are measured on this machine; leave out --on")
     first = _network(source, input_shape)
-    where = f"{engine}, {precision}, CPU, batch {batch}, {threads} thread{'s' if threads > 1 else ''}" + (
-        f", on {on}" if on else ""
-    )
+    where = f"{engine}, {precision}, CPU, batch {batch}, {counted(threads, 'thread')}" + (f", on {on}" if on else "")
     if second is None:
         found = measure_one(
             first, engine=engine, precision=precision, batch=batch, threads=threads, seconds=seconds, on=on

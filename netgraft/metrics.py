@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf, isfinite, isinf
 from typing import Final
 
 from netgraft.errors import OptionError, unknown
@@ -107,6 +107,8 @@ def parse_limit(text: str, original: Mapping[str, float]) -> Limit:
             f"the limit {text!r} names no engine that {name} is measured in; only latency is, as in "
             "'latency<=5ms@onnxruntime'"
         )
+    if isinf(bound):
+        raise OptionError(f"the limit {text!r} limits nothing: {digits} is too large; write it like 'latency<=5ms'")
     if sign == "<=" and bound <= 0 and name != "quality":
         raise OptionError(f"the limit {text!r} is impossible: no network has a {name} of {bound:g} or less")
     counts = {"threads": 1, "batch": 1}

@@ -37,10 +37,21 @@ def test_mine_show_and_merge(tmp_path: Path) -> None:
     assert f"{len(bank):,} segments" in output
     assert bank[0].digest in output and bank[1].digest not in output
     assert "●  conv2d" in output and "nasbench201" in output and "batch_norm" in output
-    assert netgraft("mine", SMALL, "--out", two, "--cuts", 2)[0] == 0
+    code, output = netgraft("mine", SMALL, "--out", two, "--cuts", 2)
+    assert code == 0 and f"{SMALL}: 1 network\n" in output
     code, output = netgraft("merge", one, two, "--out", both)
     assert code == 0, output
     assert {s.digest for s in load(both)} == {s.digest for path in (one, two) for s in load(path)}
+
+
+def test_one_of_a_kind_is_no_plural(tmp_path: Path) -> None:
+    path = tmp_path / "one.bank"
+    assert netgraft("mine", SMALL, "--out", path, "--cuts", 0)[0] == 0
+    once = next(segment for segment in load(path) if segment.frequency == 1)
+    save(Bank.of([once], Vocabulary((), ())), path)
+    code, output = netgraft("show", path)
+    assert code == 0
+    assert "1 segment, found in 1 place; vocabulary of 0 tokens and 0 merges" in output and "in 1 place of" in output
 
 
 def test_a_damaged_segment_is_named_before_anything_is_done_with_it(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 import netgraft as ng
 from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
-from netgraft.costs.measured import ENGINES, Variant, compare, engines, footprint, measure
+from netgraft.costs.measured import ENGINES, Variant, compare, engines, footprint, measure, sampling
 from netgraft.costs.measured.flags import has_bf16
 from netgraft.costs.measured.networks import Input, Setting
 from netgraft.costs.measured.sampling import Subject, _pinned
@@ -93,8 +93,9 @@ def test_every_engine_computes_the_network_in_the_precision_asked_for(
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
-def test_measuring_and_comparing_in_an_engine(model: Model, engine: str) -> None:
+def test_measuring_and_comparing_in_an_engine(model: Model, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine_or_skip(engine)
+    monkeypatch.setattr(sampling, "processors", lambda: 2)
     found = measure(model, engine=engine, batch=2, seconds=0)
     assert 0 < found.low_ms < found.median_ms < found.high_ms
     assert found.clock in ("thread", "process") or sys.platform == "win32"
@@ -116,8 +117,9 @@ def test_int8_uses_the_inputs_it_is_given(model: Model) -> None:
     assert not np.allclose(with_random, with_zeros, atol=1e-2)
 
 
-def test_torch_keeps_its_threads_and_its_gradients(model: Model) -> None:
+def test_torch_keeps_its_threads_and_its_gradients(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
+    monkeypatch.setattr(sampling, "processors", lambda: before + 1)
     measure(model, engine="torch", threads=before + 1, seconds=0)
     assert torch.get_num_threads() == before and torch.is_grad_enabled()
 

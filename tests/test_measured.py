@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from netgraft.costs.measured import CONFIDENCE, MIN_PAIRS, RESOLUTION, Ratio, compare, intervals, measure, sampling
+from netgraft.costs.measured import (
+    CONFIDENCE,
+    MIN_PAIRS,
+    RESOLUTION,
+    Ratio,
+    compare,
+    energy,
+    intervals,
+    measure,
+    sampling,
+)
 from netgraft.errors import MeasureError, OptionError
 
 
@@ -133,6 +143,7 @@ def test_inputs_follow_the_signature_and_the_batch(monkeypatch: pytest.MonkeyPat
         warm_up(subject, session)
 
     monkeypatch.setattr(sampling.Subject, "warm_up", spy)
+    monkeypatch.setattr(sampling, "processors", lambda: 2)
     measure(tiny(shape=("n", 3, 8)), batch=5, seconds=0)
     measure(tiny("Not", ("n", 2), TensorProto.BOOL), batch=3, threads=2, seconds=0)
     measure(tiny("Abs", ("n", 2), TensorProto.INT64), seconds=0)
@@ -186,6 +197,13 @@ def test_an_input_that_cannot_be_made_is_named(model: bytes, message: str) -> No
 def test_a_batch_or_threads_below_one_are_refused(option: dict[str, int]) -> None:
     with pytest.raises(OptionError, match="at least 1"):
         measure(tiny(), **option)  # type: ignore[arg-type]  # a dict of one keyword
+
+
+def test_more_threads_than_processors_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "processors", lambda: 4)
+    for ask in (measure, energy, lambda network, threads: compare([network], network, threads=threads)):
+        with pytest.raises(OptionError, match="threads must be from 1 to 4, the number of processors here, not 5"):
+            ask(tiny(), threads=5)
 
 
 # --- the interval ---

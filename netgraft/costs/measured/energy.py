@@ -12,7 +12,7 @@ from netgraft.errors import MeasureError, OptionError
 
 from .engines import engine as engine_named
 from .networks import Network, Setting, Variant, label_of
-from .sampling import Subject, checked
+from .sampling import Subject, check_processors, checked
 
 COUNTERS = Path("/sys/class/powercap")
 """Where the kernel shows them (Documentation/power/powercap): ``intel-rapl:N`` for the packages, of AMD's, too, and on
@@ -45,6 +45,7 @@ def energy(
 ) -> Energy:
     """Measure for about ``seconds``; MeasureError where the machine offers no counters, or not to this user."""
     checked(batch, threads)
+    check_processors(threads)
     if not SHORTEST <= seconds < math.inf:
         raise OptionError(f"energy needs {SHORTEST:g} seconds at least to be measured, not {seconds:g}")
     check_counters()  # before a network is loaded for nothing

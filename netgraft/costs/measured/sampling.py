@@ -61,6 +61,7 @@ def measure(
 
         (latency,) = ask(on, Asked([variant], None, batch, threads, seconds, seed), Latency)
         return latency
+    check_processors(threads)
     with _subjects([(label_of(variant.model, "the model"), variant)], batch, threads) as subjects:
 
         def widest(times: Floats) -> float:
@@ -107,6 +108,7 @@ def compare(
         from .remote import Asked, ask
 
         return ask(on, Asked(variants, against, batch, threads, seconds, seed), Ratio)
+    check_processors(threads)
     named = [
         (label_of(against.model, "the baseline"), against),
         ("the baseline's twin", against),
@@ -212,6 +214,18 @@ def checked(batch: int, threads: int) -> None:
     """OptionError for a batch or a number of threads that nothing can be measured with."""
     if batch < 1 or threads < 1:
         raise OptionError(f"measuring needs a batch and a number of threads of at least 1, not {batch} and {threads}")
+
+
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_processors(threads: int) -> None:
+    """OptionError for more threads than processors: they would wait for each other, which says nothing of a network."""
+    most = processors()
+    if threads > most:
+        raise OptionError(f"threads must be from 1 to {most}, the number of processors here, not {threads}")
 
 
 @contextmanager
