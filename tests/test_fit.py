@@ -145,6 +145,35 @@ def test_a_transposed_convolution_doubles(kernel: int, padding: int, extra: int)
     assert (node.attrs["stride"], node.attrs["output_padding"]) == ((2, 2), (extra, extra))
 
 
+@pytest.mark.parametrize(
+    ("own", "kernel", "padding"),
+    [((4, 4), (3, 3), (1, 1)), ((2, 2), (3, 3), (1, 1)), ((6, 3), (5, 3), (2, 1)), ((3, 3), (3, 3), (1, 1))],
+)
+def test_a_transposed_convolution_without_its_stride_takes_an_odd_kernel(
+    own: tuple[int, int], kernel: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    text = f"""graph(x: f32[N,8,5,5]) {{
+      u = conv_transpose2d(x) {{out_channels=4, kernel={own}, stride=(2, 2)}}
+      return u
+    }}"""
+    attrs = fitted(text, "f32[N,8,5,5]", "f32[N,4,5,5]")["u"].attrs
+    assert (attrs["stride"], attrs["kernel"], attrs["padding"]) == ((1, 1), kernel, padding)
+    assert attrs["output_padding"] == (0, 0)
+    if own[0] == own[1]:  # an even one stays where it gives the size
+        assert fitted(text, "f32[N,8,5,5]", "f32[N,4,10,10]")["u"].attrs["kernel"] == own
+
+
+def test_an_odd_window_of_a_transposed_convolution_is_no_smaller_than_the_stride() -> None:
+    """An odd window of 3 would leave gaps between strides of 4."""
+    text = """graph(x: f32[N,8,5,5]) {
+      u = conv_transpose2d(x) {out_channels=4, kernel=(4, 4), stride=(4, 4)}
+      return u
+    }"""
+    for size in (5, 10, 19, 20, 21):
+        attrs = fitted(text, "f32[N,8,5,5]", f"f32[N,4,{size},{size}]")["u"].attrs
+        assert attrs["stride"][0] <= attrs["kernel"][0]
+
+
 def test_an_interpolation_takes_the_size_of_what_it_joins() -> None:
     decoder = """graph(x: f32[N,32,8,8], skip: f32[N,16,16,16]) {
       u = interpolate(x) {size=(16, 16)}

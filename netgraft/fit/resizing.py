@@ -118,7 +118,7 @@ def departures(
 def _strided(attrs: Attrs, oblong: bool) -> Iterator[tuple[float, Attrs]]:
     kernel, own, dilation = attrs["kernel"], attrs["stride"], attrs.get("dilation", (1, 1))
     # "same" padding gives ceil(size / stride), which takes an odd window.
-    odd = tuple(k if k % 2 else max(3, k - 1) for k in kernel)
+    odd = _odd(kernel)
     same = tuple(d * (k - 1) // 2 for k, d in zip(odd, dilation, strict=True))
     plain = {"ceil_mode": False} if "ceil_mode" in attrs else {}
     paddings: list[tuple[float, dict[str, Any]]] = [
@@ -142,20 +142,27 @@ def _strided(attrs: Attrs, oblong: bool) -> Iterator[tuple[float, Attrs]]:
                 yield max(LEAST, price + extra), changed
 
 
+def _odd(kernel: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(k if k % 2 else max(3, k - 1) for k in kernel)
+
+
 def _transposed(attrs: Attrs) -> Iterator[tuple[float, Attrs]]:
     """H' = sH, or one pixel more or less on a side, which is what an odd map needs that was halved before."""
     kernel, own, dilation = attrs["kernel"], attrs["stride"], attrs["dilation"]
-    for stride in _STRIDES:
-        if stride > min(kernel) and (stride, stride) != own:
+    # Without a stride only an odd kernel can keep the size.
+    for stride, taps in product(_STRIDES, dict.fromkeys((kernel, _odd(kernel)))):
+        if stride > min(taps) and (taps != kernel or (stride, stride) != own):
             continue
         for off in product((0, 1, -1), repeat=2):
             # H' = (H-1)s - 2p + d(k-1) + e + 1 = sH + off, so 2p = d(k-1) + e + 1 - s - off with 0 <= e < s.
-            spans = [d * (k - 1) + 1 - stride - o for k, d, o in zip(kernel, dilation, off, strict=True)]
+            spans = [d * (k - 1) + 1 - stride - o for k, d, o in zip(taps, dilation, off, strict=True)]
             extra = tuple(max(-span, span % 2) for span in spans)
             if max(extra) < stride and all((span + e) % 2 == 0 for span, e in zip(spans, extra, strict=True)):
                 padding = tuple((span + e) // 2 for span, e in zip(spans, extra, strict=True))
-                price = max(abs(log2(stride / old)) for old in own) + _OTHER_PADDING + _OFF_BY_ONE * (off != (0, 0))
-                yield price, {**attrs, "stride": (stride, stride), "padding": padding, "output_padding": extra}
+                price = max(abs(log2(stride / old)) for old in own) + _OTHER_PADDING
+                price += _OTHER_KERNEL * (taps != kernel) + _OFF_BY_ONE * (off != (0, 0))
+                changed = {"kernel": taps, "stride": (stride, stride), "padding": padding, "output_padding": extra}
+                yield price, {**attrs, **changed}
 
 
 def _interpolated(
