@@ -194,7 +194,7 @@ def merge(
     files: Annotated[list[Path], typer.Argument(metavar="BANK", show_default=False)],
     out: Out,
 ) -> None:
-    """Put counted banks into one: the same segment once, with all its places and origins."""
+    """Put several banks into one: the same segment once, with all its places and origins."""
     banks = [load(file) for file in files]
     for bank in banks:
         bank.check()  # a damaged copy of a segment must not stand for a sound one
