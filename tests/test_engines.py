@@ -194,15 +194,17 @@ def test_engines_are_found_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         measure(tiny(), engine="abacus")
     with pytest.raises(OptionError, match="did you mean 'litert'"):
         measure(tiny(), engine="tflite")
-    for name in ("executorch", "tvm", "tensorrt"):
+    for name in ("tvm", "tensorrt"):
         with pytest.raises(MeasureError, match=rf"cannot measure in {name} yet: .*there is onnxruntime"):
             measure(tiny(), engine=name)
-    for module in ("openvino_cpu", "litert"):
+    for module in ("openvino_cpu", "litert", "executorch_cpu"):
         monkeypatch.setattr(f"netgraft.costs.measured.{module}.find_spec", lambda _: None)
     with pytest.raises(MeasureError, match=r"openvino is not installed here: pip install 'netgraft\[openvino\]'"):
         measure(tiny(), engine="openvino")
     with pytest.raises(MeasureError, match=r"pip install 'netgraft\[litert\]'"):
         measure(tiny(), engine="litert")
+    with pytest.raises(MeasureError, match=r"pip install 'netgraft\[executorch\]'"):
+        measure(tiny(), engine="executorch")
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(MeasureError, match="install a C\\+\\+ compiler"):
         measure(tiny(), engine="torch.compile")

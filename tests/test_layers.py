@@ -105,7 +105,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert": ("", ""),
     "costs.analytic": ("ir.* candidate metrics", "numpy"),
     "costs.autogo": ("ir.*", ""),
-    "costs.measured.*": ("ir.* convert.*", "numpy onnx onnxruntime openvino ai_edge_litert torch"),
+    "costs.measured.*": ("ir.* convert.*", "numpy onnx onnxruntime openvino ai_edge_litert executorch torch"),
     "costs.frozen": ("ir.* convert.* costs.analytic", "torch"),
     "costs.arrays": ("", "numpy"),
     "costs.published.*": ("costs.arrays", "numpy pyarrow"),

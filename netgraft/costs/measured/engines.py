@@ -14,10 +14,10 @@ _MODULES = {
     "torch": "torch_cpu",
     "torch.compile": "torch_cpu",
     "litert": "litert",
+    "executorch": "executorch_cpu",
 }
 
 _REFUSED = {
-    "executorch": "measure the network in torch, or with litert",
     "tvm": "untuned it is two orders of magnitude slower than the others, and tuning takes hours a network",
     "tensorrt": "it needs an NVIDIA GPU; onnxruntime and openvino measure on the CPU",
 }

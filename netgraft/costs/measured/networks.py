@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Network: TypeAlias = "bytes | Path | Model"
-"""An ONNX model's bytes; a file (.onnx, .pt2, .tflite); or a netgraft Model."""
+"""An ONNX model's bytes; a file (.onnx, .pt2, .tflite, .pte); or a netgraft Model."""
 
 PRECISIONS = ("fp32", "bf16", "int8")
 
