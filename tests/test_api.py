@@ -42,11 +42,13 @@ def test_signatures() -> None:
         "resume",
         "plan",
         "mutation",
+        "multiple",
         "freeze",
         "only",
         "engine",
         "predictor",
         "table",
+        "on",
         "settings",
         "on_event",
     ]

@@ -17,7 +17,7 @@ from test_optimize import NETWORK, PLAN, optimize, trials
 
 import netgraft as ng
 from netgraft.candidate import Trial, TrialState
-from netgraft.costs.measured import Latency, Ratio
+from netgraft.costs.measured import Latency, Ratio, sampling
 from netgraft.errors import EmptyFrontError, OptionError
 from netgraft.ir import Model
 from netgraft.metrics import Limit, parse_limit
@@ -99,6 +99,14 @@ def test_limits_name_threads_and_batch() -> None:
     for wrong in ("thread=2", "batch=0", "batch", "threads=two"):
         with pytest.raises(OptionError, match=f"cannot read '{wrong}' in the limit .*threads=4&batch=8"):
             parse_limit(f"latency<=5ms@torch?{wrong}", COUNTS)
+
+
+def test_more_threads_than_processors_are_refused_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "processors", lambda: 4)
+    Conditions(threads=4).check()
+    Conditions(threads=8, on="jobs").check()  # another machine may have them
+    with pytest.raises(OptionError, match="from 1 to 4, the number of processors here, not 8"):
+        Conditions(threads=8).check()
 
 
 def test_latency_is_measured_under_the_conditions(monkeypatch: pytest.MonkeyPatch) -> None:

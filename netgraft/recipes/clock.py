@@ -20,6 +20,7 @@ from netgraft.candidate import Candidate, Trial
 from netgraft.costs.measured import Ratio, compare, measure
 from netgraft.costs.measured.engines import check_known
 from netgraft.costs.measured.engines import engine as engine_named
+from netgraft.costs.measured.sampling import check_processors
 from netgraft.errors import OptionError
 from netgraft.ir import Graph, Model
 from netgraft.metrics import UNITS, Limit, parse_limit
@@ -54,9 +55,10 @@ class Conditions:
         return found
 
     def check(self) -> None:
-        """MeasureError where this machine is to measure and lacks the engine."""
+        """Where this machine is to measure: MeasureError if it lacks the engine, OptionError if it lacks processors."""
         if self.on is None:
             engine_named(self.engine)
+            check_processors(self.threads)
 
     def compare(self, models: Sequence[Model], baseline: Model, seconds: float) -> list[Ratio]:
         """See :func:`netgraft.costs.measured.compare`."""
