@@ -73,6 +73,7 @@ def result(variant: Variant, batch: int) -> tuple[np.ndarray[Any, Any], Mapping[
         ("openvino", "fp32", 1e-5),
         ("torch", "fp32", 1e-5),
         ("torch.compile", "fp32", 1e-5),
+        ("executorch", "fp32", 1e-5),
         ("openvino", "bf16", 3e-2),
         ("torch", "bf16", 3e-2),
         ("onnxruntime", "int8", 5e-2),
@@ -92,7 +93,7 @@ def test_every_engine_computes_the_network_in_the_precision_asked_for(
         assert error > 1e-5, "it was computed in fp32 after all"
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "torch", "executorch"])
 def test_measuring_and_comparing_in_an_engine(model: Model, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine_or_skip(engine)
     monkeypatch.setattr(sampling, "processors", lambda: 2)
