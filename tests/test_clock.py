@@ -228,3 +228,8 @@ def test_the_clock_measures_against_the_original(machine: list[Model]) -> None:
     scores = Clock(model, 4.0).scores(smaller)
     assert 0 < scores["time"] < 1 and scores["time_high"] == pytest.approx(1.01 * scores["time"])
     assert scores["latency"] == pytest.approx(4.0 * scores["time"])
+
+
+def test_estimates_of_another_engine_are_said(source: str, tmp_path: Path, machine: list[Model]) -> None:
+    with pytest.warns(UserWarning, match="estimated as onnxruntime's for one input on one thread, .*--measure search"):
+        optimize(source, tmp_path / "run", limits=("latency<=2x@torch",), budget="1 trials")

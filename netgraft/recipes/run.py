@@ -33,7 +33,7 @@ from netgraft.spaces.space import GraphScores
 from netgraft.study import Study
 from netgraft.tasks import Score, Task, evaluate
 
-from .clock import Conditions
+from .clock import HERE, Conditions
 from .evaluation import Trainer, counted
 from .finals import run_finals
 
@@ -197,6 +197,13 @@ def conduct(
     conditions.check()
     if run.table is not None:
         _check_table(run.table, conditions)
+    elif plan.measure == "end" and replace(conditions, on=None) != HERE:
+        warnings.warn(
+            "until the end latency is estimated as onnxruntime's for one input on one thread, and what the limits name "
+            "may differ: --measure search measures that while it searches",
+            UserWarning,
+            stacklevel=3,
+        )
     asked = {
         "source": model.name,
         "data": task.name,
