@@ -192,7 +192,7 @@ class Reader:
         value = node.meta.get("val")
         if not isinstance(node.target, OpOverload):
             return value  # a number
-        self._place = Place.of(node, name := node.target.__name__.split(".")[0].strip("_"))
+        self._place = Place.of(node, name := _name(node.target))
         if free_unbacked_symbols(value):
             held = self._look_up(node.args[0]) if name == "item" else None
             if isinstance(held, Stored) and not held.trainable:
@@ -273,6 +273,7 @@ class Reader:
             if node is not first:
                 self._results[node] = self._results[first]
             elif isinstance(node.target, OpOverload) and node not in known:
+                self._place = Place.of(node, _name(node.target))
                 self._results[node] = self._apply(node.target, node)
             elif node not in known:  # a part of what was split
                 self._results[node] = self._call(node)
@@ -483,6 +484,11 @@ def _changes(buffer: str) -> SourceError:
         f"it changes its buffer {buffer!r} as it runs, which a graph cannot hold; let it do so in training only, or "
         "return the new value and keep it outside"
     )
+
+
+def _name(target: OpOverload) -> str:
+    """``relu`` for ``aten.relu_.default``."""
+    return target.__name__.split(".")[0].strip("_")
 
 
 def _unspaced(target: OpOverload) -> str:
