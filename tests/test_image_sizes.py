@@ -49,6 +49,19 @@ class Decoder(nn.Module):
         return torch.cat([y, x[:, :, 1:, :]], 2)
 
 
+class Unpooling(nn.Module):
+    """Undoes its poolings, as SegNet and ENet do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.inner, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+        self.down, self.up = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, where = self.down(self.stem(x).relu())
+        return self.head(self.up(self.inner(y), where))
+
+
 class SmallPool(nn.Module):
     """A pool of a fixed window that happens to see the whole map, beside a size that follows the image."""
 
@@ -76,7 +89,7 @@ def _ops(graph: Graph) -> set[str]:
     return {node.op for node in graph}
 
 
-@pytest.mark.parametrize("build", [Pyramid, Decoder, SmallPool, Fixed])
+@pytest.mark.parametrize("build", [Pyramid, Decoder, Unpooling, SmallPool, Fixed])
 def test_other_sizes_of_images_give_the_same(build: type[nn.Module]) -> None:
     torch.manual_seed(0)
     module = build().eval()

@@ -10,10 +10,11 @@ tuple of (name, value) pairs. A tuple that begins with a string stands for somet
     Batch(k)                            k times the batch size, a number
     (value, ...)                        a list
     ("input", i)                        the node's i-th input
+    ("side", i, axis, times)            so many times the length of an axis of that
     ("training",)                       whether the network is being trained
     ("memory_format", "channels_last")  torch.channels_last
     ("layout", "strided")               torch.strided
-    ("dtype", "complex64")              torch.complex64: an element type that the graph does not have
+    ("dtype", "complex32")              torch.complex32: an element type that the graph does not have
     ("device", "cpu")                   torch.device("cpu")
 
 ``types`` are the types of what the operation returns, by position.

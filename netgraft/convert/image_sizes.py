@@ -29,7 +29,8 @@ def with_image_sizes(model: Model, run: Run, sketch: Run, inputs: Sequence[Tenso
 
     ``sketch`` is the original on the meta device: where shapes say enough, nothing is computed. ``inputs`` are those of
     which the model was read. Sizes that are a whole multiple become a scale, others those of the map that they were
-    taken from; a pool over the whole map becomes an adaptive one, and expansions that arithmetic does anyway vanish.
+    taken from; a pool over the whole map becomes an adaptive one, poolings are undone to a multiple of their size, and
+    expansions that arithmetic does anyway vanish.
     """
     # In a small image a pool of a fixed window may happen to be one over the whole map.
     first, second = (_following(model.graph, pools=pools) for pools in (True, False))
@@ -94,6 +95,8 @@ def _following(graph: Graph, *, pools: bool) -> Graph | None:
             node = _scaled(graph, node, follows) or _like(graph, node, position, follows) or node
         elif pools and node.op == "avg_pool2d" and _is_global(graph, node):
             node = replace(node, op="adaptive_avg_pool2d", attrs={"size": (1, 1)})
+        elif node.op == "frozen" and node.attrs["target"] == "aten.max_unpool2d.default":
+            node = _unpooled(graph, node, follows) or node
         nodes.append(node)
     return Graph(graph.inputs, tuple(nodes), graph.outputs) if tuple(nodes) != graph.nodes else None
 
@@ -138,6 +141,15 @@ def _scaled(graph: Graph, node: Node, follows: frozenset[Value]) -> Node | None:
         return None
     scale = tuple(float(w // h) for w, h in zip(want, have, strict=True))
     return replace(node, attrs={**node.attrs, "size": None, "scale": scale})
+
+
+def _unpooled(graph: Graph, node: Node, follows: frozenset[Value]) -> Node | None:
+    """The undone pooling with a size that is a multiple of its input's, where it is one."""
+    have, (x, indices, want) = _size(graph, node.inputs[0]), node.attrs["args"]
+    if have is None or node.inputs[0] not in follows or any(w % h for w, h in zip(want, have, strict=True)):
+        return None
+    sides = tuple(("side", 0, axis, w // h) for axis, w, h in zip((2, 3), want, have, strict=True))
+    return replace(node, attrs={**node.attrs, "args": (x, indices, sides)})
 
 
 def _like(graph: Graph, node: Node, position: int, follows: frozenset[Value]) -> Node | None:

@@ -381,6 +381,9 @@ def _argument(value: Any, inputs: _Types) -> Any:
             return dtype(value)
         case ("input", int(index)):
             return Operand(index)
+        case ("side", int(index), int(axis), int(times)):
+            side = Call(".size", (Operand(index), axis))
+            return side if times == 1 else Call("*", (side, times))
         case Batch(times):
             return BatchSize(times)
         case ("training",):

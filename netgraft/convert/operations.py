@@ -89,6 +89,8 @@ def _decoded(value: Any, tensors: Sequence[Tensor]) -> Any:
             return TORCH_DTYPES[value]
         case ("input", int(index)):
             return tensors[index]
+        case ("side", int(index), int(axis), int(times)):
+            return tensors[index].shape[axis] * times
         case Batch(times):
             return _BATCH * times
         case ("training",):
