@@ -59,7 +59,8 @@ class Unpooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y, where = self.down(self.stem(x).relu())
-        return self.head(self.up(self.inner(y), where))
+        y = self.up(self.inner(y), where)
+        return self.head(torch.cat([y[:, :2], torch.zeros(y.shape[0], 2, *y.shape[2:])], 1))
 
 
 class SmallPool(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from netgraft.convert.to_torch import skeleton, to_module
 from netgraft.ir import Batch, Graph, Model, Node, Value
+from netgraft.ir.ops import definition
 
 _CLOSE = 1e-4
 _ARITHMETIC = frozenset(["add", "mul", "sub", "div"])
@@ -29,8 +30,8 @@ def with_image_sizes(model: Model, run: Run, sketch: Run, inputs: Sequence[Tenso
 
     ``sketch`` is the original on the meta device: where shapes say enough, nothing is computed. ``inputs`` are those of
     which the model was read. Sizes that are a whole multiple become a scale, others those of the map that they were
-    taken from; a pool over the whole map becomes an adaptive one, poolings are undone to a multiple of their size, and
-    expansions that arithmetic does anyway vanish.
+    taken from; a pool over the whole map becomes an adaptive one, poolings are undone to a multiple of their size,
+    channels of zeros behind others become a padding, and expansions that arithmetic does anyway vanish.
     """
     # In a small image a pool of a fixed window may happen to be one over the whole map.
     first, second = (_following(model.graph, pools=pools) for pools in (True, False))
@@ -97,8 +98,13 @@ def _following(graph: Graph, *, pools: bool) -> Graph | None:
             node = replace(node, op="adaptive_avg_pool2d", attrs={"size": (1, 1)})
         elif node.op == "frozen" and node.attrs["target"] == "aten.max_unpool2d.default":
             node = _unpooled(graph, node, follows) or node
+        elif node.op == "concat" and node.attrs["dim"] == 1:
+            node = _padded(graph, node, follows) or node
         nodes.append(node)
-    return Graph(graph.inputs, tuple(nodes), graph.outputs) if tuple(nodes) != graph.nodes else None
+    if tuple(nodes) == graph.nodes:
+        return None
+    read = {value for node in nodes for value in node.inputs} | set(graph.outputs)
+    return Graph(graph.inputs, tuple(n for n in nodes if not _is_zero(n) or n.value() in read), graph.outputs)
 
 
 def _is_needless(graph: Graph, node: Node) -> bool:
@@ -150,6 +156,24 @@ def _unpooled(graph: Graph, node: Node, follows: frozenset[Value]) -> Node | Non
         return None
     sides = tuple(("side", 0, axis, w // h) for axis, w, h in zip((2, 3), want, have, strict=True))
     return replace(node, attrs={**node.attrs, "args": (x, indices, sides)})
+
+
+def _padded(graph: Graph, node: Node, follows: frozenset[Value]) -> Node | None:
+    """The concatenation with channels of zeros behind an image as a padding."""
+    x, *others = node.inputs
+    if (
+        x not in follows
+        or _size(graph, x) is None
+        or [v.node in graph and _is_zero(graph[v.node]) for v in others] != [True]
+    ):
+        return None
+    width = graph.types[others[0]].shape[1]
+    attrs = definition("pad").complete({"pads": (0, 0, 0, 0, 0, width)})
+    return replace(node, op="pad", inputs=(x,), attrs=attrs)
+
+
+def _is_zero(node: Node) -> bool:
+    return node.op == "frozen" and node.attrs["target"] == "aten.zeros.default"
 
 
 def _like(graph: Graph, node: Node, position: int, follows: frozenset[Value]) -> Node | None:
