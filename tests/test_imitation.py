@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from contracts import sane_model
+from torch import Tensor, nn
 
+from netgraft.convert.from_torch import from_module
 from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.ir import Batch, Builder, Edit, Graph, Model, Region, TensorType, Value, apply, inherit
 from netgraft.mutations.trim import Trim
@@ -121,3 +123,35 @@ def test_what_has_no_weights_or_diverges_stays_as_it_is(task: Task) -> None:
     key = next(key for key in edit.replacement.weight_types if key.endswith("weight"))
     broken = replace(child, weights={**child.weights, key: child.weights[key] * np.float32("nan")})
     assert imitate(parent, broken, task, steps=5, seed=0) is broken
+
+
+class Tokens(nn.Module):
+    """Tokens with the batch in the middle, or merged with them, and a table of positions beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.pos = nn.Linear(16, 8), nn.Parameter(torch.randn(8, 1, 8))
+        self.one, self.two, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x.reshape(-1, 8, 16)).transpose(0, 1) + self.pos
+        x = x + self.two(self.one(x).relu())
+        x = self.one(x.reshape(-1, 8)).reshape(8, -1, 8)
+        return self.head(x.mean(0))
+
+
+@pytest.mark.parametrize("ids", [["one", "relu", "two"], ["add", "one", "relu", "two"], ["head"]])
+def test_a_batch_may_lie_anywhere(task: Task, ids: list[str]) -> None:
+    parent = from_module(Tokens().eval(), torch.randn(2, 2, 8, 8))
+    region = Region.of(ids)
+    signature = region.signature(parent.graph)
+    b = Builder()
+    x, *others = [b.input(f"in{i}", type_) for i, type_ in enumerate(signature.inputs)]
+    for other in others:
+        x = b.add("add", x, other)
+    width = signature.outputs[0].shape[-1]
+    outputs = [b.add("linear", x, out_features=width) for _ in signature.outputs]
+    edit = Edit(region, b.build(*outputs))
+    child = child_of(parent, edit)
+    assert new_part(parent.graph, child.graph) is not None
+    assert imitate(parent, child, task, steps=3, seed=0) is not child

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from netgraft.convert.to_torch import to_module, weights_of
-from netgraft.ir import Graph, Model, Node, Region, Value
+from netgraft.ir import DType, Graph, Model, Node, Region, Value
 from netgraft.tasks import Task, recalibrate
 
 from .looking import Look, some_training_data
 
+_REAL = frozenset([DType.F32, DType.F64])
+"""Numbers that can be taught."""
 _MEMORY = 256 << 20
 """Bytes of activations that are kept, at most: where images are large, there are fewer."""
 
@@ -64,6 +66,7 @@ def new_part(parent: Graph, child: Graph) -> Part | None:
         return None
     region = Region.of(new)
     entering, leaving = region.boundary(child)
+    stands = {ours: theirs for ours, theirs in stands.items() if child.types_of([ours])[0].dtype in _REAL}
     if not stands or any(value not in same for value in entering):
         return None
     return Part(region.extract(child), tuple(same[v] for v in entering), tuple(stands.get(v) for v in leaving))
@@ -105,24 +108,22 @@ def imitate(
     free = [p for key, p in module.named_parameters() if p.requires_grad and not region.others(child.graph, key)]
     if not free:
         return child
-    given, wanted = _activations(parent, part, task, images, seed)
-    variances = [None if w is None else w.var().clamp(min=1e-12) for w in wanted]
+    batches = _activations(parent, part, task, images, batch_size, seed)
+    scales = [None if v is None else _variance([wanted[i] for _, wanted in batches]) for i, v in enumerate(part.wanted)]
     optimiser = torch.optim.Adam(free, lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for step in range(steps):
-            rows = torch.randint(len(given[0]), (batch_size,), generator=generator)
-            outputs = module(*(x[rows] for x in given))
-            loss = torch.stack(
-                [
-                    (y - w[rows]).square().mean() / v
-                    for y, w, v in zip(
-                        outputs if isinstance(outputs, tuple) else (outputs,), wanted, variances, strict=True
-                    )
-                    if w is not None and v is not None
-                ]
-            ).mean()
+            given, wanted = batches[int(torch.randint(len(batches), (), generator=generator))]
+            outputs = module(*given)
+            found = outputs if isinstance(outputs, tuple) else (outputs,)
+            losses = [
+                (y - w).square().mean() / scale
+                for y, w, scale in zip(found, wanted, scales, strict=True)
+                if w is not None and scale is not None
+            ]
+            loss = torch.stack(losses).mean()
             if not isfinite(loss.item()):
                 return child
             optimiser.param_groups[0]["lr"] = learning_rate * (1 + cos(pi * step / steps)) / 2
@@ -135,13 +136,28 @@ def imitate(
     return replace(taught, weights=weights_of(whole))
 
 
-def _activations(
-    parent: Model, part: Part, task: Task, images: int, seed: int
-) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
-    """What the part is given and has to give on some training images, as many as memory is set aside for."""
+_Ends = tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]
+"""What a part is given and has to give for one batch."""
+
+
+def _activations(parent: Model, part: Part, task: Task, images: int, batch_size: int, seed: int) -> list[_Ends]:
+    """Batches of training images, as many as memory is set aside for, by what the part is given and has to give.
+
+    They stay as they were computed: a tensor within a network need not have its batch in front.
+    """
     values = list(dict.fromkeys(v for v in (*part.given, *part.wanted) if v is not None))
     size = sum(type_.numel() * type_.dtype.bytes for type_ in parent.graph.types_of(values))
+    count = max(1, min(images, len(task.train), _MEMORY // size))
     look = Look(parent, values)
-    found = [look(inputs) for inputs, _ in some_training_data(task, max(1, min(images, _MEMORY // size)), seed)]
-    kept = {value: torch.cat([batch[value] for batch in found]) for value in values}
-    return [kept[v] for v in part.given], [None if v is None else kept[v] for v in part.wanted]
+    batches: list[_Ends] = []
+    for inputs, _ in some_training_data(task, count, seed, min(batch_size, count)):
+        if not batches or len(inputs) == batch_size:  # a small rest would upset the norms
+            found = look(inputs)
+            batches.append(
+                (tuple(found[v] for v in part.given), tuple(None if v is None else found[v] for v in part.wanted))
+            )
+    return batches
+
+
+def _variance(tensors: Sequence[Tensor | None]) -> Tensor:
+    return torch.cat([x.flatten() for x in tensors if x is not None]).var().clamp(min=1e-12)
