@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from reading import IMAGE, assert_same, ops, read, run
+from reading import IMAGE, Function, assert_same, ops, read, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,13 +15,13 @@ from netgraft.convert.to_torch import to_module
 from netgraft.errors import SourceError
 
 
+@pytest.mark.filterwarnings("ignore:.*from its parameters each time:UserWarning")
 def test_weights_that_a_module_computed_do_not_hinder_copies() -> None:
     module = nn.utils.weight_norm(nn.Linear(4, 3))
     assert not module.weight.is_leaf
     x = torch.randn(5, 4)
     try:
-        with pytest.warns(UserWarning, match="from its parameters each time"):
-            model = from_module(module, x)
+        model = from_module(module, x)
     except SourceError as error:
         assert "was assigned during export" in str(error), "it was copied, and torch refused it"
         pytest.skip("this torch (2.7, say) exports no layer that assigns its own weight; the refusal says so")
@@ -85,21 +84,65 @@ def test_weights_computed_twice_are_one() -> None:
     torch.testing.assert_close(run(to_module(model).eval(), torch.ones(IMAGE)), run(module.eval(), torch.ones(IMAGE)))
 
 
-def test_a_weight_of_another_name_keeps_it() -> None:
+def test_a_weight_that_is_used_as_it_is_too_is_not_folded() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv2d(4, 4, 1)
+            self.conv, self.linear = nn.Conv2d(4, 4, 1), nn.Linear(8, 8)
 
         def forward(self, x: Tensor) -> Tensor:
-            y = F.conv2d(x, self.conv.weight * 2, self.conv.bias)
-            return self.conv(y)
+            y = self.conv(F.conv2d(x, self.conv.weight * 2, self.conv.bias))
+            return F.linear(self.linear(y), self.linear.weight.t() * 0.5)
 
     module = Net()
-    with pytest.warns(UserWarning, match="from its parameters each time"):
+    model = read(module, torch.randn(IMAGE))
+    assert set(model.weights) == set(module.state_dict()), "what is tied stays tied"
+    assert_same(module, model, torch.randn(IMAGE))
+
+
+def test_parts_of_a_parameter_keep_its_name() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(6, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.weight[:3]) + F.linear(x, self.weight[3:])
+
+    model = read(Net(), torch.randn(IMAGE))
+    assert set(model.weights) == {"weight"} and "frozen" not in ops(model)
+
+
+def test_long_and_branched_computations_of_weights() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(8) + 0.1 * torch.randn(8, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            w = self.weight
+            for _ in range(12):  # Björck and Bowie, 1971: each step reads the last one four times
+                w = 1.5 * w - 0.5 * (w @ w.t() @ w)
+            for _ in range(400):
+                w = w * 0.999
+            return F.linear(x, w)
+
+    module = Net()
+    with pytest.warns(UserWarning, match="from its parameters"):
         model = from_module(module, torch.randn(IMAGE))
-    np.testing.assert_array_equal(model.weights["conv.weight"], module.conv.weight.detach().numpy())
+    assert ops(model) == ["linear"]
     torch.testing.assert_close(run(to_module(model).eval(), torch.ones(IMAGE)), run(module.eval(), torch.ones(IMAGE)))
+
+
+def test_a_constant_is_what_it_was_when_it_was_used() -> None:
+    def late(x: Tensor) -> Tensor:
+        mask = torch.ones(8, 8)
+        y = x * mask
+        mask[0] = 0
+        return y + x @ mask
+
+    module = Function(late)
+    assert_same(module, read(module, torch.randn(IMAGE)), torch.randn(IMAGE))
 
 
 def test_weights_that_training_computes_otherwise_are_said() -> None:

@@ -289,6 +289,7 @@ CASES = {
     "bmm": Case(lambda x: torch.bmm(x, x), "matmul", (2, 4, 4)),
     "sum of products": Case(lambda x: torch.einsum("bchw,bdhw->bcd", x, x + 1), "matmul"),
     "sum of products with a vector": Case(lambda x: torch.einsum("bchw, bw -> hcb", x, x[:, 0, 0]), "matmul"),
+    "sum of all products": Case(lambda x: torch.einsum("bchw,bchw->", x, x) + x, "matmul"),
     "sum of products with a constant": Case(lambda x: torch.einsum("ck,bchw->bhkw", torch.ones(4, 3), x), "matmul"),
 }
 

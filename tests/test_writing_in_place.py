@@ -63,6 +63,19 @@ def test_dropout_survives_a_write_into_part_of_a_tensor() -> None:
     assert_same(module, model, torch.randn(IMAGE))
 
 
+def test_writes_without_gradients_show() -> None:
+    def write(x: Tensor) -> Tensor:
+        y = x * 2
+        z = y[:, :2]
+        with torch.no_grad():
+            y[:, 0] = 0
+            z.mul_(3)
+        return y + 1
+
+    module = Function(write)
+    assert_same(module, read(module, torch.randn(IMAGE)), torch.randn(IMAGE))
+
+
 class Written(nn.Module):
     """Draws views of a tensor and views of these, writes into some, and returns what all of them hold then."""
 

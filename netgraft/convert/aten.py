@@ -90,7 +90,9 @@ def _linear(call: Call, x: Operand, weight: Stored, bias: Stored | None) -> Valu
 
 @RULES.add("linear.default")
 def _linear_default(call: Call) -> Value:
-    weight, bias = call.folded(call["weight"]), call.folded(call["bias"])
+    weight, bias = call["weight"], call["bias"]
+    if not any(isinstance(x, Value) and call.emitter.is_view(x) for x in (weight, bias)):
+        weight, bias = call.folded(weight), call.folded(bias)
     assert weight is not None, "a linear layer has one"
     if isinstance(weight, Stored) and not isinstance(bias, Value):
         return _linear(call, call["input"], weight, bias)

@@ -59,7 +59,10 @@ class Emitter(Protocol):
         """The stored matrix whose transpose the operand is."""
 
     def folded(self, operand: Value) -> Stored | None:
-        """The operand as a stored tensor; None where it depends on the input, the training or chance."""
+        """The operand as a stored tensor; None where it depends on the input or chance."""
+
+    def is_view(self, operand: Value) -> bool:
+        """Whether an operand only shows a part of a parameter, or in another shape."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,6 +296,8 @@ def _flatten(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 
 def _reshape(node: Node, inputs: _Types, outputs: _Types) -> Expression:
     have, want = inputs[0].shape, outputs[0].shape
+    if not want:
+        return Call(".reshape", (X, []))
     sides: tuple[Expression, ...] = ()
     if len(have) > 3 and len(want) > 3 and have[-2:] == want[-2:]:
         # Height and width are kept, whatever they are.

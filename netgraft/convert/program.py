@@ -68,12 +68,15 @@ def type_of(tensor: Tensor) -> TensorType:
     return TensorType(tuple(size_of(d) for d in tensor.shape), DTYPES[tensor.dtype])
 
 
-class _Recipe(NamedTuple):
-    """How a value is computed: by an operation from its arguments, as one of its results."""
+class _Fixed(NamedTuple):
+    """A value that depends on parameters alone: what it is, a number that is the same for the same computation, the
+    parameters, and whether it only shows a part of one of them, or in another shape.
+    """
 
-    target: OpOverload
-    arguments: Mapping[str, Any]
-    position: int
+    tensor: Tensor
+    number: int
+    sources: frozenset[str]
+    is_view: bool
 
 
 def arrays(weights: Mapping[str, Stored]) -> dict[str, npt.NDArray[Any]]:
@@ -88,7 +91,9 @@ class Reader:
     to follow the mode, as dropout does; what disagrees is taken to be meant always.
     """
 
-    def __init__(self, program: ExportedProgram, *, training: bool | None = None) -> None:
+    def __init__(
+        self, program: ExportedProgram, *, training: bool | None = None, apart: frozenset[str] = frozenset()
+    ) -> None:
         self._program = program
         self._training = training
         self._nodes: dict[str, Node] = {}
@@ -96,9 +101,12 @@ class Reader:
         self._places: dict[str, Place] = {}
         self._stored: dict[str, Stored] = {}
         self._results: dict[fx.Node, Any] = {}
-        # How the values that depend on parameters alone are computed, and those of them that serve as weights.
-        self._recipes: dict[Value, _Recipe] = {}
-        self._folded: dict[str, Stored] = {}
+        # The values that depend on parameters alone, and by their numbers those of them that serve as weights.
+        self._fixed: dict[Value, _Fixed] = {}
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._folded: dict[int, Stored] = {}
+        self._apart = apart
+        self._inlined = 0
         self._aliases = Aliases()
         self._place = Place("", "", "")
 
@@ -108,8 +116,22 @@ class Reader:
         returned = self._run(self._program.graph_module, self._program.graph)
         outputs = self._read_outputs(returned)
         read = Graph(tuple(inputs), _needed(self._nodes, outputs), outputs)
+        shared = self._shared(read)
+        if shared:
+            return Reader(self._program, training=self._training, apart=self._apart | shared).read()
         graph, keys = named(read, self._places)
         return graph, {new: self._stored[old] for new, old in keys.items()}
+
+    def _shared(self, graph: Graph) -> frozenset[str]:
+        """The parameters of which weights were computed although the network reads them in other places, too."""
+        used = {key for node in graph for key in node.weights.values()}
+        sources = {
+            source
+            for fixed in self._fixed.values()
+            if (stored := self._folded.get(fixed.number)) is not None and stored.key in used
+            for source in fixed.sources
+        }
+        return frozenset(sources & used)
 
     # Inputs and outputs
 
@@ -220,7 +242,11 @@ class Reader:
         module = given[at]
         placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
         self._results.update(zip(placeholders, given[at + 1 :], strict=True))
-        return self._run(module, module.graph)
+        self._inlined += 1
+        try:
+            return self._run(module, module.graph)
+        finally:
+            self._inlined -= 1
 
     def _write(self, node: fx.Node, target: OpOverload) -> Result:
         """An operation that works in place: the value it computes takes the place of what it overwrote."""
@@ -228,6 +254,8 @@ class Reader:
         base = node.args[0] if node.args else None
         if not isinstance(base, fx.Node) or written != [target._schema.arguments[0].name]:
             raise DecompositionNeededError(f"{target} writes into {' and '.join(written)}")
+        if self._inlined:  # where it is unknown who else looks into what is written
+            raise DecompositionNeededError(f"{target} writes without gradients")
         origin = self._results.get(self._aliases.origin(base))
         if isinstance(origin, Stored) and not is_unnamed(origin.key):
             if origin.key.endswith("num_batches_tracked"):
@@ -299,24 +327,39 @@ class Reader:
         return result if isinstance(value, list | tuple) else result[0]
 
     def _remembered(self, result: _R, target: OpOverload, arguments: Mapping[str, Any]) -> _R:
-        """The result, of which is noted how it is computed where it depends on parameters alone.
+        """The result, of which is noted what it is where it depends on parameters alone.
 
         A cast is none of that: weights keep the precision in which they are trained.
         """
-        if self._depends_on_parameters(target, arguments):
-            read = {self.type(x).dtype for value in arguments.values() for x in _flat(value) if isinstance(x, Operand)}
-            for position, part in enumerate(result if isinstance(result, tuple) else (result,)):
-                if isinstance(part, Value) and self.type(part).dtype in read:
-                    self._recipes.setdefault(part, _Recipe(target, arguments, position))
+        operands = [x for value in arguments.values() for x in _flat(value) if isinstance(x, Operand | Batch)]
+        if torch.Tag.nondeterministic_seeded in target.tags or not all(
+            isinstance(x, Stored) or x in self._fixed for x in operands
+        ):
+            return result
+        computed = self._computed(target, arguments)
+        parts = computed if isinstance(computed, list | tuple) else [computed]
+        said = str(target), *map(self._said, arguments.values())
+        known = [self._fixed[x] if isinstance(x, Value) else x for x in operands if not isinstance(x, Batch)]
+        sources = frozenset().union(
+            *(x.sources if isinstance(x, _Fixed) else {x.key} if x.trainable else () for x in known)
+        )
+        is_view = any(returned.alias_info for returned in target._schema.returns) and all(
+            isinstance(x, Stored) or x.is_view for x in known
+        )
+        read = {self.type(x).dtype for x in operands if not isinstance(x, Batch)}
+        for position, part in enumerate(result if isinstance(result, tuple) else (result,)):
+            if isinstance(part, Value) and self.type(part).dtype in read:
+                number = self._numbers.setdefault((*said, position), len(self._numbers))
+                self._fixed.setdefault(part, _Fixed(parts[position], number, sources, is_view))
         return result
 
-    def _depends_on_parameters(self, target: OpOverload, arguments: Mapping[str, Any]) -> bool:
-        """Whether the operation gives the same whatever the input and the random state."""
-        return torch.Tag.nondeterministic_seeded not in target.tags and all(
-            not isinstance(item, Batch) and (not isinstance(item, Value) or item in self._recipes)
-            for value in arguments.values()
-            for item in _flat(value)
-        )
+    def _said(self, argument: Any) -> object:
+        """An argument in a form that is equal for equal computations."""
+        if isinstance(argument, Value):
+            return ("fixed", self._fixed[argument].number)
+        if isinstance(argument, Stored):
+            return ("stored", argument.key, argument.tensor._version)
+        return tuple(map(self._said, argument)) if isinstance(argument, list | tuple) else repr(argument)
 
     def _used(self, node: fx.Node) -> Iterator[int]:
         """Which of several results something reads; new statistics of a batch norm are its own business."""
@@ -347,9 +390,7 @@ class Reader:
         if isinstance(argument, Stored):
             return argument.tensor
         if isinstance(argument, Value):
-            target, arguments, position = self._recipes[argument]
-            computed = self._computed(target, arguments)
-            return computed[position] if isinstance(computed, list | tuple) else computed
+            return self._fixed[argument].tensor
         return [self._real(item) for item in argument] if isinstance(argument, list | tuple) else argument
 
     def _check(self, result: Result, types: Sequence[TensorType | None], used: frozenset[int]) -> None:
@@ -419,6 +460,9 @@ class Reader:
         """The operand as a value; a stored tensor becomes a constant node, one for each tensor."""
         if isinstance(operand, Value):
             return operand
+        if is_unnamed(operand.key):  # which may be written into later: what it is now is meant
+            now = f"{operand.key}:{operand.tensor._version}"
+            operand = self._stored.setdefault(now, replace(operand, key=now, tensor=operand.tensor.clone()))
         id = f"%constant:{operand.key}"
         if id not in self._nodes:
             attrs = {"type": self.type(operand), "trainable": operand.trainable}
@@ -443,23 +487,20 @@ class Reader:
         return self._stored.get(key) or self._store(key, torch.zeros((), dtype=torch.int64), trainable=False)
 
     def folded(self, operand: Value) -> Stored | None:
-        """The operand as a stored tensor; None where it depends on the input, the training or chance."""
-        if operand not in self._recipes:
+        """The operand as a stored tensor; None where it depends on the input or chance, and where the network reads its
+        parameters in other places, too: these would not be the same any more.
+        """
+        fixed = self._fixed.get(operand)
+        if fixed is None or not fixed.sources.isdisjoint(self._apart):
             return None
-        said = self._said(operand)
-        if said not in self._folded:
-            stored = Stored(unnamed(len(self._stored)), self._real(operand), trainable=True, computed=True)
-            self._folded[said] = self._stored[stored.key] = stored
-        return self._folded[said]
+        if fixed.number not in self._folded:
+            stored = Stored(unnamed(len(self._stored)), fixed.tensor.clone(), trainable=True, computed=True)
+            self._folded[fixed.number] = self._stored[stored.key] = stored
+        return self._folded[fixed.number]
 
-    def _said(self, argument: Any) -> str:
-        """How an argument is computed, in words that are equal where that is."""
-        if isinstance(argument, Value):
-            target, arguments, position = self._recipes[argument]
-            return f"{target}{self._said(list(arguments.values()))}[{position}]"
-        if isinstance(argument, Stored):
-            return argument.key
-        return f"({','.join(map(self._said, argument))})" if isinstance(argument, list | tuple) else repr(argument)
+    def is_view(self, operand: Value) -> bool:
+        """Whether an operand only shows a part of a parameter, or in another shape."""
+        return operand in self._fixed and self._fixed[operand].is_view
 
     def transposed(self, operand: Operand) -> Stored | None:
         """The stored matrix whose transpose the operand is."""
