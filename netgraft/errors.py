@@ -10,6 +10,7 @@
     │   └── ShapeError         an operation that cannot take the shapes it is given
     ├── ConversionError        a graph that cannot be written as torch, source or ONNX
     ├── MeasureError           a measurement that could not be made
+    │   └── MachineError       another machine that does not measure: no network is at fault
     ├── StudyError             a run folder that is missing, damaged or of another run
     └── EmptyFrontError        a search that ended without a single feasible network
 
@@ -59,6 +60,10 @@ class ConversionError(NetgraftError):
 
 class MeasureError(NetgraftError):
     """A measurement that could not be made."""
+
+
+class MachineError(MeasureError):
+    """Another machine that does not measure; no network is at fault."""
 
 
 class StudyError(NetgraftError):

@@ -151,4 +151,4 @@ def _network(source: str, input_shape: str | None) -> Network:
     written = Path(source, "model.onnx")  # in a folder that export wrote
     if written.is_file():
         return written
-    return Path(source) if source.endswith((".onnx", ".tflite")) else load(source, input_shape)
+    return Path(source) if source.endswith((".onnx", ".tflite", ".pte")) else load(source, input_shape)

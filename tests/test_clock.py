@@ -18,7 +18,7 @@ from test_optimize import NETWORK, PLAN, optimize, trials
 import netgraft as ng
 from netgraft.candidate import Trial, TrialState
 from netgraft.costs.measured import Latency, Ratio, sampling
-from netgraft.errors import EmptyFrontError, OptionError
+from netgraft.errors import EmptyFrontError, MachineError, OptionError
 from netgraft.ir import Model
 from netgraft.metrics import Limit, parse_limit
 from netgraft.recipes import clock
@@ -104,7 +104,8 @@ def test_limits_name_threads_and_batch() -> None:
 def test_more_threads_than_processors_are_refused_before_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "processors", lambda: 4)
     Conditions(threads=4).check()
-    Conditions(threads=8, on="jobs").check()  # another machine may have them
+    with pytest.raises(MachineError, match="no folder"):  # another machine may have them: it is asked
+        Conditions(threads=8, on="no folder").check()
     with pytest.raises(OptionError, match="from 1 to 4, the number of processors here, not 8"):
         Conditions(threads=8).check()
 
@@ -233,3 +234,19 @@ def test_the_clock_measures_against_the_original(machine: list[Model]) -> None:
 def test_estimates_of_another_engine_are_said(source: str, tmp_path: Path, machine: list[Model]) -> None:
     with pytest.warns(UserWarning, match="estimated as onnxruntime's for one input on one thread, .*--measure search"):
         optimize(source, tmp_path / "run", limits=("latency<=2x@torch",), budget="1 trials")
+
+
+def test_a_machine_that_does_not_answer_ends_the_run(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MachineError, match="there is no folder nowhere"):
+        optimize(source, tmp_path / "first", on="nowhere", plan=SEARCH, budget="1 trials")
+
+    def compare(*_: object, **__: object) -> list[Ratio]:
+        raise MachineError("no worker took the job")
+
+    monkeypatch.setattr(clock, "measure", lambda *_, **__: Latency(8.0, 7.9, 8.1, sessions=10, noisy=False))
+    monkeypatch.setattr(clock, "compare", compare)
+    with pytest.raises(MachineError, match="no worker took the job"):
+        optimize(source, tmp_path / "run", on="jobs", plan=SEARCH, budget="1 trials")
+    assert all(trial.state is not TrialState.FAILED for trial in Study.read(tmp_path / "run").trials.values())

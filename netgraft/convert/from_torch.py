@@ -238,7 +238,7 @@ def _read(
 def _model(graph: Graph, weights: Mapping[str, Stored], name: str) -> Model:
     computed = [key for key, stored in weights.items() if stored.computed]
     if computed:
-        others = f" and {len(computed) - 1} others" if len(computed) > 1 else ""
+        others = f" and {len(computed) - 1} more" if len(computed) > 1 else ""
         _warn(
             f"{name} computes {computed[0]}{others} from its parameters each time, as weight standardisation does; "
             "what is computed is read as a weight, and training will change that"

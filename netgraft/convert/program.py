@@ -40,8 +40,8 @@ _BATCHES = (1, 2, 3, 5, 8, 13)
 
 
 class DecompositionNeededError(SourceError):
-    """A network that writes into part of a tensor which it reads elsewhere, or casts automatically: only decomposed
-    operations say what that computes.
+    """A network that casts automatically, writes without gradients, or into what is seen from elsewhere in a way that
+    cannot be followed: only decomposed operations say what that computes.
     """
 
 

@@ -22,7 +22,7 @@ from netgraft.costs.measured.engines import check_known
 from netgraft.costs.measured.engines import engine as engine_named
 from netgraft.costs.measured.sampling import check_processors
 from netgraft.errors import OptionError
-from netgraft.ir import Graph, Model
+from netgraft.ir import Batch, Builder, Graph, Model, TensorType
 from netgraft.metrics import UNITS, Limit, parse_limit
 from netgraft.search import Strategy
 from netgraft.spaces import Space
@@ -55,10 +55,14 @@ class Conditions:
         return found
 
     def check(self) -> None:
-        """Where this machine is to measure: MeasureError if it lacks the engine, OptionError if it lacks processors."""
+        """MeasureError where the machine that is to measure lacks the engine, OptionError where this one lacks
+        processors, MachineError where another one does not answer.
+        """
         if self.on is None:
             engine_named(self.engine)
             check_processors(self.threads)
+        else:
+            self.milliseconds(_least(), 0.0)
 
     def compare(self, models: Sequence[Model], baseline: Model, seconds: float) -> list[Ratio]:
         """See :func:`netgraft.costs.measured.compare`."""
@@ -74,6 +78,12 @@ def check_limits(texts: Sequence[str]) -> None:
     :meth:`Conditions.of` raises.
     """
     Conditions.of([parse_limit(text, dict.fromkeys(UNITS, 1.0)) for text in texts])
+
+
+def _least() -> Model:
+    """A network of one operation."""
+    b = Builder()
+    return Model(b.build(b.add("relu", b.input("x", TensorType((Batch(), 1))))), {})
 
 
 HERE = Conditions()

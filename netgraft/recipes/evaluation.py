@@ -14,7 +14,7 @@ from torch import nn
 from netgraft.candidate import Candidate
 from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.costs.analytic import activation_memory, flops, latency_estimate, parameters
-from netgraft.errors import NetgraftError
+from netgraft.errors import MachineError, NetgraftError
 from netgraft.ir import Graph, Model
 from netgraft.metrics import Limit
 from netgraft.search import Result
@@ -180,6 +180,8 @@ def timed(work: Callable[[Candidate], Result], candidate: Candidate) -> Result:
     started = time.perf_counter()
     try:
         result = work(candidate)
+    except MachineError:
+        raise  # nothing can be measured any more: the run ends here, and can be resumed
     except (NetgraftError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         lines = str(error).strip().splitlines()
         result = Result(candidate, failure=lines[0] if lines else type(error).__name__)

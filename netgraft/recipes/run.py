@@ -319,7 +319,10 @@ def _opened(out: Path, asked: Mapping[str, Any], resume: bool) -> Study:
     before = study.settings
     differences = [words for name, words in _FIXED.items() if before.get(name) != asked.get(name)]
     old, new = before.get("recipe", {}), asked["recipe"]
-    differences += [f"{name} {old.get(name)} (now {new[name]})" for name in new if old.get(name) != new[name]]
+    differences += [f"{name} {old[name]} (now {new[name]})" for name in new if name in old and old[name] != new[name]]
+    unknown = [name for name in new if name not in old]
+    if unknown:
+        differences.append(f"an earlier netgraft, which knew nothing of {' and '.join(unknown)}")
     if differences:
         study.close()
         raise StudyError(

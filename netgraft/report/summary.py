@@ -191,10 +191,13 @@ def standings(study: Study) -> tuple[tuple[Standing, ...], Mapping[str, int]]:
     children = [entry for entry in trained if entry.number]
     if not children:
         return (), {}
-    best = [children[i] for i in front([(_loss(entry, quality), entry.time) for entry in children])]
-    known = [entry for entry in best if entry.measured] if _is_limited(study) else best
-    picks = _picks(known, original, quality) if known else {}
-    return tuple(sorted(best, key=lambda entry: entry.time)), picks
+    known = [entry for entry in children if entry.measured] if _is_limited(study) else children
+    picks = _picks(_best_of(known, quality), original, quality) if known else {}
+    return tuple(sorted(_best_of(children, quality), key=lambda entry: entry.time)), picks
+
+
+def _best_of(entries: Sequence[Standing], quality: Scale) -> list[Standing]:
+    return [entries[i] for i in front([(_loss(entry, quality), entry.time) for entry in entries])]
 
 
 def _is_limited(study: Study) -> bool:
@@ -388,5 +391,8 @@ def _unfinished(study: Study) -> str:
     networks = f"{len(tried)} network{'s' if len(tried) > 1 else ''}"
     if all(trial.state in (TrialState.INFEASIBLE, TrialState.FAILED) for trial in tried):
         return f"No feasible network among {networks} tried"
-    unmeasured = "; which of them keep the limit on latency is measured at the end" if _is_limited(study) else ""
+    at_end = study.settings.get("recipe", {}).get("measure", "end") == "end"
+    unmeasured = (
+        "; which of them keep the limit on latency is measured at the end" if at_end and _is_limited(study) else ""
+    )
     return f"Unfinished: {networks} tried, none trained to the end and measured yet{unmeasured}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from netgraft.errors import MeasureError, OptionError
+from netgraft.errors import MachineError, OptionError
 
 from .jobs import Figures, Folder, Job, Kernels, new_id, read_answer, read_kernels
 from .networks import Variant
@@ -53,7 +53,7 @@ class Asked:
 def ask(on: str, asked: Asked, kind: type[Figures]) -> list[Figures]:
     """The figures that the machine ``on`` finds: a folder, or ``ssh://[user@]host[:port][/path]``.
 
-    MeasureError for a machine that does not answer, and for what it could not measure.
+    MachineError for a machine that does not answer, MeasureError for what it could not measure.
     """
     return _asked(on, asked, lambda path, who: read_answer(path, kind, len(asked.variants), who))
 
@@ -71,7 +71,7 @@ def _asked(on: str, asked: Asked, read: Callable[[Path, str], Found]) -> Found:
 def _by_folder(on: str, asked: Asked, read: Callable[[Path, str], Found]) -> Found:
     """What was lost on the way is sent again."""
     if not Path(on).is_dir():
-        raise MeasureError(f"there is no folder {on}; start 'netgraft worker {on}' on the machine that is to measure")
+        raise MachineError(f"there is no folder {on}; start 'netgraft worker {on}' on the machine that is to measure")
     folder, name = Folder(Path(on)), new_id()
     folder.submit(name, job := asked.job(folder))
     since = time.monotonic()
@@ -87,7 +87,7 @@ def _by_folder(on: str, asked: Asked, read: Callable[[Path, str], Found]) -> Fou
             if state == "claimed":
                 since = time.monotonic()
             elif time.monotonic() - since > PATIENCE:
-                raise MeasureError(
+                raise MachineError(
                     f"no worker took the job within {PATIENCE:g} s; start 'netgraft worker {on}' there, or see whether "
                     "it still runs"
                 )
@@ -136,10 +136,10 @@ def _run(command: list[str], host: str, limit: float) -> None:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit, check=False
         )
     except FileNotFoundError:
-        raise MeasureError(f"{command[0]} is not installed here; --on ssh:// needs ssh and scp") from None
+        raise MachineError(f"{command[0]} is not installed here; --on ssh:// needs ssh and scp") from None
     except subprocess.TimeoutExpired:
-        raise MeasureError(f"{host} did not answer within {limit:g} s") from None
+        raise MachineError(f"{host} did not answer within {limit:g} s") from None
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
         needs = "; it needs Python 3.11, numpy and the engine" if "worker.pyz" in command[-1] else ""
-        raise MeasureError(f"{host} could not be used: {said[-1]}{needs}")
+        raise MachineError(f"{host} could not be used: {said[-1]}{needs}")
