@@ -53,12 +53,14 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert.lowering": ("ir.* convert.expressions convert.frozen convert.onnx_foreign convert.operations", "torch"),
     "convert.calls": ("ir.*", "torch"),
     "convert.naming": ("ir.*", "torch"),
+    "convert.computed": ("ir.* convert.calls", "torch"),
     "convert.einsum": ("ir.*", ""),
     "convert.aten": ("ir.* convert.calls convert.einsum", ""),
     "convert.aten_layout": ("ir.* convert.calls", "numpy"),
     "convert.aliases": ("", "torch"),
     "convert.program": (
-        "ir.* convert.frozen convert.calls convert.naming convert.aten convert.aten_layout convert.aliases",
+        "ir.* convert.frozen convert.calls convert.computed convert.naming convert.aten convert.aten_layout "
+        "convert.aliases",
         "numpy torch",
     ),
     "convert.training": ("ir.*", ""),

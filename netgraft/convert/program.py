@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,11 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from netgraft.convert import aten, aten_layout
 from netgraft.convert.aliases import Aliases
 from netgraft.convert.calls import Call, Operand, Result, Stored, Untranslatable
+from netgraft.convert.computed import Computed, flat
 from netgraft.convert.frozen import DTYPES, encode
 from netgraft.convert.naming import Place, is_unnamed, named, unnamed
 from netgraft.errors import ConversionError, GraphError, SourceError
-from netgraft.ir import Batch, Graph, Input, Node, TensorType, Value
+from netgraft.ir import Batch, DType, Graph, Input, Node, TensorType, Value
 from netgraft.ir.ops import definition
 
 _RULES = aten.RULES | aten_layout.RULES
@@ -35,7 +36,6 @@ _SCATTERS = {
 """What writes back into a tensor what a view of it became."""
 
 _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
-_R = TypeVar("_R", bound=Result)
 _BATCHES = (1, 2, 3, 5, 8, 13)
 
 
@@ -68,17 +68,6 @@ def type_of(tensor: Tensor) -> TensorType:
     return TensorType(tuple(size_of(d) for d in tensor.shape), DTYPES[tensor.dtype])
 
 
-class _Fixed(NamedTuple):
-    """A value that depends on parameters alone: what it is, a number that is the same for the same computation, the
-    parameters, and whether it only shows a part of one of them, or in another shape.
-    """
-
-    tensor: Tensor
-    number: int
-    sources: frozenset[str]
-    is_view: bool
-
-
 def arrays(weights: Mapping[str, Stored]) -> dict[str, npt.NDArray[Any]]:
     """Weights that share the program's memory where they can; SourceError for an element type that numpy lacks."""
     return {key: _array(stored) for key, stored in weights.items()}
@@ -101,11 +90,7 @@ class Reader:
         self._places: dict[str, Place] = {}
         self._stored: dict[str, Stored] = {}
         self._results: dict[fx.Node, Any] = {}
-        # The values that depend on parameters alone, and by their numbers those of them that serve as weights.
-        self._fixed: dict[Value, _Fixed] = {}
-        self._numbers: dict[tuple[object, ...], int] = {}
-        self._folded: dict[int, Stored] = {}
-        self._apart = apart
+        self._computed = Computed(apart, self._store_computed)
         self._inlined = 0
         self._aliases = Aliases()
         self._place = Place("", "", "")
@@ -116,22 +101,11 @@ class Reader:
         returned = self._run(self._program.graph_module, self._program.graph)
         outputs = self._read_outputs(returned)
         read = Graph(tuple(inputs), _needed(self._nodes, outputs), outputs)
-        shared = self._shared(read)
+        shared = self._computed.shared(read)
         if shared:
-            return Reader(self._program, training=self._training, apart=self._apart | shared).read()
+            return Reader(self._program, training=self._training, apart=self._computed.apart | shared).read()
         graph, keys = named(read, self._places)
         return graph, {new: self._stored[old] for new, old in keys.items()}
-
-    def _shared(self, graph: Graph) -> frozenset[str]:
-        """The parameters of which weights were computed although the network reads them in other places, too."""
-        used = {key for node in graph for key in node.weights.values()}
-        sources = {
-            source
-            for fixed in self._fixed.values()
-            if (stored := self._folded.get(fixed.number)) is not None and stored.key in used
-            for source in fixed.sources
-        }
-        return frozenset(sources & used)
 
     # Inputs and outputs
 
@@ -167,6 +141,14 @@ class Reader:
         stored = Stored(key, tensor.detach(), trainable)
         self._stored[key] = stored
         return stored
+
+    def _store_computed(self, tensor: Tensor) -> Stored:
+        stored = Stored(unnamed(len(self._stored)), tensor, trainable=True, computed=True)
+        self._stored[stored.key] = stored
+        return stored
+
+    def _dtype(self, operand: Operand) -> DType:
+        return self.type(operand).dtype
 
     def _read_outputs(self, returned: Sequence[Any]) -> tuple[Value, ...]:
         outputs = []
@@ -320,46 +302,13 @@ class Reader:
             try:
                 result = rule(Call(arguments, tuple(filter(None, types)), used, self))
                 self._check(result, types, used)
-                return self._remembered(result, target, arguments)
+                self._computed.note(result, target, arguments, self._dtype)
+                return result
             except Untranslatable as error:
                 reason = str(error)
-        result = self._remembered(self._freeze(target, node, types, reason), target, arguments)
+        result = self._freeze(target, node, types, reason)
+        self._computed.note(result, target, arguments, self._dtype)
         return result if isinstance(value, list | tuple) else result[0]
-
-    def _remembered(self, result: _R, target: OpOverload, arguments: Mapping[str, Any]) -> _R:
-        """The result, of which is noted what it is where it depends on parameters alone.
-
-        A cast is none of that: weights keep the precision in which they are trained.
-        """
-        operands = [x for value in arguments.values() for x in _flat(value) if isinstance(x, Operand | Batch)]
-        if torch.Tag.nondeterministic_seeded in target.tags or not all(
-            isinstance(x, Stored) or x in self._fixed for x in operands
-        ):
-            return result
-        computed = self._computed(target, arguments)
-        parts = computed if isinstance(computed, list | tuple) else [computed]
-        said = str(target), *map(self._said, arguments.values())
-        known = [self._fixed[x] if isinstance(x, Value) else x for x in operands if not isinstance(x, Batch)]
-        sources = frozenset().union(
-            *(x.sources if isinstance(x, _Fixed) else {x.key} if x.trainable else () for x in known)
-        )
-        is_view = any(returned.alias_info for returned in target._schema.returns) and all(
-            isinstance(x, Stored) or x.is_view for x in known
-        )
-        read = {self.type(x).dtype for x in operands if not isinstance(x, Batch)}
-        for position, part in enumerate(result if isinstance(result, tuple) else (result,)):
-            if isinstance(part, Value) and self.type(part).dtype in read:
-                number = self._numbers.setdefault((*said, position), len(self._numbers))
-                self._fixed.setdefault(part, _Fixed(parts[position], number, sources, is_view))
-        return result
-
-    def _said(self, argument: Any) -> object:
-        """An argument in a form that is equal for equal computations."""
-        if isinstance(argument, Value):
-            return ("fixed", self._fixed[argument].number)
-        if isinstance(argument, Stored):
-            return ("stored", argument.key, argument.tensor._version)
-        return tuple(map(self._said, argument)) if isinstance(argument, list | tuple) else repr(argument)
 
     def _used(self, node: fx.Node) -> Iterator[int]:
         """Which of several results something reads; new statistics of a batch norm are its own business."""
@@ -376,22 +325,10 @@ class Reader:
 
     def _fold(self, target: OpOverload, arguments: Mapping[str, Any]) -> Result:
         """What does not depend on the input is computed now, views as views, so that writing in place works too."""
-        computed = self._computed(target, arguments)
+        computed = self._computed.run(target, arguments)
         parts = computed if isinstance(computed, list | tuple) else [computed]
         folded = tuple(self._store(unnamed(len(self._stored)), part, trainable=False) for part in parts)
         return folded if isinstance(computed, list | tuple) else folded[0]
-
-    def _computed(self, target: OpOverload, arguments: Mapping[str, Any]) -> Any:
-        with torch.no_grad():
-            return target(**{name: self._real(value) for name, value in arguments.items()})
-
-    def _real(self, argument: Any) -> Any:
-        """An argument with tensors in place of operands."""
-        if isinstance(argument, Stored):
-            return argument.tensor
-        if isinstance(argument, Value):
-            return self._fixed[argument].tensor
-        return [self._real(item) for item in argument] if isinstance(argument, list | tuple) else argument
 
     def _check(self, result: Result, types: Sequence[TensorType | None], used: frozenset[int]) -> None:
         results = result if isinstance(result, tuple) else (result,)
@@ -490,17 +427,11 @@ class Reader:
         """The operand as a stored tensor; None where it depends on the input or chance, and where the network reads its
         parameters in other places, too: these would not be the same any more.
         """
-        fixed = self._fixed.get(operand)
-        if fixed is None or not fixed.sources.isdisjoint(self._apart):
-            return None
-        if fixed.number not in self._folded:
-            stored = Stored(unnamed(len(self._stored)), fixed.tensor.clone(), trainable=True, computed=True)
-            self._folded[fixed.number] = self._stored[stored.key] = stored
-        return self._folded[fixed.number]
+        return self._computed.weight(operand)
 
     def is_view(self, operand: Value) -> bool:
         """Whether an operand only shows a part of a parameter, or in another shape."""
-        return operand in self._fixed and self._fixed[operand].is_view
+        return self._computed.is_view(operand)
 
     def transposed(self, operand: Operand) -> Stored | None:
         """The stored matrix whose transpose the operand is."""
@@ -557,17 +488,9 @@ def _is_constant(target: OpOverload, arguments: Mapping[str, Any]) -> bool:
     depends = any(
         isinstance(item, Value | Batch) or (isinstance(item, Stored) and item.trainable)
         for value in arguments.values()
-        for item in _flat(value)
+        for item in flat(value)
     )
     return not depends and torch.Tag.nondeterministic_seeded not in target.tags
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, list | tuple):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield value
 
 
 def _array(stored: Stored) -> npt.NDArray[Any]:
