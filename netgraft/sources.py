@@ -135,7 +135,7 @@ def graphs(source: Source, *, input_shape: Shape | None = None) -> Iterator[tupl
 def is_exported(text: str) -> bool:
     """Whether it is a folder of one network, as ``netgraft export`` writes it."""
     found = {name for name in os.listdir(text) if name.endswith(SUFFIXES)} if os.path.isdir(text) else set()
-    return bool(found) and found <= set(EXPORTED)
+    return not found.isdisjoint(EXPORTED) and found <= {*EXPORTED, "model.int8.onnx"}  # which 'quantize' may add
 
 
 def _exported(folder: str) -> Path:
