@@ -477,6 +477,15 @@ def _with_frame(x: Tensor) -> Tensor:
     return -x
 
 
+class Phases(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = nn.Parameter(torch.ones(3, dtype=torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.view_as_real(x * self.turn)
+
+
 REFUSED = {
     "values decide": (Function(_with_frame), torch.ones(2, 3), r"cannot be traced.*values of tensors.*test_from_torch"),
     "returns nothing": (Function(lambda x: None), torch.ones(2, 3), "no tensor"),
@@ -485,6 +494,7 @@ REFUSED = {
         torch.ones(2, 3),
         "float8_e4m3fn, .*one of",
     ),
+    "doubly complex weights": (Phases(), torch.ones(2, 3), "'turn' is complex128, which safetensors lacks"),
     "wrong channels": (nn.Conv2d(3, 4, 1), torch.ones(2, 1, 4, 4), r"does not run .*\(2, 1, 4, 4\).*3 channels"),
     "no batch": (nn.Identity(), torch.tensor(1.0), "batch dimension"),
     "no tensor": (nn.Identity(), "x", "must be a tensor"),

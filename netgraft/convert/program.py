@@ -496,6 +496,8 @@ def _is_constant(target: OpOverload, arguments: Mapping[str, Any]) -> bool:
 def _array(stored: Stored) -> npt.NDArray[Any]:
     if stored.tensor.dtype is torch.bfloat16:
         raise SourceError(f"weight {stored.key!r} is bfloat16, which numpy lacks; call .float() on the network")
+    if stored.tensor.dtype is torch.complex128:
+        raise SourceError(f"weight {stored.key!r} is complex128, which safetensors lacks; keep it in complex64")
     array: npt.NDArray[Any] = np.asarray(stored.tensor.cpu().numpy(), order="C")
     return array
 
