@@ -8,7 +8,7 @@ own (:mod:`netgraft.mutations.wiring`) instead of one drawn at random; fan-out i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from operator import eq
@@ -38,8 +38,8 @@ _FRESH = 0.1
 higher it is, the more segments are seen, the lower, the fewer are fitted.
 """
 
-_KEPT = 128
-"""Replacements kept for each signature, as other regions of it will ask for them soon."""
+_KEPT = 4096
+"""Replacements kept, of all signatures together, as other regions of these will ask for them soon."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Graft:
         bank = self._bank_for(graph)
         encoded = self.bank.vocabulary.encode(graph)
         order = int(rng.integers(2**32))
+        kept = lru_cache(maxsize=_KEPT)(_Supply.make)
         supplies: dict[Signature, _Supply] = {}
         sites: dict[Region, _Site] = {}
         seen = {int(graph.digest, 16)}
@@ -118,7 +119,7 @@ class Graft:
                 if site is None:
                     signature = regions[i].signature(graph)
                     if signature not in supplies:
-                        supplies[signature] = _Supply(bank, signature, self.multiple, order)
+                        supplies[signature] = _Supply(bank, signature, self.multiple, order, kept)
                     site = sites[regions[i]] = _Site(regions[i], supplies[signature])
                 misses += 1
                 found = site.draw(self.exact, rng)
@@ -163,21 +164,23 @@ class _Option(NamedTuple):
     wiring: Wiring
 
 
+_Make = Callable[["_Supply", _Option], "tuple[Segment, Graph] | None"]
+
+
 class _Supply:
     """What may replace the regions of one signature: every segment in every wiring, in a random order, fitted when its
     turn comes. What fits is found once and then offered to all regions of the signature. Supplies of one ``order`` take
     segments in the same order as far as they can, so that each is read once for all.
     """
 
-    def __init__(self, bank: Bank, signature: Signature, multiple: int, order: int) -> None:
+    def __init__(self, bank: Bank, signature: Signature, multiple: int, order: int, kept: _Make) -> None:
         self.found: list[tuple[_Option, Region]] = []
         """What fits, and the region that it was found for."""
         self._signature, self._multiple = signature, multiple
         self._segments = {True: bank.exact(signature), False: bank.alike(signature)}
         self._waiting = {exact: self._options(exact, np.random.default_rng(order)) for exact in (True, False)}
         self._digests: set[str] = set()
-        self.made = lru_cache(maxsize=_KEPT)(self._make)
-        """The segment, and the graph that it becomes in place of a region; None where it cannot be fitted."""
+        self._kept = kept
 
     def find(self, region: Region, share: float, rng: np.random.Generator) -> tuple[Segment, Graph] | None:
         """A replacement that was not found yet, exact in a ``share`` of cases; None where a few tries brought none."""
@@ -193,7 +196,12 @@ class _Supply:
                 return result
         return None
 
-    def _make(self, option: _Option) -> tuple[Segment, Graph] | None:
+    def made(self, option: _Option) -> tuple[Segment, Graph] | None:
+        """What :meth:`make` makes, or has made."""
+        return self._kept(self, option)
+
+    def make(self, option: _Option) -> tuple[Segment, Graph] | None:
+        """The segment, and the graph that it becomes in place of a region; None where it cannot be fitted."""
         segment = self._segments[option.exact][option.number]
         wanted = option.wiring.inside(self._signature)
         as_it_is = option.exact and self._multiple == 1
