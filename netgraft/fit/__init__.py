@@ -40,7 +40,7 @@ def fit(segment: Graph, signature: Signature, *, multiple: int = 1) -> Graph | N
     return _fitted(segment, signature, multiple)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1024)
 def _fitted(segment: Graph, signature: Signature, multiple: int) -> Graph | NoFit:
     own = segment.signature
     if (len(own.inputs), len(own.outputs)) != (len(signature.inputs), len(signature.outputs)):

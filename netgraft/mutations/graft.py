@@ -38,7 +38,7 @@ _FRESH = 0.1
 higher it is, the more segments are seen, the lower, the fewer are fitted.
 """
 
-_KEPT = 4096
+_KEPT = 1024
 """Replacements kept, of all signatures together, as other regions of these will ask for them soon."""
 
 

@@ -20,7 +20,7 @@ from .bpe import Vocabulary
 Numbers = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.int32]
 
-_KEPT = 4096
+_KEPT = 1024
 """Segments whose graphs are kept in memory."""
 
 
