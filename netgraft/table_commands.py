@@ -62,8 +62,9 @@ def build(
     """Measure kernels, inside of networks, on this machine or with --on another, and write a table. The same command
     goes on after Ctrl-C.
 
-    The zoo takes about an hour of one core. The machine that measures needs a processor with AVX-512, whose kernels are
-    the ones that are known; networks go there, times come back, and only numpy and onnxruntime are needed there.
+    The zoo takes a quarter of an hour to an hour of one core. The machine that measures needs a processor with AVX-512,
+    whose kernels are the ones that are known; networks go there, times come back, and only numpy and onnxruntime are
+    needed there.
     """
     if engine != "onnxruntime":
         engine_named(engine)  # says so where it is none, or not here

@@ -86,4 +86,15 @@ class Function(nn.Module):
         return self.function(*inputs)
 
 
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.act(self.bn1(self.conv1(x))) + x + 1) * x
+
+
 IMAGE = (2, 4, 8, 8)

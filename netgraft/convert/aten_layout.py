@@ -127,9 +127,10 @@ def _channel_shuffle(call: Call) -> Operand:
 
 
 def _pad(call: Call, pads: Sequence[int], mode: str, value: float | None) -> Operand:
+    x: Operand = call["self"]
     if not any(pads):
-        return call["self"]  # type: ignore[no-any-return]  # an operand, which arguments cannot say
-    return call.emit("pad", call["self"], pads=tuple(pads), mode=mode, value=float(value or 0.0))
+        return x
+    return call.emit("pad", x, pads=tuple(pads), mode=mode, value=float(value or 0.0))
 
 
 @RULES.add("pad.default")
@@ -165,9 +166,10 @@ def _reshape(call: Call) -> Operand:
 
 @RULES.add("flatten.using_ints")
 def _flatten(call: Call) -> Operand:
-    x, rank = call["self"], call.type("self").rank
+    x: Operand = call["self"]
+    rank = call.type("self").rank
     if call.type("self") == call.outputs[0]:
-        return x  # type: ignore[no-any-return]  # an operand, which arguments cannot say
+        return x
     start, end = call.dim("start_dim"), call.dim("end_dim")
     return call.emit("flatten", x, start=start, end=-1 if end == rank - 1 else end)
 
@@ -248,9 +250,10 @@ def _cut(call: Call, x: Operand, dim: int, start: int, stop: int, step: int = 1)
 
 @RULES.add("slice.Tensor")
 def _slice(call: Call) -> Operand:
-    x, before, after = call["self"], call.type("self"), call.outputs[0]
+    x: Operand = call["self"]
+    before, after = call.type("self"), call.outputs[0]
     if before == after:
-        return x  # type: ignore[no-any-return]  # an operand, which arguments cannot say
+        return x
     dim = call.dim()
     size = before.shape[dim]
     bounds = (call["start"], call["end"], call["step"])

@@ -314,7 +314,9 @@ class Reader:
         """Which of several results something reads; new statistics of a batch norm are its own business."""
         for user in node.users:
             if user.users and user.name not in self._program.graph_signature.buffers_to_mutate:
-                yield int(user.args[1])  # type: ignore[arg-type]  # getitem's index
+                index = user.args[1]
+                assert isinstance(index, int), "it is a getitem"
+                yield index
 
     def _bind(self, target: OpOverload, node: fx.Node) -> dict[str, Any]:
         # What was called may be the form in place, whose defaults may be others.
