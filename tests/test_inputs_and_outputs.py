@@ -80,7 +80,11 @@ class Phases(nn.Module):
 
 
 REFUSED = {
-    "values decide": (Function(_with_frame), torch.ones(2, 3), r"cannot be traced.*values of tensors.*test_inputs_and_outputs"),
+    "values decide": (
+        Function(_with_frame),
+        torch.ones(2, 3),
+        r"cannot be traced.*values of tensors.*test_inputs_and_outputs",
+    ),
     "returns nothing": (Function(lambda x: None), torch.ones(2, 3), "no tensor"),
     "rare numbers": (
         Function(lambda x: x.to(torch.float8_e4m3fn).float()),
