@@ -1,30 +1,22 @@
-"""Trimming channels: by which importance, what the refit gives, and which networks it reaches, beside Torch-Pruning.
+"""Trimming channels: by which importance, and what the refit gives.
 
-    OMP_NUM_THREADS=1 python benchmarks/trim.py accuracy ../shared/data/cifar10 --out runs/trim
-    OMP_NUM_THREADS=1 python benchmarks/trim.py reach [NAME ...]
+    OMP_NUM_THREADS=1 python benchmarks/trim.py ../shared/data/cifar10 --out runs/trim
 
-``accuracy`` trains a ResNet-20 on CIFAR-10 (kept in ``--out`` for another time), drops the same share of every group
-of its channels by each importance, and prints the accuracy on the validation images right afterwards, without any
-training: with batch-norm statistics re-estimated, and with every layer that reads fewer channels refitted before.
-
-``reach`` halves the channels of the zoo's networks (random weights), by netgraft and by Torch-Pruning with its
-GroupMagnitudeImportance, and counts who gets a network that runs. Torch-Pruning is told which layers give the outputs,
-and how many heads a layer has, as its manual asks for; netgraft finds out. Needs ``pip install netgraft[bench]``.
+Trains a ResNet-20 on CIFAR-10 (kept in ``--out`` for another time), drops the same share of every group of its channels
+by each importance, and prints the accuracy on the validation images right afterwards, without any training: with
+batch-norm statistics re-estimated, and with every layer that reads fewer channels refitted before.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
-from torch import nn
 
 from netgraft import tasks, zoo
 from netgraft.channels import channels, drop, droppable
@@ -37,33 +29,17 @@ from netgraft.recipes.refit import gradients, magnitudes, refit
 
 
 def main() -> None:
-    """Runs one of the two parts."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = parser.add_subparsers(required=True)
-    accuracy = parts.add_parser("accuracy")
-    accuracy.add_argument("data", help="folder with train.parquet and test.parquet of CIFAR-10")
-    accuracy.add_argument("--out", type=Path, required=True, help="folder for the trained network")
-    accuracy.add_argument("--subset", type=int, default=12_000, help="training examples used (a fifth validates)")
-    accuracy.add_argument("--epochs", type=float, default=8.0)
-    accuracy.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5], help="of channels to drop")
-    accuracy.add_argument("--seeds", type=int, default=3, help="for what depends on chance")
-    accuracy.add_argument("--images", type=int, default=1000, help="training images for the refit")
-    accuracy.set_defaults(run=run_accuracy)
-    reach = parts.add_parser("reach")
-    reach.add_argument("names", nargs="*", help="networks of the zoo (default: all)")
-    reach.add_argument("--width", type=float, default=1.0, help="of the networks, as a share of their own")
-    reach.add_argument("--pixels", type=int, default=10**9, help="images of at most so many pixels in height and width")
-    reach.set_defaults(run=run_reach)
+    parser.add_argument("data", help="folder with train.parquet and test.parquet of CIFAR-10")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the trained network")
+    parser.add_argument("--subset", type=int, default=12_000, help="training examples used (a fifth validates)")
+    parser.add_argument("--epochs", type=float, default=8.0)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.25, 0.5], help="of channels to drop")
+    parser.add_argument("--seeds", type=int, default=3, help="for what depends on chance")
+    parser.add_argument("--images", type=int, default=1000, help="training images for the refit")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    options.run(options)
-
-
-# Accuracy
-
-
-def run_accuracy(options: argparse.Namespace) -> None:
-    """Prints the first table."""
     task = tasks.load(options.data, input_shape=(3, 32, 32), classes=10, subset=options.subset)
     model = trained(task, options)
     score = tasks.evaluate(to_module(model), task, "validation")
@@ -138,83 +114,6 @@ def qualities(
 def spread(values: Any) -> str:
     """The range of several values."""
     return f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
-
-
-# Reach
-
-
-def run_reach(options: argparse.Namespace) -> None:
-    """Prints the second table."""
-    rows, ours, theirs = [], 0, 0
-    print("| network | netgraft: parameters | seconds | Torch-Pruning: parameters | seconds |\n|---|---|---|---|---|")
-    for name in options.names or zoo.names():
-        one, other = (
-            attempt(halve, name, options.width, options.pixels) for halve in (halved_by_us, halved_by_torch_pruning)
-        )
-        ours, theirs = ours + (not isinstance(one, str)), theirs + (not isinstance(other, str))
-        cells = [found if isinstance(found, str) else f"{found[0]:.2f}x | {found[1]:.1f}" for found in (one, other)]
-        cells = [cell if " | " in cell else f"{cell} |" for cell in cells]
-        rows.append(name)
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    print(f"\nnetgraft: {ours} of {len(rows)}; Torch-Pruning: {theirs} of {len(rows)}")
-
-
-def attempt(
-    halve: Callable[[nn.Module, torch.Tensor], nn.Module], name: str, width: float, pixels: int
-) -> tuple[float, float] | str:
-    """The share of parameters left of a network that runs, and seconds of processor time; or what failed."""
-    torch.manual_seed(0)
-    planes, *size = zoo.entry(name).input_shape
-    module, x = zoo.build(name, width=width).eval(), torch.randn(2, planes, *(min(pixels, n) for n in size))
-    before, shapes = sum(p.numel() for p in module.parameters()), shapes_of(module, x)
-    started = time.process_time()
-    try:
-        child = halve(module, x).eval()
-        seconds = time.process_time() - started
-        after = shapes_of(child, x)
-    except Exception as error:
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:80]}".replace("|", "/")
-    share = sum(p.numel() for p in child.parameters()) / before
-    if after != shapes:
-        return f"outputs became {after}"
-    return (share, seconds) if share < 0.75 else f"only {share:.2f}x"
-
-
-def shapes_of(module: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:
-    """The shapes of a network's outputs; they must be finite."""
-    with torch.no_grad():
-        out = module(x)
-    outputs = list(out) if isinstance(out, list | tuple) else [out]
-    assert all(torch.isfinite(o).all() for o in outputs), "outputs that are not finite"
-    return [tuple(o.shape) for o in outputs]
-
-
-def halved_by_us(module: nn.Module, x: torch.Tensor) -> nn.Module:
-    """Half of every group of channels dropped."""
-    model = from_module(module, x)
-    edit = trimmed(model, Filters(2), 0.5)
-    weights, _ = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
-    return to_module(Model(apply(model.graph, edit), weights))
-
-
-def halved_by_torch_pruning(module: nn.Module, x: torch.Tensor) -> nn.Module:
-    """The same, by Torch-Pruning."""
-    import torch_pruning as tp
-
-    model = from_module(module, x)
-    held = {id for id, why in channels(model.graph).held.items() if why == "the network's output"}
-    ignored = [part for name, part in module.named_modules() if name in held]
-    heads = {part.qkv: part.heads for part in module.modules() if hasattr(part, "qkv")}
-    pruner = tp.pruner.GroupNormPruner(
-        module,
-        x,
-        importance=tp.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=0.5,
-        ignored_layers=ignored,
-        num_heads=heads,
-    )
-    pruner.step()
-    return module
 
 
 if __name__ == "__main__":
