@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/recipes.py amc ../shared/data/cifar10 --out build/recipes
     OMP_NUM_THREADS=1 python benchmarks/equal_latency.py ../shared/data/cifar10 build/recipes/amc-{0,1,2}
 
-Takes folders of runs of ``amc`` on a ResNet-20 (they need not have ended), one a seed. Of each the network with the
+Takes folders of runs of ``amc`` on a network (they need not have ended), one a seed. Of each the network with the
 best quality, as it came out of the search, without any training, is measured in onnxruntime beside the original.
 Torch-Pruning (DepGraph) prunes the same original as little as makes it as fast when it is measured, in two ways: its
 GroupMagnitudeImportance with the same ratio everywhere, and its GroupTaylorImportance with one threshold for the whole
@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("data", help="folder with train.parquet and test.parquet of CIFAR-10")
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs on the same network, one a seed")
     parser.add_argument("--network", default="resnet20", help="of the zoo: what the runs began with")
+    parser.add_argument("--width", type=float, default=1.0, help="of the network, as a share of its own")
     parser.add_argument("--subset", type=int, default=12_000, help="training examples used (a fifth validates)")
     parser.add_argument("--tune-epochs", type=float, default=1.0)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement that is reported")
@@ -58,10 +59,10 @@ def main() -> None:
     studies = [ng.Study.read(run) for run in options.runs]
     model = studies[0].load_model(studies[0].trials[0].model or "")
     original = tasks.evaluate(to_module(model), task, "test")
-    print(f"{options.network}: {original.quality:.1f} ± {original.error:.1f} % of the test images\n")
+    print(f"{model.name}: {original.quality:.1f} ± {original.error:.1f} % of the test images\n")
     print("| trimmed by | seed | measured latency [99 %] | FLOPs | before (%) | fine-tuned (%) |")
     print("|---|---|---|---|---|---|", flush=True)
-    rival = TorchPruning(options.network, model, task)
+    rival = TorchPruning(partial(zoo.build, options.network, width=options.width), model, task)
     by_magnitude, by_taylor = cache(rival.by_magnitude), cache(rival.by_taylor)  # seeds ask for the same ratios
     after: dict[str, list[float]] = {}
     for seed, study in enumerate(studies):
@@ -114,9 +115,9 @@ def as_fast(prune: Callable[[int], tuple[Model, float]], bound: float) -> Model:
 
 @dataclass(frozen=True, eq=False)
 class TorchPruning:
-    """Prunes the ``network`` of the zoo with the weights of ``model``."""
+    """Prunes what ``build`` gives, with the weights of ``model``."""
 
-    network: str
+    build: Callable[[], nn.Module]
     model: Model
     task: tasks.Task
 
@@ -138,7 +139,7 @@ class TorchPruning:
         return self._pruned(module, ratio, tp.importance.GroupTaylorImportance(), everywhere=True)
 
     def _module(self) -> nn.Module:
-        module = zoo.build(self.network)
+        module = self.build()
         missing, unexpected = module.load_state_dict(to_module(self.model).state_dict(), strict=False)
         assert not unexpected and all("num_batches" in key for key in missing), "the parameters keep their names"
         return module.eval()
@@ -164,7 +165,7 @@ class TorchPruning:
         )
         pruner.step()
         module.zero_grad()
-        network = from_module(module, x, name=self.network)
+        network = from_module(module, x, name=self.model.name)
         return network, measured(network, self.model)
 
 

@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/recipes.py amc ../shared/data/cifar10 --out build/recipes
     OMP_NUM_THREADS=1 python benchmarks/recipes.py compactnet ../shared/data/hardware --out build/recipes
 
-``amc`` trims a ResNet-20 to half of its FLOPs by AMC, by a uniform ratio, and by the best of as many random episodes as
-AMC plays, all with the same importance and the same refit, and no fine-tuning. AMC and chance choose on validation
-images, AMC in the end among five on the whole split; the table is of the test images.
+``amc`` trims a network (a ResNet-20, where nothing else is said) to half of its FLOPs by AMC, by a uniform ratio, and
+by the best of as many random episodes as AMC plays, all with the same importance and the same refit, and no
+fine-tuning. AMC and chance choose on validation images, AMC in the end among five on the whole split; the table is of
+the test images.
 
 ``compactnet`` trims a MobileNetV2 that was trained on handwritten digits by the latency tables of a phone's CPU and of
 an NPU that CompactNet published, and looks at what each of the two runs gives on the other's platform, at the same
@@ -57,6 +58,8 @@ def main() -> None:
     parts = parser.add_subparsers(required=True)
     one, other = parts.add_parser("amc"), parts.add_parser("compactnet")
     one.add_argument("data", help="folder with train.parquet and test.parquet of CIFAR-10")
+    one.add_argument("--network", default="resnet20", help="of the zoo, for images of 32x32")
+    one.add_argument("--width", type=float, default=1.0, help="of the network, as a share of its own")
     one.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     one.add_argument("--chance", type=int, nargs="*", default=[], help="seeds with which chance is tried, too")
     one.add_argument("--episodes", type=int, default=100)
@@ -115,8 +118,9 @@ def run_amc(options: argparse.Namespace) -> None:
     few = tasks.Split(*(part[: options.validation] for part in (task.validation.inputs, task.validation.targets)))
     whole_task, task = task, replace(task, validation=few)
     torch.manual_seed(0)
-    model = from_module(zoo.build("resnet20"), torch.zeros(2, 3, 32, 32), name="resnet20")
-    model = trained(model, task, f"resnet20-{options.subset}", options)
+    name = options.network if options.width == 1 else f"{options.network}-{options.width:g}"
+    model = from_module(zoo.build(options.network, width=options.width), torch.zeros(2, 3, 32, 32), name=name)
+    model = trained(model, task, f"{name}-{options.subset}", options)
     whole, bound = flops(model.graph), options.limit * flops(model.graph)
     started = time.process_time()
 
@@ -126,7 +130,7 @@ def run_amc(options: argparse.Namespace) -> None:
 
     print("| network | seed | test accuracy (%) | FLOPs | validation accuracy (%) | networks tried |")
     print("|---|---|---|---|---|---|")
-    print(f"| ResNet-20 | | {tested(model)} | | |", flush=True)
+    print(f"| {name} | | {tested(model)} | | |", flush=True)
     groups = channels(model.graph).groups
     scores = [reads(model.graph, group, model.weights) for group in groups]
     for seed in options.seeds:
