@@ -42,10 +42,9 @@ from netgraft.events import Event, FinalsBegun
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, apply
 from netgraft.mutations.importance import reads
-from netgraft.mutations.trim import trim_several
+from netgraft.mutations.trim import trim_several, trimmable
 from netgraft.recipes import amc, compactnet
 from netgraft.recipes.amc import Walk
-from netgraft.recipes.greedy import trimmable
 from netgraft.recipes.refit import Moments
 
 CHOSEN = 5

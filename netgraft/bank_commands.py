@@ -88,7 +88,7 @@ def mine(
         )
     save(bank, out)
     console.print(
-        f"{plain(str(out))}: {counted(len(bank), 'segment')}, {out.stat().st_size / 1e6:.2f} MB", soft_wrap=True
+        f"{plain(str(out))}: {counted(len(bank), 'segment')}, {out.stat().st_size / 1e3:,.0f} kB", soft_wrap=True
     )
     missing = quarry.names - {name for names in bank.columns.provenances for name in names}
     if missing:
@@ -202,6 +202,6 @@ def merge(
     save(merged, out)
     console.print(
         f"{plain(str(out))}: {counted(len(merged), 'segment')} of {sum(map(len, banks)):,}, "
-        f"{out.stat().st_size / 1e6:.2f} MB",
+        f"{out.stat().st_size / 1e3:,.0f} kB",
         soft_wrap=True,
     )

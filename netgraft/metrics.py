@@ -111,12 +111,12 @@ def parse_limit(text: str, original: Mapping[str, float]) -> Limit:
         raise OptionError(f"the limit {text!r} limits nothing: {digits} is too large; write it like 'latency<=5ms'")
     if sign == "<=" and bound <= 0 and name != "quality":
         raise OptionError(f"the limit {text!r} is impossible: no network has a {name} of {bound:g} or less")
-    counts = {"threads": 1, "batch": 1}
+    counts: dict[str, int] = {}
     for part in filter(None, (how or "").split("&")):
         key, _, count = part.partition("=")
-        if key not in counts or not count.isdecimal() or int(count) < 1:
+        if key not in ("threads", "batch") or key in counts or not count.isdecimal() or int(count) < 1:
             raise OptionError(
-                f"cannot read {part!r} in the limit {text!r}; an engine takes threads and batch, as in "
+                f"cannot read {part!r} in the limit {text!r}; an engine takes threads and batch, each once, as in "
                 "'latency<=5ms@onnxruntime?threads=4&batch=8'"
             )
         counts[key] = int(count)

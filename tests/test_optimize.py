@@ -16,15 +16,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from contracts import zoo_model
 from safetensors.torch import load_file
 from studies import begun
 
 import netgraft as ng
 from netgraft import predictor
-from netgraft.candidate import TrialState
+from netgraft.candidate import Candidate, TrialState
+from netgraft.convert.from_torch import from_module
 from netgraft.costs.measured import Latency
-from netgraft.errors import DataError, EmptyFrontError, OptionError, SourceError, StudyError
+from netgraft.errors import ConversionError, DataError, EmptyFrontError, OptionError, SourceError, StudyError
 from netgraft.events import Event, FinalBegun, LimitScaled, MeasuringBegun, PretrainingBegun, RunFinished, TrialRecorded
+from netgraft.metrics import parse_limit
 from netgraft.mutations import Mix
 from netgraft.mutations.graft import Graft
 from netgraft.mutations.swap import Swap
@@ -32,10 +35,12 @@ from netgraft.mutations.trim import Trim
 from netgraft.recipes import clock
 from netgraft.recipes import run as frame
 from netgraft.recipes.clock import Conditions
+from netgraft.recipes.evaluation import counted
 from netgraft.recipes.finals import affordable
 from netgraft.recipes.optimize import parse_budget
 from netgraft.report.page import render
 from netgraft.segments import Bank, Vocabulary
+from netgraft.spaces import Space
 from netgraft.study import Study
 from netgraft.tasks import Quality
 
@@ -376,3 +381,38 @@ def test_budgets_as_time(text: str, seconds: float) -> None:
 
 def test_budgets_as_trials() -> None:
     assert parse_budget("40 trials")[0].trials == parse_budget("40t")[0].trials == 40
+
+
+@pytest.mark.parametrize("limit", ["flops<=0.5x", "flops<=0.15x", "latency<=0.5x"])
+def test_limits_that_are_far_are_reached(limit: str) -> None:
+    model = zoo_model("mobilenet_v2")
+    bound = parse_limit(limit, counted(model.graph))
+    space = Space(model, recipe.default_mutations(), counted, [bound])
+    rng = np.random.default_rng(0)
+    children = [space.child(Candidate(0, model), n + 1, rng) for n in range(6)]
+    found = [child for child in children if child is not None]
+    assert len(found) >= 5
+    assert all(bound.violation(counted(child.model.graph)) == 0 for child in found)
+
+
+def test_a_network_that_onnx_cannot_say_is_measured_in_torch(tmp_path: Path) -> None:
+    """And refused before anything is done where it cannot be measured."""
+
+    class Spectral(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.Linear(8, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.first(x))
+            return self.last((0.1 * torch.fft.fft2(x).real + x).mean((2, 3)))
+
+    task = ng.tasks.load("digits", input_shape=(1, 8, 8), classes=10)
+    torch.manual_seed(0)
+    model = from_module(Spectral(), torch.zeros(2, 1, 8, 8))
+    with pytest.raises(ConversionError, match=r"complex numbers.*'latency<=1x@torch' it is measured in torch"):
+        ng.optimize(model, task, budget="2 trials", out=tmp_path / "refused", plan=PLAN)
+    assert not (tmp_path / "refused").exists()
+    plan = replace(PLAN, pretrain_epochs=1)
+    front = ng.optimize(model, task, limits=["latency<=5x@torch"], budget="2 trials", out=tmp_path / "run", plan=plan)
+    assert all(finalist.time > 0 for finalist in front.study.finalists.values())

@@ -29,13 +29,13 @@ from netgraft.ir import Graph, Model, apply
 from netgraft.metrics import Goal
 from netgraft.mutations import Mix
 from netgraft.mutations.importance import Filters, importance_named, last_slice, reads
-from netgraft.mutations.trim import trim_several
+from netgraft.mutations.trim import trim_several, trimmable
 from netgraft.recipes import amc, compactnet, netadapt
 from netgraft.recipes.amc import Walk
 from netgraft.recipes.compactnet import candidates, floor, highest, reducing
 from netgraft.recipes.compactnet import steps as compactnet_steps
 from netgraft.recipes.ddpg import Agent, Step
-from netgraft.recipes.greedy import Greedy, trimmable
+from netgraft.recipes.greedy import Greedy
 from netgraft.recipes.netadapt import least_loss
 from netgraft.recipes.netadapt import steps as netadapt_steps
 from netgraft.spaces import Space

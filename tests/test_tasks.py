@@ -370,6 +370,17 @@ def test_recalibration_finds_the_statistics_of_the_data() -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.named_parameters())
 
 
+def test_recalibration_sees_what_training_sees() -> None:
+    """Augmented examples: statistics of others are not those that the weights were trained with."""
+
+    def brighter(inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return inputs + 5, targets
+
+    task, module = blobs(), nn.Sequential(nn.BatchNorm2d(3))
+    recalibrate(module, replace(task, augment=brighter), batches=3, batch_size=32, seed=0)
+    torch.testing.assert_close(module[0].running_mean, task.train.inputs.mean((0, 2, 3)) + 5)
+
+
 def test_recalibration_leaves_modules_without_batch_norm_alone() -> None:
     used: list[Tensor] = []
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), nn.BatchNorm1d(3, track_running_stats=False))

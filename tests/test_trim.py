@@ -8,7 +8,7 @@ from contracts import check_mutation, child_of, golden, random_inputs, sane_mode
 from masking import CLOSE, off
 
 from netgraft.channels import ChannelGroup, channels
-from netgraft.costs.analytic import latency_estimate
+from netgraft.costs.analytic import flops, latency_estimate
 from netgraft.errors import GraphError
 from netgraft.ir import Batch, Builder, Graph, Model, TensorType, Value, Weights, apply
 from netgraft.mutations.importance import Activations, Filters, Importance, Random, Taylor, reads, scales
@@ -159,3 +159,14 @@ def test_any_function_ranks() -> None:
     graph = golden("residual")
     edit = next(Trim((0.5,), importance=last_first).edits(graph, {}, np.random.default_rng(0)))
     assert "indices=(8, 9, 10, 11, 12, 13, 14, 15)" in str(edit.carry) or "indices=(16," in str(edit.carry)
+
+
+def test_all_groups_are_trimmed_alike_now_and_then() -> None:
+    model = zoo_model("mobilenet_v2")
+    edits = [e for e in Trim().edits(model.graph, model.weights, np.random.default_rng(0)) if e.origin == "trim.all"]
+    left = [apply(model.graph, edit) for edit in edits]
+    shares = sorted(flops(child) / flops(model.graph) for child in left)
+    assert len(shares) == 4 and shares[0] < 0.4 and 0.7 < shares[-1] < 0.9
+    narrowest = left[int(np.argmin([flops(child) for child in left]))]
+    fewer = [n.id for n in model.graph if n.op == "conv2d" and narrowest[n.id].attrs != n.attrs]
+    assert len(fewer) == sum(node.op == "conv2d" for node in model.graph), "every one, down to the depthwise"

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from netgraft.errors import OptionError
-from netgraft.ir import Graph, Region
+from netgraft.ir import Edit, Graph, Keep, Region
 from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 from netgraft.segments import head
 
@@ -89,6 +89,20 @@ def tears(region: Region, whole: Sequence[frozenset[str]]) -> bool:
     """Whether a region has some, but not all, of the nodes of a chain that must stay whole (:func:`delicate`)."""
     nodes = region.nodes
     return any(not chain <= nodes and not chain.isdisjoint(nodes) for chain in whole)
+
+
+def changed(graph: Graph, edit: Edit) -> frozenset[str]:
+    """The nodes that an edit takes out or alters; those of its region that the replacement has as they were are not."""
+
+    def kept(id: str) -> bool:
+        if id not in edit.replacement:
+            return False
+        old, new = graph[id], edit.replacement[id]
+        same = (old.op, old.attrs, old.weights) == (new.op, new.attrs, new.weights)
+        whole = all(edit.carry.get(key) == Keep(key) for key in new.weights.values())
+        return same and whole and len(old.inputs) == len(new.inputs)
+
+    return frozenset(id for id in edit.region.nodes if not kept(id))
 
 
 def fixed_by(graph: Graph, freeze: Sequence[str] = (), only: Sequence[str] = ()) -> frozenset[str]:

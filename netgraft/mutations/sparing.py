@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from netgraft.ir import Edit, Graph, Keep, Weights
+from netgraft.ir import Edit, Graph, Weights
 
-from .fixed import untouchable
+from .fixed import changed, untouchable
 from .graft import Graft
 from .mutation import Mix, Mutation
+from .trim import Trim
+from .within import Within
 
 
 def sparing(mutation: Mutation, fixed: frozenset[str] = frozenset()) -> Mutation:
@@ -23,7 +25,9 @@ def sparing(mutation: Mutation, fixed: frozenset[str] = frozenset()) -> Mutation
     """
     if isinstance(mutation, Mix):
         return replace(mutation, mutations=tuple(sparing(part, fixed) for part in mutation.mutations))
-    return replace(mutation, fixed=fixed) if isinstance(mutation, Graft) else Sparing(mutation, fixed)
+    if isinstance(mutation, Within):
+        return replace(mutation, mutation=sparing(mutation.mutation, fixed))
+    return replace(mutation, fixed=fixed) if isinstance(mutation, Graft | Trim) else Sparing(mutation, fixed)
 
 
 @dataclass(frozen=True)
@@ -44,17 +48,3 @@ class Sparing:
         for edit in self.mutation.edits(graph, weights, rng):
             if fixed.isdisjoint(changed(graph, edit)):
                 yield edit
-
-
-def changed(graph: Graph, edit: Edit) -> frozenset[str]:
-    """The nodes that an edit takes out or alters; those of its region that the replacement has as they were are not."""
-
-    def kept(id: str) -> bool:
-        if id not in edit.replacement:
-            return False
-        old, new = graph[id], edit.replacement[id]
-        same = (old.op, old.attrs, old.weights) == (new.op, new.attrs, new.weights)
-        whole = all(edit.carry.get(key) == Keep(key) for key in new.weights.values())
-        return same and whole and len(old.inputs) == len(new.inputs)
-
-    return frozenset(id for id in edit.region.nodes if not kept(id))

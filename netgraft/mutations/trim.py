@@ -19,49 +19,105 @@ from netgraft.channels import ChannelGroup, channels, drop, droppable, repeat
 from netgraft.errors import ShapeError
 from netgraft.ir import Edit, Graph, Region, Weights, apply
 
+from .fixed import changed, untouchable
 from .importance import Importance, Scores, reads
+
+ALIKE = 0.25
+"""How often :class:`Trim` proposes to trim all groups alike instead of one."""
 
 
 @dataclass(frozen=True)
 class Trim:
     """Trims one group of coupled channels (:mod:`netgraft.channels`): the inside of a block (``trim.inner``), or a
-    width that several layers share, such as a residual stage's or the heads of an attention (``trim.stage``).
+    width that several layers share, such as a residual stage's or the heads of an attention (``trim.stage``); and
+    sometimes all groups by the same ratio (``trim.all``), which is uniform width scaling (Howard et al., 2017,
+    arXiv:1704.04861, section 3.3) with the weights that matter most: the way to limits that are far.
 
     One edit a group and ratio, as the steps of NetAdapt (Yang et al., ECCV 2018, section 3). The channels stay that
     matter most by ``importance``; the default is what the layers that read them take (``docs/results.md`` compares).
     ``ratios`` are the shares of channels to keep; one above 1 widens instead, without a change of what the network
-    computes (``trim.wider``). Widths of at least ``2 * multiple`` become multiples of ``multiple``.
+    computes (``trim.wider``). Widths of at least ``2 * multiple`` become multiples of ``multiple``. Groups with a node
+    of ``fixed`` are left alone, beside those that always are (:func:`~netgraft.mutations.fixed.untouchable`).
     """
 
     ratios: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875)
     multiple: int = 8
     importance: Importance = reads
+    fixed: frozenset[str] = frozenset()
     name: str = "trim"
 
     def edits(self, graph: Graph, weights: Weights, rng: np.random.Generator) -> Iterator[Edit]:
-        """One edit for every group and every width that a ratio gives it."""
-        sites = [(group, width) for group in channels(graph).groups for width in self._widths(group)]
-        found: set[tuple[Region, str]] = set()
+        """One edit for every group and every width that a ratio gives it, and one a ratio for all groups."""
+
         known: dict[int, Scores] = {}
-        for i in rng.permutation(len(sites)):
-            group, width = sites[i]
-            if width > group.channels:
-                yield widen(graph, group, width, rng, f"{self.name}.wider")
-                continue
-            extent = "inner" if len(group.makers) == 1 else "stage"
+
+        def scores(group: ChannelGroup) -> Scores:
             if group.units[0] not in known:
                 known[group.units[0]] = self.importance(graph, group, weights)
-            edit = trim(graph, group, known[group.units[0]], width, f"{self.name}.{extent}")
+            return known[group.units[0]]
+
+        left = [self._of_one(graph, scores, rng), self._of_all(graph, scores, rng)]
+        found: set[tuple[Region, str]] = set()
+        while left:
+            way = len(left) > 1 and rng.random() < ALIKE
+            edit = next(left[way], None)
+            if edit is None:
+                del left[way]
             # Where more must stay than a width asks for, another width may say the same.
-            if edit is not None and (mark := (edit.region, edit.replacement.digest)) not in found:
+            elif (mark := (edit.region, edit.replacement.digest)) not in found:
                 found.add(mark)
+                yield edit
+
+    def _of_one(
+        self, graph: Graph, scores: Callable[[ChannelGroup], Scores], rng: np.random.Generator
+    ) -> Iterator[Edit]:
+        stay = self.fixed | untouchable(graph).keys()
+        sites = [(group, width) for group in channels(graph).groups for width in self._widths(group)]
+        for i in rng.permutation(len(sites)):
+            group, width = sites[i]
+            edit: Edit | None
+            if width > group.channels:
+                edit = widen(graph, group, width, rng, f"{self.name}.wider")
+            else:
+                extent = "inner" if len(group.makers) == 1 else "stage"
+                edit = trim(graph, group, scores(group), width, f"{self.name}.{extent}")
+            if edit is not None and stay.isdisjoint(changed(graph, edit)):
+                yield edit
+
+    def _of_all(
+        self, graph: Graph, scores: Callable[[ChannelGroup], Scores], rng: np.random.Generator
+    ) -> Iterator[Edit]:
+        groups = trimmable(graph, self.fixed)
+        if len(groups) < 2:
+            return
+        ratios = [ratio for ratio in self.ratios if ratio < 1]
+        for i in rng.permutation(len(ratios)):
+            widths = [(group, scores(group), self._width(group, ratios[i])) for group in groups]
+            edit = trim_several(graph, widths, f"{self.name}.all")
+            if edit is not None:
                 yield edit
 
     def _widths(self, group: ChannelGroup) -> list[int]:
         count = group.channels
-        step = self.multiple if count >= 2 * self.multiple else 1
-        widths = {max(step, round(count * ratio / step) * step) for ratio in self.ratios}
+        widths = {self._width(group, ratio) for ratio in self.ratios}
         return sorted(width for width in widths if width < count or (width > count and group.repeats))
+
+    def _width(self, group: ChannelGroup, ratio: float) -> int:
+        step = self.multiple if group.channels >= 2 * self.multiple else 1
+        return max(step, round(group.channels * ratio / step) * step)
+
+
+def trimmable(graph: Graph, fixed: frozenset[str] = frozenset()) -> tuple[ChannelGroup, ...]:
+    """The groups of which channels can be dropped without a change to the nodes ``fixed`` and to what is
+    :func:`~netgraft.mutations.fixed.untouchable`; found once for each graph.
+    """
+    key = trimmable, fixed
+    if key not in graph.notes:
+        stay = fixed | untouchable(graph).keys()
+        edits = ((g, trim(graph, g, np.arange(float(g.channels)), g.channels - 1)) for g in channels(graph).groups)
+        graph.notes[key] = tuple(g for g, edit in edits if edit and stay.isdisjoint(changed(graph, edit)))
+    found: tuple[ChannelGroup, ...] = graph.notes[key]
+    return found
 
 
 def trim(graph: Graph, group: ChannelGroup, scores: Scores, width: int, origin: str = "trim") -> Edit | None:

@@ -22,7 +22,7 @@ from netgraft.ir import Edit, Graph, Inheritance, Model, apply
 from netgraft.metrics import Goal
 from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.importance import Scores, importance_named
-from netgraft.mutations.trim import trim_several
+from netgraft.mutations.trim import trim_several, trimmable
 from netgraft.search import Budget, Result, Rung, search
 from netgraft.spaces import Space
 from netgraft.tasks import Task, evaluate
@@ -31,7 +31,7 @@ from .clock import Clock
 from .ddpg import Agent, State, Step
 from .evaluation import Count, counted, counter, timed
 from .finals import finalists_of
-from .greedy import NOTHING, Resource, check_limit, in_time, trimmable
+from .greedy import NOTHING, Resource, check_limit, in_time
 from .refit import Moments
 from .run import Begun, Plan, Run, RunOptions, conduct
 

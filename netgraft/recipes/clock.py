@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from netgraft.candidate import Candidate, Trial
+from netgraft.convert.onnx import to_onnx
 from netgraft.costs.measured import Ratio, compare, measure
 from netgraft.costs.measured.engines import check_known
 from netgraft.costs.measured.engines import engine as engine_named
-from netgraft.costs.measured.sampling import check_processors
-from netgraft.errors import OptionError
+from netgraft.costs.measured.sampling import check_processors, check_runs
+from netgraft.errors import ConversionError, OptionError
 from netgraft.ir import Batch, Builder, Graph, Model, TensorType
 from netgraft.metrics import UNITS, Limit, parse_limit
 from netgraft.search import Strategy
@@ -63,6 +64,20 @@ class Conditions:
             check_processors(self.threads)
         else:
             self.milliseconds(_least(), 0.0)
+
+    def check_network(self, model: Model) -> None:
+        """What can be heard before any work of a network that cannot be measured so at its end: a NetgraftError.
+        Another machine is sent what is written for it, and not asked.
+        """
+        if self.on is not None:
+            to_onnx(model)
+            return
+        try:
+            check_runs(model, engine=self.engine, threads=self.threads, batch=self.batch)
+        except ConversionError as error:
+            raise ConversionError(
+                f"{error}; with a limit such as 'latency<=1x@torch' it is measured in torch"
+            ) from None
 
     def compare(self, models: Sequence[Model], baseline: Model, seconds: float) -> list[Ratio]:
         """See :func:`netgraft.costs.measured.compare`."""

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from netgraft.candidate import Candidate, Trial, TrialState
-from netgraft.channels import ChannelGroup, channels
+from netgraft.channels import ChannelGroup
 from netgraft.errors import EmptyFrontError, OptionError, SourceError
 from netgraft.front import Front
 from netgraft.ir import Edit, Graph, Model, apply, inherit
 from netgraft.metrics import Goal, Limit, parse_limit
 from netgraft.mutations import Mix
-from netgraft.mutations.fixed import fixed_by, untouchable
-from netgraft.mutations.sparing import changed
-from netgraft.mutations.trim import trim
+from netgraft.mutations.fixed import fixed_by
+from netgraft.mutations.trim import trimmable
 from netgraft.search import Budget, Rung, search
 from netgraft.spaces import Space
 from netgraft.tasks import Task
@@ -117,19 +116,6 @@ def narrowed(graph: Graph, child: Graph) -> str:
             if name in node.attrs and node.id in child and child[node.id].attrs[name] < node.attrs[name]:
                 return f"{node.id} {node.attrs[name]} to {child[node.id].attrs[name]}"
     return next((node.id for node in graph if node.id not in child or child[node.id] != node), "")
-
-
-def trimmable(graph: Graph, fixed: frozenset[str] = frozenset()) -> list[ChannelGroup]:
-    """The groups of which channels can be dropped without a change to the nodes ``fixed`` and to what is
-    :func:`~netgraft.mutations.fixed.untouchable`.
-    """
-    stay = fixed | untouchable(graph).keys()
-    found = []
-    for group in channels(graph).groups:
-        edit = trim(graph, group, np.arange(float(group.channels)), group.channels - 1)
-        if edit is not None and stay.isdisjoint(changed(graph, edit)):
-            found.append(group)
-    return found
 
 
 def greedily(

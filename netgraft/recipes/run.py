@@ -19,7 +19,6 @@ import numpy.typing as npt
 import torch
 
 from netgraft.candidate import Trial, TrialState
-from netgraft.convert.onnx import to_onnx
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured.flags import machine
@@ -195,6 +194,7 @@ def conduct(
     # Before any work is done.
     conditions = Conditions.of([parse_limit(text, score(model.graph) | {"quality": 1.0}) for text in limits], run.on)
     conditions.check()
+    conditions.check_network(model)
     if run.table is not None:
         _check_table(run.table, conditions)
     elif plan.measure == "end" and replace(conditions, on=None) != HERE:
@@ -359,7 +359,6 @@ def _original(
         assert recorded is not None, "trial 0 is complete"
         return study.load_model(recorded)
     started = time.perf_counter()
-    to_onnx(model)  # what cannot be written cannot be measured at the end: better to hear it now
     judged = _judge(model, task)
     if plan.pretrain_epochs:
         on_event(PretrainingBegun(plan.pretrain_epochs))

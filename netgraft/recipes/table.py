@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -197,14 +197,14 @@ def collect(
     """
     if on is None:
         check_kernels()  # before anything is loaded
-    _check(spaces, seed)
+    networks = _distinct(spaces, seed)
     reference = to_onnx(sources.load(REFERENCE))
     bench = Bench.at(on, reference)
     asked = {"netgraft": FORMAT, "spaces": list(spaces), "seed": seed, "reference": REFERENCE, **bench.machine}
     known = _begun(journal, asked)
     with journal.open("a", encoding="utf-8") as file:
         done = {observed.digest for observed in known}
-        for group in batched(_unseen(spaces, seed, done), AT_ONCE):
+        for group in batched((one for one in networks if one.graph.digest not in done), AT_ONCE):
             for observed in observe(group, reference, bench):
                 known.append(observed)
                 file.write(json.dumps(asdict(observed)) + "\n")
@@ -213,25 +213,28 @@ def collect(
     return known, bench.machine
 
 
-def _check(spaces: Sequence[str], seed: int) -> None:
-    """OptionError for a space that does not exist, and where all of them have too few networks for a table."""
-    done: set[str] = set()
+def _distinct(spaces: Sequence[str], seed: int) -> Iterator[Drawn]:
+    """The networks of the spaces, each once. OptionError, now and not when they are drawn, for a space that does not
+    exist, and where all of them have too few networks for a table.
+    """
+    seen: set[str] = set()
+    every = [_unseen(space, seed, seen) for space in spaces]
+    first: list[Drawn] = []
     try:
-        for space in spaces:
-            for _ in islice(_unseen([space], seed, done), max(1, FEWEST - len(done))):
-                pass
+        for networks in every:
+            first += islice(networks, max(1, FEWEST - len(first)))
     except SourceError as error:
         raise OptionError(f"--spaces: {error}; or it is a space: zoo, {', '.join(FAMILIES)}") from None
-    if len(done) < FEWEST:
-        raise OptionError(f"--spaces {','.join(spaces)}: too few networks for a table: {len(done)}; it takes {FEWEST}")
+    if len(first) < FEWEST:
+        raise OptionError(f"--spaces {','.join(spaces)}: too few networks for a table: {len(first)}; it takes {FEWEST}")
+    return chain(first, *every)
 
 
-def _unseen(spaces: Sequence[str], seed: int, done: set[str]) -> Iterator[Drawn]:
-    for space in spaces:
-        for found in drawn(space, seed):
-            if found.graph.digest not in done:
-                done.add(found.graph.digest)
-                yield found
+def _unseen(space: str, seed: int, seen: set[str]) -> Iterator[Drawn]:
+    for found in drawn(space, seed):
+        if found.graph.digest not in seen:
+            seen.add(found.graph.digest)
+            yield found
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

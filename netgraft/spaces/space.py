@@ -48,7 +48,7 @@ class Space:
     score: GraphScores
     limits: Sequence[Limit] = ()
     steps: int = 3
-    reach: int = 8
+    reach: int = 16
     guide: Guide | None = None
 
     def violation(self, graph: Graph) -> float:

@@ -144,6 +144,13 @@ def compare(
     ]
 
 
+def check_runs(model: Network | Variant, *, engine: str = "onnxruntime", batch: int = 1, threads: int = 1) -> None:
+    """Run a network a few times, without measuring it: what :func:`measure` would raise on this machine is raised."""
+    variant = Variant.of(model, engine, "fp32")
+    with _subjects([(label_of(variant.model, "the network"), variant)], batch, threads):
+        pass
+
+
 class Subject:
     """A network to be measured: read by its engine, with what it is fed."""
 
