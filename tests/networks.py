@@ -253,6 +253,9 @@ CASES = {
         {"mode": "bilinear", "align_corners": True},
         (IMAGE, (N, 2, 9, 5)),
     ),
+    "unflatten_like": Case(
+        "unflatten_like", lambda x, like: x.reshape(-1, 3, 9, 5), {"dim": -1}, ((N, 3, 45), (N, 2, 9, 5))
+    ),
     "interpolate to a size": Case(
         "interpolate",
         lambda x: F.interpolate(x, (9, 9), mode="bilinear", align_corners=True),

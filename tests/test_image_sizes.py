@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from netgraft.channels import channels, drop
 from netgraft.convert.from_torch import from_module
 from netgraft.convert.source import emit
 from netgraft.convert.to_torch import to_module
-from netgraft.ir import Graph, apply
+from netgraft.ir import Graph, Model, apply, inherit
 
 EXAMPLE = (2, 3, 24, 16)
 
@@ -75,6 +76,28 @@ class SmallPool(nn.Module):
         return y * F.interpolate(self.conv(F.avg_pool2d(y, 2)), y.shape[2:]).sigmoid()
 
 
+class Tokens(nn.Module):
+    """Maps as tokens and tokens as maps in both orders, and as heads of an attention, as SegFormer and FocalNet do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm, self.qkv = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 24)
+        self.grow, self.mix, self.back = nn.Linear(8, 16), nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Linear(16, 8)
+        self.down, self.gate, self.head = nn.Conv2d(8, 6, 2, 2), nn.Conv2d(6, 2, 1), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.patches(x)
+        n, c, h, w = y.shape
+        y = self.norm(y.flatten(2).transpose(1, 2))
+        q, k, v = (z.view(n, h * w, 2, c // 2).transpose(1, 2) for z in self.qkv(y).chunk(3, -1))
+        y = y + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h * w, c)
+        z = self.mix(self.grow(y).transpose(1, 2).view(n, 16, h, w)).flatten(2).transpose(1, 2)
+        y = y + self.back(F.gelu(z))
+        y = self.down(y.view(n, h, w, c).permute(0, 3, 1, 2))
+        y = (y * self.gate(y).sigmoid()[:, 1, :, :].unsqueeze(1)).permute(0, 2, 3, 1)
+        return self.head(y.reshape(n, -1, 6).mean(1))
+
+
 class Fixed(nn.Module):
     """Whatever comes is resized to one size."""
 
@@ -90,7 +113,7 @@ def _ops(graph: Graph) -> set[str]:
     return {node.op for node in graph}
 
 
-@pytest.mark.parametrize("build", [Pyramid, Decoder, Unpooling, SmallPool, Fixed])
+@pytest.mark.parametrize("build", [Pyramid, Decoder, Unpooling, SmallPool, Tokens, Fixed])
 def test_other_sizes_of_images_give_the_same(build: type[nn.Module]) -> None:
     torch.manual_seed(0)
     module = build().eval()
@@ -128,6 +151,44 @@ def test_who_only_gives_a_size_can_be_trimmed() -> None:
     assert set(group.makers) == {"conv"}
     child = apply(graph, drop(graph, group.units[5:]))
     assert child["conv"].attrs["out_channels"] == 5
+
+
+def test_channels_of_tokens_that_become_a_map_can_be_trimmed() -> None:
+    torch.manual_seed(0)
+    module = Tokens().eval()
+    model = from_module(module, torch.randn(EXAMPLE))
+    found = channels(model.graph)
+    (group,) = (group for group in found.groups if "grow" in group.makers)
+    edit = drop(model.graph, group.units[5:])
+    child = apply(model.graph, edit)
+    weights, _ = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
+    assert (child["grow"].attrs["out_features"], child["mix"].attrs["groups"]) == (5, 5)
+    # What was dropped no longer counts; the rest does what it did, for images of any size.
+    for weight in (module.grow.weight, module.grow.bias, module.mix.weight, module.mix.bias):
+        weight.data[5:] = 0
+    back = to_module(Model(child, weights, "child")).eval()
+    for size in ((24, 16), (48, 64)):
+        x = torch.randn(1, 3, *size)
+        torch.testing.assert_close(back(x), module(x), rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_that_are_as_many_as_a_map_has_places_by_chance_stay() -> None:
+    class Chance(nn.Module):
+        """16 features are taken apart into 4 times 4, as large as a map that follows the image's size."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            apart = self.linear(y.mean((2, 3))).view(-1, 1, 4, 4)
+            y = y.flatten(2).transpose(1, 2).view(-1, y.shape[2], y.shape[3], 8)
+            return F.interpolate(apart, y.shape[1:3]).flatten(1).mean(1) + y.mean((1, 2, 3))
+
+    module = Chance().eval()
+    graph = from_module(module, torch.randn(2, 3, 16, 16)).graph
+    assert [graph.input_types(node)[0].rank for node in graph if node.op == "unflatten_like"] == [3]
 
 
 def test_a_size_that_was_meant_stays() -> None:

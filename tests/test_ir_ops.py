@@ -79,6 +79,7 @@ EXAMPLES: dict[str, tuple[tuple[tuple[Any, ...], ...], dict[str, Any]]] = {
     "sum": ((IMAGE,), {"dims": (2,), "keepdim": True}),
     "flatten": ((IMAGE,), {"start": 1, "end": 2}),
     "reshape": ((IMAGE,), {"shape": (N, 4, -1)}),
+    "unflatten_like": (((N, 20, 7), (N, 3, 4, 5)), {"dim": 1}),
     "permute": ((IMAGE,), {"dims": (0, 2, -1, 1)}),
     "expand": (((N, 1, 7),), {"shape": (N, 9, 7)}),
     "split": ((IMAGE,), {"sizes": (3, 5)}),

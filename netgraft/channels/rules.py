@@ -381,6 +381,14 @@ def _reshape(r: Reading, node: Node, labels: Sequence[Labels]) -> Sequence[Label
     return (_of_factors(out, r.output(node)),)
 
 
+def _unflatten_like(r: Reading, node: Node, labels: Sequence[Labels]) -> Sequence[Labels]:
+    """Tokens are as many as the map has places; of its channels any may go."""
+    given, like = labels
+    dim = counted(node.attrs["dim"], len(given))
+    r.pin(node, given[dim], *like[2:])
+    return ((*given[:dim], None, None, *given[dim + 1 :]),)
+
+
 def _factors(x: TensorType) -> list[int]:
     """The sizes of dimensions; one of 12 times the batch size is two, the batch and 12."""
     return [f for d in x.shape for f in ((_BATCH, d.times) if isinstance(d, Batch) else (d,))]
@@ -457,6 +465,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "sum": _sum,
     "flatten": _reshape,
     "reshape": _reshape,
+    "unflatten_like": _unflatten_like,
     "permute": _permute,
     "expand": _expand,
     "split": _split,

@@ -6,22 +6,29 @@ example. Whether these numbers were meant is found out by asking the network: it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from netgraft.convert.lowering import kept
 from netgraft.convert.to_torch import skeleton, to_module
-from netgraft.ir import Batch, Graph, Model, Node, Value
+from netgraft.errors import GraphError
+from netgraft.ir import Batch, Graph, Model, Node, TensorType, Value
 from netgraft.ir.ops import definition
+from netgraft.ir.types import Dim
 
 _CLOSE = 1e-4
 _ARITHMETIC = frozenset(["add", "mul", "sub", "div"])
 
 
 Run = Callable[..., Sequence[Tensor]]
+Shape = tuple[Dim, ...]
+_Larger = dict[Value, TensorType | None]
+"""The types of values for images twice as large, None where nobody knows."""
 
 
 def with_image_sizes(model: Model, run: Run, sketch: Run, inputs: Sequence[Tensor]) -> Model:
@@ -30,8 +37,9 @@ def with_image_sizes(model: Model, run: Run, sketch: Run, inputs: Sequence[Tenso
 
     ``sketch`` is the original on the meta device: where shapes say enough, nothing is computed. ``inputs`` are those of
     which the model was read. Sizes that are a whole multiple become a scale, others those of the map that they were
-    taken from; a pool over the whole map becomes an adaptive one, poolings are undone to a multiple of their size,
-    channels of zeros behind others become a padding, and expansions that arithmetic does anyway vanish.
+    taken from, and so do tokens that become a map again; a pool over the whole map becomes an adaptive one, poolings
+    are undone to a multiple of their size, channels of zeros behind others become a padding, and expansions that
+    arithmetic does anyway vanish.
     """
     # In a small image a pool of a fixed window may happen to be one over the whole map.
     first, second = (_following(model.graph, pools=pools) for pools in (True, False))
@@ -86,25 +94,66 @@ def _agree(found: Sequence[Tensor] | None, expected: Sequence[Tensor]) -> bool:
 def _following(graph: Graph, *, pools: bool) -> Graph | None:
     """The graph with sizes that follow the image's, those of ``pools`` too or not; None where nothing is to change."""
     nodes = []
-    follows = _follows(graph)
+    larger: _Larger = {Value(given.id): _twice(given.type) for given in graph.inputs}
     unexpanded = {node.value(): node.inputs[0] for node in graph if _is_needless(graph, node)}
-    for position, node in enumerate(graph):
+    for node in graph:
         if node.value() in unexpanded:
             continue
         node = node.reading(unexpanded)
         if node.op == "interpolate" and node.attrs["size"] is not None:
-            node = _scaled(graph, node, follows) or _like(graph, node, position, follows) or node
+            node = _scaled(graph, node, larger) or _like(graph, node, larger) or node
+        elif node.op == "reshape":
+            node = _unflattened(graph, node, larger) or node
         elif pools and node.op == "avg_pool2d" and _is_global(graph, node):
             node = replace(node, op="adaptive_avg_pool2d", attrs={"size": (1, 1)})
         elif node.op == "frozen" and node.attrs["target"] == "aten.max_unpool2d.default":
-            node = _unpooled(graph, node, follows) or node
+            node = _unpooled(graph, node, larger) or node
         elif node.op == "concat" and node.attrs["dim"] == 1:
-            node = _padded(graph, node, follows) or node
+            node = _padded(graph, node, larger) or node
         nodes.append(node)
+        larger.update((node.value(i), type_) for i, type_ in enumerate(_given(graph, node, larger)))
     if tuple(nodes) == graph.nodes:
         return None
     read = {value for node in nodes for value in node.inputs} | set(graph.outputs)
     return Graph(graph.inputs, tuple(n for n in nodes if not _is_zero(n) or n.value() in read), graph.outputs)
+
+
+def _twice(image: TensorType) -> TensorType:
+    return image.with_shape((*image.shape[:2], *(2 * d for d in image.shape[2:] if isinstance(d, int))))
+
+
+def _given(graph: Graph, node: Node, larger: _Larger) -> Sequence[TensorType | None]:
+    """What the node gives for larger images, None where its shape rule does not say."""
+    returned = graph.output_types(graph[node.id])
+    read = [larger[value] for value in node.inputs]
+    if read == [graph.types[value] for value in node.inputs]:
+        return returned
+    known = [type_ for type_ in read if type_ is not None]
+    if len(known) < len(read) or node.op == "frozen":
+        return [None] * len(returned)
+    try:
+        return node.definition.infer(known, _grown(node, graph, known[0].shape))
+    except GraphError:
+        return [None] * len(returned)
+
+
+def _grown(node: Node, graph: Graph, read: Shape) -> Mapping[str, Any]:
+    """The node's attributes for a larger input, as lowering will have them: what is kept grows with it."""
+    have, attrs = graph.types[node.inputs[0]].shape, node.attrs
+    if node.op == "reshape":
+        want = graph.types[node.value()].shape
+        before, behind = kept(have, want)
+        apart = want[before : len(want) - behind]
+        if len(apart) - apart.count(1) < 2:
+            apart = tuple(1 if d == 1 else -1 for d in apart)
+        return {"shape": (*read[:before], *apart, *read[len(read) - behind :])}
+    if node.op == "expand":
+        new, want = len(attrs["shape"]) - len(have), attrs["shape"]
+        stays = [i >= new and have[i - new] == size for i, size in enumerate(want)]
+        return {"shape": tuple(read[i - new] if stays[i] else size for i, size in enumerate(want))}
+    if node.op == "slice" and attrs["stop"] == have[attrs["dim"]]:
+        return {**attrs, "stop": read[attrs["dim"]]}
+    return attrs
 
 
 def _is_needless(graph: Graph, node: Node) -> bool:
@@ -131,38 +180,42 @@ def _size(graph: Graph, value: Value) -> tuple[Any, ...] | None:
     return shape[2:] if len(shape) == 4 else None
 
 
-def _follows(graph: Graph) -> frozenset[Value]:
-    """The values whose size follows that of the images, as long as no size is written down."""
-    found = {Value(given.id) for given in graph.inputs}
-    for node in graph:
-        if not node.op.startswith("adaptive") and any(value in found for value in node.inputs):
-            found.update(node.value(i) for i in range(len(graph.output_types(node))))
-    return frozenset(found)
+def _follows(graph: Graph, value: Value, larger: _Larger) -> bool:
+    """Whether a value may be of another size for larger images, as far as is known."""
+    return value in larger and larger[value] != graph.types[value]
 
 
-def _scaled(graph: Graph, node: Node, follows: frozenset[Value]) -> Node | None:
+def _scaled(graph: Graph, node: Node, larger: _Larger) -> Node | None:
     """The node with a scale, where its size is a whole multiple."""
-    have, want = _size(graph, node.inputs[0]), node.attrs["size"]
-    if have is None or node.inputs[0] not in follows or any(w % h for w, h in zip(want, have, strict=True)):
+    times = _times(graph, node.inputs[0], node.attrs["size"], larger)
+    if times is None:
         return None
-    scale = tuple(float(w // h) for w, h in zip(want, have, strict=True))
-    return replace(node, attrs={**node.attrs, "size": None, "scale": scale})
+    return replace(node, attrs={**node.attrs, "size": None, "scale": tuple(map(float, times))})
 
 
-def _unpooled(graph: Graph, node: Node, follows: frozenset[Value]) -> Node | None:
+def _unpooled(graph: Graph, node: Node, larger: _Larger) -> Node | None:
     """The undone pooling with a size that is a multiple of its input's, where it is one."""
-    have, (x, indices, want) = _size(graph, node.inputs[0]), node.attrs["args"]
-    if have is None or node.inputs[0] not in follows or any(w % h for w, h in zip(want, have, strict=True)):
+    x, indices, size = node.attrs["args"]
+    times = _times(graph, node.inputs[0], size, larger)
+    if times is None:
         return None
-    sides = tuple(("side", 0, axis, w // h) for axis, w, h in zip((2, 3), want, have, strict=True))
+    sides = tuple(("side", 0, axis, n) for axis, n in zip((2, 3), times, strict=True))
     return replace(node, attrs={**node.attrs, "args": (x, indices, sides)})
 
 
-def _padded(graph: Graph, node: Node, follows: frozenset[Value]) -> Node | None:
+def _times(graph: Graph, image: Value, size: Shape, larger: _Larger) -> tuple[int, ...] | None:
+    """How many times an image that follows has to be taken for ``size``; None where that is no whole number."""
+    have = _size(graph, image)
+    if have is None or not _follows(graph, image, larger) or any(w % h for w, h in zip(size, have, strict=True)):
+        return None
+    return tuple(w // h for w, h in zip(size, have, strict=True))
+
+
+def _padded(graph: Graph, node: Node, larger: _Larger) -> Node | None:
     """The concatenation with channels of zeros behind an image as a padding."""
     x, *others = node.inputs
     if (
-        x not in follows
+        not _follows(graph, x, larger)
         or _size(graph, x) is None
         or [v.node in graph and _is_zero(graph[v.node]) for v in others] != [True]
     ):
@@ -176,16 +229,37 @@ def _is_zero(node: Node) -> bool:
     return node.op == "frozen" and node.attrs["target"] == "aten.zeros.default"
 
 
-def _like(graph: Graph, node: Node, position: int, follows: frozenset[Value]) -> Node | None:
+def _like(graph: Graph, node: Node, larger: _Larger) -> Node | None:
     """The node with a map of its size as second input: the last that it is computed from, if there is one."""
-    earlier = [n.value() for n in reversed(graph.nodes[:position])]
-    candidates = [*_before(graph, node), *earlier, *(Value(given.id) for given in graph.inputs)]
-    size = tuple(node.attrs["size"])
-    found = next((value for value in candidates if value in follows and _size(graph, value) == size), None)
+    found = next(_maps(graph, node, tuple(node.attrs["size"]), larger), None)
     if found is None:
         return None
     attrs = {name: node.attrs[name] for name in ("mode", "align_corners", "antialias")}
     return replace(node, op="interpolate_like", inputs=(node.inputs[0], found), attrs=attrs)
+
+
+def _unflattened(graph: Graph, node: Node, larger: _Larger) -> Node | None:
+    """The reshape of tokens to a map, where their number follows the image's size, with an earlier map of its size as
+    second input.
+    """
+    (x,) = node.inputs
+    have, want, tokens = graph.types[x].shape, graph.types[node.value()].shape, larger[x]
+    before, behind = kept(have, want)
+    count = len(want) - before - behind
+    if tokens is None or tokens == graph.types[x] or len(have) - before - behind != 1 or count != 2:
+        return None
+    for found in _maps(graph, node, want[before : before + 2], larger):
+        image = larger[found]
+        if image is not None and prod(image.concrete()[2:]) == tokens.shape[before]:
+            return replace(node, op="unflatten_like", inputs=(x, found), attrs={"dim": before})
+    return None
+
+
+def _maps(graph: Graph, node: Node, size: Shape, larger: _Larger) -> Iterator[Value]:
+    """Earlier maps of a size that follow the image's, those first that the node is computed from, nearest first."""
+    for value in (*_before(graph, node), *reversed(larger)):
+        if _follows(graph, value, larger) and _size(graph, value) == size:
+            yield value
 
 
 def _before(graph: Graph, node: Node) -> Iterator[Value]:

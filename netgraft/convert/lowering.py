@@ -298,13 +298,35 @@ def _reshape(node: Node, inputs: _Types, outputs: _Types) -> Expression:
     have, want = inputs[0].shape, outputs[0].shape
     if not want:
         return Call(".reshape", (X, []))
-    sides: tuple[Expression, ...] = ()
-    if len(have) > 3 and len(want) > 3 and have[-2:] == want[-2:]:
-        # Height and width are kept, whatever they are.
-        want, sides = want[:-2], (Call(".size", (X, -2)), Call(".size", (X, -1)))
-    elif len(have) == 4 and len(want) == 3 and have[:2] == want[:2]:
-        return Call(".flatten", (X, 2))
-    return Call(".reshape", (X, *(-1 if isinstance(d, Batch) else d for d in want), *sides))
+    # What is kept is so whatever its size is: the sides of images, the number of tokens.
+    before, behind = kept(have, want)
+    merged, apart = have[before : len(have) - behind], want[before : len(want) - behind]
+    sides = sum(isinstance(d, int) for d in (*have[:before], *have[len(have) - behind :]))
+    flat = Call(".flatten", (X, before, before + len(merged) - 1) if behind else (X, before))
+    sizes = [-1 if isinstance(d, Batch) else d for d in want]
+    if len(merged) > 1 and len(apart) == 1:
+        return flat
+    if sides and len(merged) == 1 and len(apart) == 2 and 1 in apart:
+        return Call(".unsqueeze", (X, before + apart.index(1)))
+    if sides and (len(merged) == 1 or sides > 1):
+        return Call(".unflatten", (flat if len(merged) > 1 else X, before, sizes[before : len(want) - behind]))
+    return Call(".reshape", (X, *sizes))
+
+
+def kept(have: Sequence[int | Batch], want: Sequence[int | Batch]) -> tuple[int, int]:
+    """How many dimensions lie before, and how many behind those that a reshape changes, at least one of each shape."""
+    most = max(0, min(len(have), len(want)) - 1)
+    start = next((i for i in range(most) if have[i] != want[i]), most)
+    return start, next((i for i in range(most - start) if have[-1 - i] != want[-1 - i]), most - start)
+
+
+def _unflatten_like(node: Node, inputs: _Types, outputs: _Types) -> Expression:
+    return Call(".unflatten", (X, node.attrs["dim"], _image_size(Operand(1))))
+
+
+def _image_size(image: Operand) -> Expression:
+    """Height and width of an image as they are when the network runs."""
+    return Call("[]", (Call(".size", (image,)), slice(2, None)))
 
 
 def _expand(node: Node, inputs: _Types, outputs: _Types) -> Expression:
@@ -347,8 +369,7 @@ def _interpolate(node: Node, inputs: _Types, outputs: _Types) -> Expression:
 
 
 def _interpolate_like(node: Node, inputs: _Types, outputs: _Types) -> Expression:
-    size = Call("[]", (Call(".size", (Operand(1),)), slice(2, None)))
-    return Call("F.interpolate", (X,), {"size": size} | _interpolating(node))
+    return Call("F.interpolate", (X,), {"size": _image_size(Operand(1))} | _interpolating(node))
 
 
 def _interpolating(node: Node) -> dict[str, Any]:
@@ -452,6 +473,7 @@ _EXPRESSIONS: Final[Mapping[str, _Rule]] = {
     "sum": _reduction(".sum"),
     "flatten": _flatten,
     "reshape": _reshape,
+    "unflatten_like": _unflatten_like,
     "permute": _permute,
     "expand": _expand,
     "split": _split,

@@ -419,6 +419,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "sum": _reduction("ReduceSum"),
     "flatten": _flatten,
     "reshape": _reshape,
+    "unflatten_like": _reshape,
     "permute": _permute,
     "expand": _expand,
     "split": _split,

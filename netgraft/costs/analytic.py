@@ -104,7 +104,7 @@ def _taps(node: Node) -> int:
 
 
 # What returns its input's own memory at inference.
-_VIEWS: Final = frozenset({"identity", "dropout", "dropout2d", "drop_path", "flatten", "reshape"})
+_VIEWS: Final = frozenset({"identity", "dropout", "dropout2d", "drop_path", "flatten", "reshape", "unflatten_like"})
 
 
 def activation_memory(graph: Graph) -> int:

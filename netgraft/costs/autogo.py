@@ -14,7 +14,10 @@ from netgraft.ir import Graph, Node
 
 _BY_ELEMENT: Final = frozenset({"add", "mul", "max_pool2d", "avg_pool2d", "mean"})
 _FREE: Final = frozenset(
-    {"identity", "dropout", "dropout2d", "drop_path", "concat", "slice", "split", "pad", "flatten", "reshape"}
+    {
+        *("identity", "dropout", "dropout2d", "drop_path", "concat", "slice", "split", "pad"),
+        *("flatten", "reshape", "unflatten_like"),
+    }
 )
 
 

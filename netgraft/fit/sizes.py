@@ -124,6 +124,11 @@ class _Walk:
             like = places.get(node.inputs[1])
             if like:
                 places[value] = like
+        elif node.op == "unflatten_like":
+            like = places.get(node.inputs[1])
+            if like:
+                dim = node.attrs["dim"] % types[read].rank
+                places[value] = _Place(like.index, (dim, dim + 1))
         elif node.op in _JOINS:
             self._join(node)
         elif node.op == "frozen" or (node.op in ("split", "slice") and source and self._cuts(node, source)):

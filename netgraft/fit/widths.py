@@ -169,6 +169,10 @@ class _Widths:
                 return {}, [(*x[:start], product(x[start : end + 1]), *x[end + 1 :])]
             case "reshape":
                 return self._reshape(node, inputs[0])
+            case "unflatten_like":
+                (x, like), dim = inputs, attrs["dim"] % len(inputs[0])
+                self.equate((x[dim],), (product(like[2:]),), f"{node.id} (unflatten_like)")
+                return {}, [(*x[:dim], *like[2:], *x[dim + 1 :])]
             case "permute":
                 return {}, [tuple(inputs[0][d] for d in attrs["dims"])]
             case "expand":

@@ -222,6 +222,8 @@ _DEFINITIONS = (
     # Layout.
     OpDef("flatten", (1, 1), shapes.flatten, {"start": 1, "end": -1}),
     OpDef("reshape", (1, 1), shapes.reshape, {"shape": REQUIRED}),
+    # Tokens as a map again: one dimension becomes the height and width of the second input.
+    OpDef("unflatten_like", (2, 2), shapes.unflatten_like, {"dim": REQUIRED}),
     OpDef("permute", (1, 1), shapes.permute, {"dims": REQUIRED}),
     OpDef("expand", (1, 1), shapes.expand, {"shape": REQUIRED}),
     OpDef("split", (1, 1), shapes.split, {"sizes": REQUIRED, "dim": 1}),

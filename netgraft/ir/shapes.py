@@ -250,6 +250,15 @@ def reshape(inputs: Inputs, attrs: Attrs) -> Outputs:
     return (x.with_shape(tuple(rest if d == -1 else d for d in target)),)
 
 
+def unflatten_like(inputs: Inputs, attrs: Attrs) -> Outputs:
+    """[..., H*W, ...] and [N,C,H,W] -> [..., H, W, ...]."""
+    x, like = inputs
+    d, (height, width) = axis(attrs["dim"], x.rank), _image(like, "unflatten_like")[2:]
+    if x.shape[d] != height * width:
+        raise ShapeError(f"unflatten_like: dimension {d} of {x} does not hold {height}x{width}")
+    return (x.with_shape((*x.shape[:d], height, width, *x.shape[d + 1 :])),)
+
+
 def permute(inputs: Inputs, attrs: Attrs) -> Outputs:
     """Dimensions in the order ``dims``."""
     x = inputs[0]

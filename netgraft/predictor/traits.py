@@ -46,7 +46,7 @@ _KINDS: Final[Mapping[str, str]] = {
     "adaptive_max_pool2d": "reduce",
     **dict.fromkeys(("interpolate", "pixel_shuffle", "pixel_unshuffle"), "resize"),
     **dict.fromkeys(("identity", "constant", "add_scalar", "mul_scalar"), "plain"),
-    **dict.fromkeys(("flatten", "reshape", "permute", "expand", "split", "slice", "pad"), "plain"),
+    **dict.fromkeys(("flatten", "reshape", "unflatten_like", "permute", "expand", "split", "slice", "pad"), "plain"),
 }
 """The kind of every operation but convolutions; ``plain`` ones leave a path as it was."""
 

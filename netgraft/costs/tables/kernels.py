@@ -305,6 +305,8 @@ class _Engine:
                 )
             case op if op in _POINTWISE:
                 self.pointwise(node, node.value())
+            case "unflatten_like":  # a reshape: of the map it takes the size, which is known
+                self.emit("copy.reshape", (prod(out), prod(out), 1, 0), [node])
             case op if op in _COPIES:
                 self.emit(f"copy.{op}", self.copied(node), [node])
             case op:
