@@ -64,11 +64,12 @@ LAYERS: dict[str, tuple[str, str]] = {
         "numpy torch",
     ),
     "convert.training": ("ir.*", ""),
+    "convert.decisions": ("", "torch"),
     "convert.to_torch": ("ir.* convert.frozen convert.operations convert.expressions convert.lowering", "numpy torch"),
-    "convert.image_sizes": ("ir.* convert.to_torch", "torch"),
+    "convert.image_sizes": ("ir.* convert.lowering convert.to_torch", "torch"),
     "convert.from_torch": (
         "ir.* convert.onnx_foreign convert.quiet convert.expressions convert.calls convert.program convert.training "
-        "convert.image_sizes",
+        "convert.decisions convert.image_sizes",
         "torch",
     ),
     "convert.pickles": ("", "numpy"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -132,5 +133,59 @@ def test_code_that_only_training_runs_is_said() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x * 2 if self.training else x
 
-    with pytest.warns(UserWarning, match="Net computes something else in training"):
+    with pytest.warns(UserWarning, match="Net computes something else in training \\(mul_scalar\\), which is left out"):
         from_module(Net(), torch.randn(IMAGE))
+
+
+class Guarded(nn.Module):
+    """Clamps in training what is not finite, as transformers' detection networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear, self.dropout = nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(self.linear(self.norm(x)))
+        if self.training and not torch.isfinite(x).all():
+            x = x.clamp(-1e30, 1e30)
+        return F.dropout(x, 0.2, self.training)
+
+
+def test_what_a_guard_does_not_change_in_training_is_kept_around_it() -> None:
+    torch.manual_seed(0)
+    module, x = randomised(Guarded()), torch.randn(8, 4)
+    state = copy.deepcopy(module.state_dict())
+    with pytest.warns(UserWarning, match=r"of Guarded in training, .* of tensors \(test_training.py, line \d+\)"):
+        model = from_module(module, x)
+    assert [node.attrs["p"] for node in model.graph if node.op == "dropout"] == [0.3, 0.2]
+    assert_same(module, model, x)
+    torch.testing.assert_close(module.state_dict(), state, rtol=0, atol=0)
+
+
+def test_a_decision_that_changes_what_training_computes_is_said() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if self.training and x.abs().sum() > 0 else x
+
+    with pytest.warns(UserWarning) as said:
+        model = from_module(Net(), torch.randn(IMAGE))
+    assert [str(warning.message)[:40] for warning in said] == ["Net computes something else in training "]
+    assert ops(model) == []
+
+
+def test_outputs_that_only_training_has_are_said_and_the_rest_is_kept() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.extra, self.dropout = nn.Conv2d(4, 4, 1), nn.Linear(4, 2), nn.Dropout(0.3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            y = self.dropout(self.conv(x))
+            extra = self.extra(y.mean((2, 3)))
+            return (y, extra, extra.square().mean()) if self.training else (y,)
+
+    module, x = Net(), torch.randn(IMAGE)
+    with pytest.warns(UserWarning, match="Net returns 2 more tensors in training"):
+        model = from_module(module, x)
+    assert ops(model) == ["conv2d", "dropout"] and set(model.weights) == {"conv.weight", "conv.bias"}
+    torch.testing.assert_close(run(to_module(model).train(), x)[0], run(module.train(), x)[0])

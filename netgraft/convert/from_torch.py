@@ -12,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 import math
 import re
 import sysconfig
@@ -29,11 +30,12 @@ from torch.nn.parameter import is_lazy
 
 from netgraft.convert import onnx_foreign
 from netgraft.convert.calls import Stored
+from netgraft.convert.decisions import Decisions, decisions
 from netgraft.convert.expressions import function
 from netgraft.convert.image_sizes import with_image_sizes
 from netgraft.convert.program import DecompositionNeededError, Reader, arrays
 from netgraft.convert.quiet import quiet
-from netgraft.convert.training import with_drop_paths, without_dropout
+from netgraft.convert.training import differing, first_outputs, with_drop_paths, without_dropout
 from netgraft.errors import GraphError, SourceError
 from netgraft.ir import Batch, Graph, Input, Model, Node, TensorType, Value
 
@@ -79,7 +81,7 @@ def from_module(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             ) from None
         read = _read(program, name, training=False)
         read = replace(read, graph=_with_variable_batch(read.graph, name))
-    graph, weights = _with_training(read, name, _twin(original), args, dynamic)
+    graph, weights = _with_training(read, name, original, args, dynamic)
     model = _model(graph, weights, name)
     sketch = _twin(original, "meta")
     return with_image_sizes(model, lambda *xs: _tensors(original(*xs)), lambda *xs: _tensors(sketch(*xs)), args)
@@ -116,16 +118,22 @@ def _returned(module: nn.Module, args: tuple[Tensor, ...], name: str) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong in one line: the first line of the message, and where in the user's own code it happened."""
+    """What went wrong in one line: the first line of the message, and where it happened, in the user's own code if it
+    is any of that.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "data-dependent" in lines[0]:
         lines = ["what it does depends on the values of tensors"]
     text = lines[0][:_FIRST_LINE].rstrip(".:") if lines else type(error).__name__
-    packages = (sysconfig.get_path("stdlib"), Path(torch.__file__).parent.parent, Path(__file__).parent.parent)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = Path(frame.filename)
-        if path.is_file() and not any(path.is_relative_to(package) for package in packages):
-            return f"{text} ({path.name}, line {frame.lineno})"
+    library = Path(torch.__file__).parent
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    # What torch was called by is of no interest, only what it called.
+    frames = list(itertools.dropwhile(lambda frame: not frame[0].is_relative_to(library), frames)) or frames
+    for packages in ((library.parent,), (library,)):
+        packages = (sysconfig.get_path("stdlib"), Path(__file__).parent.parent, *packages)
+        for path, line in reversed(frames):
+            if path.is_file() and not any(path.is_relative_to(package) for package in packages):
+                return f"{text} ({path.name}, line {line})"
     return text
 
 
@@ -262,19 +270,46 @@ def _with_training(
 ) -> tuple[Graph, dict[str, Stored]]:
     """What was read, with the dropout that only training shows. Warns of any other difference, which is left out."""
     try:
-        traced = _export(module.train(), args, dynamic=dynamic)
+        traced, depends = _export_training(module, args, dynamic)
         # Decomposing takes longer than tracing: what is the same in both modes is decomposed once.
         program = read.program if _is_same(traced, read.traced) else None
         trained = _read(traced, name, training=True, program=program)
-        graph = generalise(trained.graph) if not dynamic and _has_batch(read.graph) else trained.graph
-        graph = with_drop_paths(graph)
+        graph = first_outputs(trained.graph, len(read.graph.outputs))
+        graph = with_drop_paths(generalise(graph) if not dynamic and _has_batch(read.graph) else graph)
     except Exception as error:
         _warn(f"what {name} computes in training could not be traced, and is taken to be the same: {reason(error)}")
         return read.graph, read.weights
-    if without_dropout(graph).digest == without_dropout(read.graph).digest and _agree(read.weights, trained.weights):
-        return graph, trained.weights
-    _warn(f"{name} computes something else in training, which is left out: the graph has what evaluation runs")
+    weights = {key: stored for key, stored in trained.weights.items() if key in graph.weight_types}
+    plain, evaluated = without_dropout(graph), without_dropout(read.graph)
+    if plain.digest == evaluated.digest and _agree(read.weights, weights):
+        if depends:
+            _warn(f"of {name} in training, {depends}; the graph does what it did for the example inputs")
+        more = len(trained.graph.outputs) - len(graph.outputs)
+        if more:
+            _warn(f"{name} returns {more} more tensor{'s' if more > 1 else ''} in training, which the graph does not")
+        return graph, weights
+    first, *others = [*differing(plain, evaluated), "the order of its operations"]
+    where = f"{first} and {len(others) - 1} more" if len(others) > 1 else first
+    _warn(
+        f"{name} computes something else in training ({where}), which is left out: the graph has what evaluation runs"
+    )
     return read.graph, read.weights
+
+
+def _export_training(module: nn.Module, args: tuple[Tensor, ...], dynamic: bool) -> tuple[ExportedProgram, str]:
+    """The module traced in training, and where it decides by the values of tensors, such as whether they are finite:
+    there it is traced as it decides for ``args``.
+    """
+    try:
+        return _export(_twin(module).train(), args, dynamic=dynamic), ""
+    except Exception as error:
+        with quiet():
+            heard = decisions(copy.deepcopy(module).train(), args)
+        if not heard:
+            raise
+        left = iter(heard)
+        with Decisions(lambda x: next(left)):
+            return _export(_twin(module).train(), args, dynamic=dynamic), reason(error)
 
 
 def _agree(a: Mapping[str, Stored], b: Mapping[str, Stored]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from typing import Any
@@ -58,12 +59,30 @@ def with_drop_paths(graph: Graph) -> Graph:
     order = {node.id: position for position, node in enumerate(graph)}
     if not found or drawn != sorted(set(drawn), key=order.__getitem__):
         return graph
-    nodes = [found.get(node.id, node) for node in graph]
-    needed = {value.node for value in graph.outputs}
+    return _needed(graph, [found.get(node.id, node) for node in graph], graph.outputs)
+
+
+def first_outputs(graph: Graph, count: int) -> Graph:
+    """The graph with its first outputs only: in training, networks return what their losses need behind them."""
+    return _needed(graph, graph.nodes, graph.outputs[:count]) if count < len(graph.outputs) else graph
+
+
+def differing(graph: Graph, other: Graph) -> list[str]:
+    """The nodes of a graph, by id, that another one does not have, or has with other attributes."""
+    return [
+        node.id
+        for node in graph
+        if node.id not in other or (node.op, node.attrs) != (other[node.id].op, other[node.id].attrs)
+    ]
+
+
+def _needed(graph: Graph, nodes: Sequence[Node], outputs: tuple[Value, ...]) -> Graph:
+    """The graph of those ``nodes`` that the outputs depend on."""
+    needed = {value.node for value in outputs}
     for node in reversed(nodes):
         if node.id in needed:
             needed.update(value.node for value in node.inputs)
-    return Graph(graph.inputs, tuple(node for node in nodes if node.id in needed), graph.outputs)
+    return Graph(graph.inputs, tuple(node for node in nodes if node.id in needed), outputs)
 
 
 @dataclass(frozen=True, slots=True)
