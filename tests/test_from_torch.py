@@ -278,6 +278,9 @@ CASES = {
     "sum of products": Case(lambda x: torch.einsum("bchw,bdhw->bcd", x, x + 1), "matmul"),
     "sum of products with a vector": Case(lambda x: torch.einsum("bchw, bw -> hcb", x, x[:, 0, 0]), "matmul"),
     "sum of all products": Case(lambda x: torch.einsum("bchw,bchw->", x, x) + x, "matmul"),
+    "sum of products without an output": Case(lambda x: torch.einsum("bchi,bchj", x, x + 1), "matmul"),
+    "sum of products with an ellipsis": Case(lambda x: torch.einsum("...hw,...hv->...wv", x, x + 1), "matmul"),
+    "sum of products with two ellipses": Case(lambda x: torch.einsum("b...hw,...wv", x, x.mean(0)), "matmul"),
     "sum of products with a constant": Case(lambda x: torch.einsum("ck,bchw->bhkw", torch.ones(4, 3), x), "matmul"),
 }
 
@@ -410,3 +413,23 @@ def test_only_constants_of_torch_are_decoded(data: tuple[str, str]) -> None:
 def test_an_argument_without_a_form_as_data_is_refused() -> None:
     with pytest.raises(ConversionError, match="object"):
         encode(object(), lambda x: None)
+
+
+COMPLEX = {
+    "imaginary unit": lambda x: (1j * x).abs(),
+    "factor of a spectrum": lambda x: torch.fft.ifft(torch.fft.fft(x) * (2 - 0.5j)).real,
+    "sum": lambda x: (x + 1j * x.flip(-1)).angle(),
+    "filled": lambda x: x + torch.full_like(x, 3j, dtype=torch.complex64).imag,
+    "infinite": lambda x: x.to(torch.complex64).mul(complex(1, float("inf"))).real.isnan().float() + x,
+}
+
+
+@pytest.mark.parametrize("function", COMPLEX.values(), ids=COMPLEX)
+def test_complex_numbers_in_a_forward(function: Callable[[Tensor], Tensor]) -> None:
+    module, x = Function(function), torch.randn(IMAGE)
+    model = read(module, x)
+    assert parse(render(model.graph)) == model.graph
+    assert_same(module, model, x)
+    written: dict[str, Any] = {}
+    exec(emit(model.graph), written)
+    torch.testing.assert_close(run(written["Network"](), x), run(module, x))

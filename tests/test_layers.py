@@ -97,11 +97,8 @@ LAYERS: dict[str, tuple[str, str]] = {
         "convert.onnx_known convert.onnx_names convert.onnx_graph",
         "numpy onnx torch",
     ),
-    "convert.onnx_layers": ("ir.* convert.onnx_known convert.onnx_reading", "numpy"),
-    "convert.onnx_arithmetic": (
-        "ir.* convert.einsum convert.onnx_foreign convert.onnx_known convert.onnx_reading",
-        "numpy",
-    ),
+    "convert.onnx_layers": ("ir.* convert.einsum convert.onnx_known convert.onnx_reading", "numpy"),
+    "convert.onnx_arithmetic": ("ir.* convert.onnx_foreign convert.onnx_known convert.onnx_reading", "numpy"),
     "convert.onnx_rewriting": ("ir.*", "numpy"),
     "convert.onnx_patterns": ("ir.* convert.onnx_rewriting", "numpy"),
     "convert.from_onnx": ("ir.* convert.*", ""),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from netgraft.convert.calls import Call, Operand, Result, Rule, Rules, Stored, Untranslatable, windows
-from netgraft.convert.einsum import einsum
+from netgraft.convert.einsum import as_layer, einsum, permuted
 from netgraft.ir import Batch, DType, Value
 
 RULES: Final = Rules()
@@ -135,9 +135,24 @@ def _matmul(call: Call) -> Value:
     return call.emit("matmul", call["self"], call["other"])
 
 
+def _matrix(call: Call, operand: Operand, turned: bool) -> Stored | None:
+    """The weight of a layer that the operand is, ``turned`` (in, out) or not; None where it is none as it is stored."""
+    if turned:
+        return call.emitter.transposed(operand)
+    folded = operand if isinstance(operand, Stored) or call.emitter.is_view(operand) else call.folded(operand)
+    return folded if isinstance(folded, Stored) and folded.trainable else None
+
+
 @RULES.add("einsum.default")
 def _einsum(call: Call) -> Operand:
     operands: list[Operand] = call["tensors"]
+    ranks = [call.emitter.type(x).rank for x in operands]
+    for i, operand in enumerate(operands):
+        layer = as_layer(call["equation"], ranks, i) if isinstance(operands[1 - i], Value) else None
+        weight = _matrix(call, operand, layer.turned) if layer else None
+        if layer and weight:
+            y = _linear(call, permuted(operands[1 - i], layer.dims, call.emit), weight, None)
+            return permuted(y, layer.order, call.emit)
     product = einsum(call["equation"], operands, lambda x: call.emitter.type(x).shape, call.emit)
     if product is None:
         raise Untranslatable("a sum that is no product of two matrices")
@@ -243,7 +258,7 @@ _WITH_ATTRS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
 
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise Untranslatable(f"{value} is no fixed number")
+        raise Untranslatable(f"{value} is no fixed real number")
     return value
 
 

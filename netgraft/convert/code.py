@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -97,6 +98,8 @@ def literal(value: Any) -> str:
             return f"torch.{name}"
         case float() if not math.isfinite(value):
             return f'float("{value}")'
+        case complex() if not cmath.isfinite(value):
+            return f"complex({literal(value.real)}, {literal(value.imag)})"
         case str():
             quoted = repr(value)
             return f'"{value}"' if quoted == f"'{value}'" and '"' not in value else quoted
@@ -105,7 +108,7 @@ def literal(value: Any) -> str:
             if isinstance(value, list):
                 return f"[{items}]"
             return f"({items},)" if len(value) == 1 else f"({items})"
-        case None | bool() | int() | float():
+        case None | bool() | int() | float() | complex():
             return repr(value)
     raise TypeError(f"no literal for {value!r}")
 

@@ -1,10 +1,10 @@
-"""Einstein sums of two tensors as a product of matrices."""
+"""Einstein sums of two tensors as a product of matrices, or as a linear layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from netgraft.ir import Batch
 from netgraft.ir.types import Dim
@@ -25,16 +25,19 @@ def einsum(
     if found is None:
         return None
 
-    def permuted(x: _X, dims: Dims) -> _X:
-        return x if dims == tuple(range(len(dims))) else emit("permute", x, dims=dims)
-
     def reshaped(x: _X, shape: Shape) -> _X:
         return x if shape_of(x) == shape else emit("reshape", x, shape=shape)
 
     a, b = (
-        reshaped(permuted(x, dims), shape) for x, dims, shape in zip(operands, found.dims, found.shapes, strict=True)
+        reshaped(permuted(x, dims, emit), shape)
+        for x, dims, shape in zip(operands, found.dims, found.shapes, strict=True)
     )
-    return permuted(reshaped(emit("matmul", a, b), found.parts), found.order)
+    return permuted(reshaped(emit("matmul", a, b), found.parts), found.order, emit)
+
+
+def permuted(x: _X, dims: Dims, emit: Callable[..., _X]) -> _X:
+    """``x`` with its dimensions in the order ``dims``: itself, where that is the order that they have."""
+    return x if dims == tuple(range(len(dims))) else emit("permute", x, dims=dims)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +56,10 @@ def as_product(equation: str, first: Shape, second: Shape) -> Product | None:
     """The product that ``equation`` (``bhld,bhsd->bhls``) means for operands of these shapes; None where it is none:
     diagonals, sums over one operand alone, stretched dimensions, nothing to sum over.
     """
-    given, arrow, returned = equation.replace(" ", "").partition("->")
-    terms = given.split(",")
-    if not arrow or len(terms) != 2 or not "".join([*terms, returned]).isalpha():
+    read = _terms(equation, (len(first), len(second)))
+    if read is None:
         return None
-    if any(len(set(term)) != len(term) for term in (*terms, returned)):
-        return None
-    if (len(terms[0]), len(terms[1])) != (len(first), len(second)):
-        return None
+    terms, returned = read
     sizes = dict(zip(terms[0], first, strict=True)) | dict(zip(terms[1], second, strict=True))
     if any(sizes[letter] != size for letter, size in zip(terms[0], first, strict=True)):
         return None
@@ -82,6 +81,62 @@ def as_product(equation: str, first: Shape, second: Shape) -> Product | None:
         tuple(sizes[letter] for letter in made),
         tuple(map(made.index, returned)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Permute the operand that is no weight by ``dims``, apply a linear layer to its last dimension, and permute the
+    result by ``order``. The weight is (out, in), or the other way round if ``turned``.
+    """
+
+    dims: Dims
+    order: Dims
+    turned: bool
+
+
+def as_layer(equation: str, ranks: Sequence[int], weight: int) -> Layer | None:
+    """The layer that ``equation`` (``bchw,oc->bohw``) means with operand ``weight`` as its weight, or None."""
+    read = _terms(equation, ranks)
+    if read is None or ranks[weight] != 2:
+        return None
+    terms, returned = read
+    x, matrix = terms[1 - weight], terms[weight]
+    inner = [letter for letter in matrix if letter in x and letter not in returned]
+    outer = [letter for letter in matrix if letter not in x and letter in returned]
+    kept = [letter for letter in x if letter not in inner]
+    if len(inner) != 1 or len(outer) != 1 or {*kept, *outer} != set(returned):
+        return None
+    made = [*kept, *outer]
+    return Layer(
+        tuple(x.index(letter) for letter in (*kept, *inner)), tuple(map(made.index, returned)), matrix[0] == inner[0]
+    )
+
+
+def _terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
+    """The letters of the dimensions of two operands and of what is returned, with letters of their own for those that
+    ``...`` stands for, and where nothing is said of what is returned, that too; None for anything else, and diagonals.
+    """
+    given, arrow, returned = equation.replace(" ", "").partition("->")
+    terms = given.split(",")
+    if len(terms) != 2 or len(ranks) != 2:
+        return None
+    if not arrow:
+        once = sorted(letter for letter in {*given} if letter.isalpha() and given.count(letter) == 1)
+        returned = "".join(["..." if "..." in given else "", *once])
+    hidden = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    if any(count < 0 or (count > 0 and "..." not in term) for term, count in zip(terms, hidden, strict=True)):
+        return None
+    most = max(hidden)
+    letters = [_HIDDEN[most - count : most] for count in hidden]
+    terms = [term.replace("...", own) for term, own in zip(terms, letters, strict=True)]
+    returned = returned.replace("...", _HIDDEN[:most])
+    if not "".join(terms).isalpha() or any(len(set(term)) != len(term) for term in (*terms, returned)):
+        return None
+    return terms, returned
+
+
+_HIDDEN: Final = "\u00e0\u00e1\u00e2\u00e3\u00e4\u00e5\u00e6\u00e7"
+"""Letters that no equation has."""
 
 
 def _merged(sizes: Sequence[Dim]) -> Dim | None:

@@ -129,8 +129,8 @@ def reason(error: BaseException) -> str:
     frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     # What torch was called by is of no interest, only what it called.
     frames = list(itertools.dropwhile(lambda frame: not frame[0].is_relative_to(library), frames)) or frames
-    for packages in ((library.parent,), (library,)):
-        packages = (sysconfig.get_path("stdlib"), Path(__file__).parent.parent, *packages)
+    for others in (library.parent, library):
+        packages = (sysconfig.get_path("stdlib"), Path(__file__).parent.parent, others)
         for path, line in reversed(frames):
             if path.is_file() and not any(path.is_relative_to(package) for package in packages):
                 return f"{text} ({path.name}, line {line})"

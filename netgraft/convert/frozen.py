@@ -11,6 +11,7 @@ tuple of (name, value) pairs. A tuple that begins with a string stands for somet
     (value, ...)                        a list
     ("input", i)                        the node's i-th input
     ("side", i, axis, times)            so many times the length of an axis of that
+    ("complex", 2.0, 1.0)               the number 2 + 1j
     ("training",)                       whether the network is being trained
     ("memory_format", "channels_last")  torch.channels_last
     ("layout", "strided")               torch.strided
@@ -60,6 +61,8 @@ def encode(argument: object, input: Callable[[object], int | None]) -> Any:
     match argument:
         case None | bool() | int() | float() | str() | Batch():
             return argument
+        case complex(real=real, imag=imag):
+            return ("complex", real, imag)
         case list() | tuple():
             return tuple(encode(item, input) for item in argument)
         case torch.dtype():

@@ -407,6 +407,8 @@ def _argument(value: Any, inputs: _Types) -> Any:
         case ("side", int(index), int(axis), int(times)):
             side = Call(".size", (Operand(index), axis))
             return side if times == 1 else Call("*", (side, times))
+        case ("complex", float(real), float(imag)):
+            return complex(real, imag)
         case Batch(times):
             return BatchSize(times)
         case ("training",):

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from netgraft.convert.einsum import einsum
 from netgraft.convert.onnx_foreign import DTYPES
 from netgraft.convert.onnx_known import is_symbolic
 from netgraft.convert.onnx_reading import Call, Rule, Untranslatable
@@ -405,15 +404,6 @@ def _cumsum(call: Call) -> Value:
     return call.torch("aten.cumsum.default", ("input", 0), int(call.number(1)), inputs=[call.value(0)])
 
 
-def _einsum(call: Call) -> Value:
-    values = call.values()
-    product = einsum(call.attrs["equation"], values, lambda x: call.type(x).shape, call.emit)
-    if product is not None:
-        return product
-    inputs = tuple(("input", i) for i in range(len(values)))
-    return call.torch("aten.einsum.default", call.attrs["equation"], inputs, inputs=values)
-
-
 def _trilu(call: Call) -> Value:
     k = int(call.number(1)) if call.has(1) else 0
     upper = call.attrs.get("upper", 1)
@@ -517,7 +507,6 @@ ARITHMETIC: Final[Mapping[str, Rule]] = {
     "GatherElements": _gather_elements,
     "Tile": _tile,
     "CumSum": _cumsum,
-    "Einsum": _einsum,
     "Trilu": _trilu,
     "Attention": _attention,
 }

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from netgraft.convert.einsum import Layer, as_layer, einsum, permuted
 from netgraft.convert.onnx_known import Array
 from netgraft.convert.onnx_reading import Call, Rule, Untranslatable
 from netgraft.ir import Value
@@ -228,6 +229,31 @@ def _matmul(call: Call) -> Value:
     return call.emit("matmul", a, b)
 
 
+def _layer(call: Call, x: Value, layer: Layer, index: int) -> Value:
+    """The linear layer that a sum of products of ``x`` and the ``index``-th input, its weight, is."""
+    weight = call.weight(index, lambda w: _floating(w).T if layer.turned else _floating(w))
+    out = call.constant(index).shape[1 if layer.turned else 0]
+    y = permuted(x, layer.dims, call.emit)
+    y = call.emit("linear", y, weights={"weight": weight}, out_features=out, bias=False)
+    return permuted(y, layer.order, call.emit)
+
+
+def _einsum(call: Call) -> Value:
+    equation, count = call.attrs["equation"], len(call.node.input)
+    for i in range(2):
+        if count == 2 and call.is_known(i) and not call.is_known(1 - i):
+            x = call.value(1 - i)
+            ranks = call.type(x).rank, call.constant(i).ndim
+            layer = as_layer(equation, ranks if i else ranks[::-1], i)
+            if layer is not None:
+                return _layer(call, x, layer, i)
+    values = call.values()
+    product = einsum(equation, values, lambda x: call.type(x).shape, call.emit)
+    if product is not None:
+        return product
+    return call.torch("aten.einsum.default", equation, tuple(("input", i) for i in range(count)), inputs=values)
+
+
 def _batch_norm(call: Call) -> Value:
     if call.attrs.get("training_mode"):
         raise Untranslatable("a batch norm that is always in training mode")
@@ -436,6 +462,7 @@ LAYERS: Final[Mapping[str, Rule]] = {
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "Einsum": _einsum,
     "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm,
     "InstanceNormalization": _instance_norm,

@@ -91,6 +91,8 @@ def _decoded(value: Any, tensors: Sequence[Tensor]) -> Any:
             return tensors[index]
         case ("side", int(index), int(axis), int(times)):
             return tensors[index].shape[axis] * times
+        case ("complex", float(real), float(imag)):
+            return complex(real, imag)
         case Batch(times):
             return _BATCH * times
         case ("training",):
