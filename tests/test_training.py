@@ -189,3 +189,12 @@ def test_outputs_that_only_training_has_are_said_and_the_rest_is_kept() -> None:
         model = from_module(module, x)
     assert ops(model) == ["conv2d", "dropout"] and set(model.weights) == {"conv.weight", "conv.bias"}
     torch.testing.assert_close(run(to_module(model).train(), x)[0], run(module.train(), x)[0])
+
+
+def test_a_failure_is_placed_in_what_torch_called() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * float(torch.rand(())) if self.training else x
+
+    with pytest.warns(UserWarning, match=r"in training could not be traced, .* \(test_training.py, line \d+\)"):
+        from_module(Net(), torch.randn(IMAGE))

@@ -12,7 +12,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import itertools
 import math
 import re
 import sysconfig
@@ -40,6 +39,7 @@ from netgraft.errors import GraphError, SourceError
 from netgraft.ir import Batch, Graph, Input, Model, Node, TensorType, Value
 
 _FIRST_LINE = 200
+_NETGRAFT = Path(__file__).parent.parent
 _NO_DROPOUT = re.compile(r"(dropout\.default\([^,()]+, 0\.0), (?:True|False)")
 
 
@@ -118,23 +118,22 @@ def _returned(module: nn.Module, args: tuple[Tensor, ...], name: str) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong in one line: the first line of the message, and where it happened, in the user's own code if it
-    is any of that.
+    """What went wrong in one line: the first line of the message, and where it happened: in what torch called if it
+    called anything, and rather in the user's own code than in a package.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and "data-dependent" in lines[0]:
         lines = ["what it does depends on the values of tensors"]
     text = lines[0][:_FIRST_LINE].rstrip(".:") if lines else type(error).__name__
     library = Path(torch.__file__).parent
-    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    # What torch was called by is of no interest, only what it called.
-    frames = list(itertools.dropwhile(lambda frame: not frame[0].is_relative_to(library), frames)) or frames
-    for others in (library.parent, library):
-        packages = (sysconfig.get_path("stdlib"), Path(__file__).parent.parent, others)
-        for path, line in reversed(frames):
-            if path.is_file() and not any(path.is_relative_to(package) for package in packages):
-                return f"{text} ({path.name}, line {line})"
-    return text
+    inner, places = False, []
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        inner |= path.is_relative_to(library)
+        if path.is_file() and not any(map(path.is_relative_to, (sysconfig.get_path("stdlib"), _NETGRAFT, library))):
+            places.append(((inner, not path.is_relative_to(library.parent)), f"{path.name}, line {frame.lineno}"))
+    best = max((rank for rank, _ in places), default=None)
+    return f"{text} ({next(place for rank, place in reversed(places) if rank == best)})" if places else text
 
 
 def _twin(module: nn.Module, device: str | None = None) -> nn.Module:
