@@ -126,11 +126,12 @@ def reason(error: BaseException) -> str:
         lines = ["what it does depends on the values of tensors"]
     text = lines[0][:_FIRST_LINE].rstrip(".:") if lines else type(error).__name__
     library = Path(torch.__file__).parent
+    framework = (Path(sysconfig.get_path("stdlib")), _NETGRAFT, library)
     inner, places = False, []
     for frame in traceback.extract_tb(error.__traceback__):
         path = Path(frame.filename)
         inner |= path.is_relative_to(library)
-        if path.is_file() and not any(map(path.is_relative_to, (sysconfig.get_path("stdlib"), _NETGRAFT, library))):
+        if path.is_file() and not any(path.is_relative_to(part) for part in framework):
             places.append(((inner, not path.is_relative_to(library.parent)), f"{path.name}, line {frame.lineno}"))
     best = max((rank for rank, _ in places), default=None)
     return f"{text} ({next(place for rank, place in reversed(places) if rank == best)})" if places else text
