@@ -7,8 +7,9 @@ from os import PathLike, fspath
 from urllib.parse import parse_qsl
 
 from netgraft import tasks
+from netgraft.convert.image_sizes import step_of_sizes
 from netgraft.errors import DataError, OptionError
-from netgraft.ir import Batch, Model
+from netgraft.ir import Batch, Graph, Model
 
 OPTIONS: Mapping[str, frozenset[str]] = {
     "denoising": frozenset(["sigma", "quality"]),
@@ -28,7 +29,8 @@ def task(
     (both with ``quality=psnr`` or ``ssim``), ``segmentation:PICTURES?first=0`` or ``key-points:FOLDER?alpha=0.1`` (see
     :mod:`netgraft.tasks.restoration`, :mod:`netgraft.tasks.segmentation` and :mod:`netgraft.tasks.key_points`).
 
-    Images are brought to the network's channels and size. ``seed`` decides how the splits are drawn where the data does
+    Images are brought to the network's channels and size; denoising and super-resolution are judged on whole pictures
+    where the network takes them. ``seed`` decides how the splits are drawn where the data does
     not say, ``subset`` limits the number of training examples (or pictures) before a validation split is taken out of
     them. ``normalize`` says what the network was trained to expect of images: ``data``, ``none``, ``imagenet`` or
     ``MEANS/DEVIATIONS`` (see :func:`netgraft.tasks.load`); restoration takes pixels from 0 to 1. DataError where
@@ -49,7 +51,7 @@ def task(
             raise DataError(
                 f"{model.name} gives {', '.join(map(str, signature.outputs))}; {kind} needs one output [N,C,H,W]"
             )
-        return _on_pictures(kind, pictures, _three(shape), _three(output.concrete()[1:]), seed, subset, normalize)
+        return _on_pictures(kind, pictures, model.graph, seed, subset, normalize)
     if not own and (not single or output.rank != 2):
         raise DataError(
             f"{model.name} gives {', '.join(map(str, signature.outputs))}; labelled images need one output "
@@ -64,12 +66,12 @@ def task(
 def _on_pictures(
     kind: str,
     text: str,
-    shape: tuple[int, int, int],
-    output: tuple[int, int, int],
+    graph: Graph,
     seed: int,
     subset: int | None,
     normalize: str,
 ) -> tasks.Task:
+    shape, output = (_three(types[0].concrete()[1:]) for types in (graph.signature.inputs, graph.signature.outputs))
     pictures, _, query = text.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     unknown = sorted(options.keys() - OPTIONS[kind])
@@ -86,12 +88,13 @@ def _on_pictures(
         return tasks.key_points(pictures, shape, output[0], alpha, seed, subset, normalize)
     if normalize not in ("data", "none"):
         raise OptionError(f"{kind} takes pixels from 0 to 1 as they are; leave out --normalize {normalize}")
+    quality, step = options.get("quality", "psnr"), step_of_sizes(graph)
     if kind == "super-resolution":
-        return tasks.super_resolution(pictures, shape, output, options.get("quality", "psnr"), seed, subset)
+        return tasks.super_resolution(pictures, shape, output, quality, seed, subset, step)
     if output != shape:
         raise DataError(f"denoising needs a network whose output is as large as its input: {shape}, not {output}")
     sigma = _number(options.get("sigma", "25"), "sigma")
-    return tasks.denoising(pictures, shape, sigma, options.get("quality", "psnr"), seed, subset)
+    return tasks.denoising(pictures, shape, sigma, quality, seed, subset, step)
 
 
 def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:

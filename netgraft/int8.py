@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 import torch
 from torch import Tensor, nn
@@ -85,15 +86,27 @@ def _prepared(task: Task, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32
 
 
 class _Session(nn.Module):
-    """An ONNX file as a module, to be judged as all others are."""
+    """An ONNX file as a module, to be judged as all others are, on images of any size that its nodes take."""
 
     def __init__(self, file: bytes) -> None:
         super().__init__()
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        self.session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.session = ort.InferenceSession(_of_any_size(file), options, providers=["CPUExecutionProvider"])
         (self.given,) = [one.name for one in self.session.get_inputs()]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The first output."""
         return torch.from_numpy(self.session.run(None, {self.given: inputs.numpy()})[0])
+
+
+def _of_any_size(file: bytes) -> bytes:
+    """The file without the heights and widths of its images: onnxruntime holds to those that are written down."""
+    read = onnx.load_from_string(file)
+    del read.graph.value_info[:]
+    for value in (*read.graph.input, *read.graph.output):
+        for place, dim in enumerate(value.type.tensor_type.shape.dim):
+            if place > 1:
+                dim.dim_param = f"{value.name}_{place}"
+    data: bytes = read.SerializeToString()
+    return data

@@ -136,12 +136,12 @@ LAYERS: dict[str, tuple[str, str]] = {
     # sources of networks: plain torch modules, and the strings that name one
     "zoo.*": ("", "torch"),
     "sources": ("ir.* convert.* spaces.families.* zoo.*", "torch"),
-    "data": ("ir.* tasks.*", ""),
+    "data": ("ir.* convert.image_sizes tasks.*", ""),
     "predictor.*": ("ir.* candidate convert.* costs.* study sources", "numpy scipy torch safetensors"),
     # what a run gives back
     "export": ("ir.* convert.*", "numpy torch safetensors"),
     "report.*": ("ir.* candidate metrics study search.*", "jinja2 numpy"),
-    "int8": ("ir.* convert.* costs.measured.* tasks.*", "numpy onnxruntime torch"),
+    "int8": ("ir.* convert.* costs.measured.* tasks.*", "numpy onnx onnxruntime torch"),
     "front": ("ir.* convert.* study export report.*", "torch"),
     # everything put together
     "recipes.*": ("*", "numpy torch"),

@@ -64,6 +64,24 @@ def with_image_sizes(model: Model, run: Run, sketch: Run, inputs: Sequence[Tenso
     return model
 
 
+def step_of_sizes(graph: Graph) -> int | None:
+    """The smallest power of two, up to 64, that heights and widths of images may be multiples of for a network from
+    images to images, whose outputs then grow as its inputs do; None where it takes those of its own size alone. Shapes
+    tell: nothing is computed.
+    """
+    (given,), outputs = (types.concrete(1) for types in graph.signature.inputs), graph.signature.outputs
+    net, grown = skeleton(graph).eval(), outputs[0].concrete(1)
+    *front, height, width = given
+    for step in (1, 2, 4, 8, 16, 32, 64):
+        if height % step or width % step:
+            return None
+        more = (height + step, width + 3 * step)
+        wanted = (*grown[:2], grown[2] * more[0] / height, grown[3] * more[1] / width)
+        if _shapes(net, [torch.empty(*front, *more, device="meta")]) == [wanted]:
+            return step
+    return None
+
+
 def _shapes(run: Callable[..., Any], inputs: Sequence[Tensor]) -> list[torch.Size] | None:
     """The shapes of what a network on the meta device gives; None where it does not run there."""
     found = _ran(run, inputs)

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol, Required, TypedDict
+from typing import Any, Protocol, Required, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ from netgraft.ir import Graph, Model, render
 from netgraft.metrics import Limit, parse_limit
 from netgraft.spaces.space import GraphScores
 from netgraft.study import Study
-from netgraft.tasks import Score, Task, evaluate
+from netgraft.tasks import Score, SplitName, Task, evaluate
 
 from .clock import HERE, Conditions
 from .evaluation import Trainer, counted
@@ -334,8 +334,8 @@ def _opened(out: Path, asked: Mapping[str, Any], resume: bool) -> Study:
 
 def examples_of(task: Task) -> str:
     """Names the examples of a task, split by split."""
-    splits = (task.train, task.validation, task.test)
-    return fingerprint(*(array.numpy() for split in splits for array in (split.inputs, split.targets)))
+    parts = [part for name in get_args(SplitName) for part in task.split(name).parts]
+    return fingerprint(*(array.numpy() for part in parts for array in (part.inputs, part.targets)))
 
 
 def fingerprint(*parts: str | npt.NDArray[Any]) -> str:

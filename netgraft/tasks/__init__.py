@@ -15,6 +15,7 @@ from netgraft.tasks.segmentation import segmentation
 from netgraft.tasks.task import (
     Answers,
     Distillation,
+    Mixed,
     Precision,
     Quality,
     Schedule,
@@ -36,6 +37,7 @@ from netgraft.tasks.vision import load
 __all__ = [
     "Answers",
     "Distillation",
+    "Mixed",
     "Precision",
     "Quality",
     "Schedule",

@@ -123,6 +123,12 @@ def decoded_mask(source: bytes | Path, place: str) -> Image.Image:
     return Image.fromarray(np.asarray(mask).astype(np.uint8))
 
 
+def continued(picture: Pixels, step: int) -> Pixels:
+    """A picture [H, W, C] continued by its edges, below and to the right, up to multiples of ``step``."""
+    below, beside = (-size % step for size in picture.shape[:2])
+    return np.pad(picture, ((0, below), (0, beside), (0, 0)), mode="edge")
+
+
 def tiles(picture: Pixels, height: int, width: int, step: tuple[int, int]) -> list[Pixels]:
     """Pieces [height, width, C] of a picture, ``step`` apart; a picture that is smaller is continued by its edges."""
     h, w, _ = picture.shape

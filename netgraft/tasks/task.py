@@ -32,6 +32,8 @@ SplitName = Literal["train", "validation", "test"]
 Precision = Literal["auto", "bf16", "fp32"]
 
 _EVALUATION_BATCH = 256
+_EVALUATION_VALUES = 1 << 22
+"""Numbers that a batch for judging holds at most, or else a single example: whole pictures are large."""
 ADAM = 0.02
 """The share of a schedule's learning rate, which is SGD's, that Adam (Kingma & Ba, ICLR 2015) takes: 0.001 of 0.05."""
 
@@ -58,9 +60,39 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def parts(self) -> tuple[Split, ...]:
+        """Itself alone, as all examples have one size."""
+        return (self,)
+
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.inputs.shape[1:])) or "single"
         return f"Split({len(self):,} examples: {shape} {_type(self.inputs)} inputs, {_type(self.targets)} targets)"
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """Examples to be judged that have several sizes, as pictures do: a split for each size."""
+
+    parts: tuple[Split, ...]
+
+    @classmethod
+    def of(cls, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Mixed:
+        """Of examples [...] one by one, those of equal shapes together; DataError where a split cannot be made."""
+        alike: dict[tuple[torch.Size, torch.Size], list[int]] = {}
+        for row, (given, target) in enumerate(zip(inputs, targets, strict=True)):
+            alike.setdefault((given.shape, target.shape), []).append(row)
+        parts = (
+            Split(*(torch.stack([column[row] for row in rows]) for column in (inputs, targets)))
+            for rows in alike.values()
+        )
+        return cls(tuple(parts))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __repr__(self) -> str:
+        return f"Mixed({len(self):,} examples of {len(self.parts):,} sizes)"
 
 
 def _type(tensor: Tensor) -> str:
@@ -112,8 +144,8 @@ class Task:
 
     name: str
     train: Split
-    validation: Split
-    test: Split
+    validation: Split | Mixed
+    test: Split | Mixed
     loss: Callable[[Tensor, Tensor], Tensor]
     quality: Quality
     prepare: Callable[[Tensor], Tensor]
@@ -127,7 +159,7 @@ class Task:
         sizes = ", ".join(f"{name} {len(self.split(name)):,}" for name in get_args(SplitName))
         return f"Task({self.name!r}: {sizes}; judged by {self.quality.name})"
 
-    def split(self, name: SplitName) -> Split:
+    def split(self, name: SplitName) -> Split | Mixed:
         """The split of that name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
@@ -281,19 +313,17 @@ def train(
 
 def evaluate(module: nn.Module, task: Task, split: SplitName) -> Score:
     """Judge `module` on a whole split, in eval mode and float32; its own modes are restored."""
-    data = task.split(split)
     values: list[Tensor] = []
     loss = 0.0
     with torch.no_grad(), _mode(module, training=False):
-        for start in range(0, len(data), _EVALUATION_BATCH):
-            rows = slice(start, start + _EVALUATION_BATCH)
-            outputs, targets = module(_prepare(task, data.inputs[rows])), data.targets[rows]
+        for inputs, targets in _judged_together(task.split(split).parts):
+            outputs = module(_prepare(task, inputs))
             values.append(task.quality.measure(outputs, targets).double())
             loss += task.loss(outputs, targets).item() * len(targets)
     value, of = torch.cat(values), task.quality.of
     quality = value.mean() if of is None else of(value.mean(0))
     error = standard_error(value, task.quality.span) if of is None else jackknife(value, of)
-    return Score(quality=quality.item(), error=error, loss=loss / len(data))
+    return Score(quality=quality.item(), error=error, loss=loss / len(value))
 
 
 def standard_error(values: Tensor, span: float | None = None) -> float:
@@ -438,6 +468,13 @@ def _optimiser(module: nn.Module, schedule: Schedule, task: Task) -> torch.optim
         nesterov=schedule.momentum > 0,
         fused=True,
     )
+
+
+def _judged_together(parts: Sequence[Split]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of inputs and targets of splits, in order."""
+    for part in parts:
+        size = max(1, min(_EVALUATION_BATCH, _EVALUATION_VALUES // part.inputs[0].numel()))
+        yield from zip(part.inputs.split(size), part.targets.split(size), strict=True)
 
 
 def _batches(examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

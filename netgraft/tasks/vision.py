@@ -159,7 +159,8 @@ def _from_python(
         if subset is not None:
             raise OptionError(f"subset cannot be used with {name}: let its Task have fewer examples")
         for each in (value.train, value.validation, value.test):
-            _check_shape(name, each, input_shape)
+            if isinstance(each, Split):  # where sizes are mixed, the network has to take any
+                _check_shape(name, each, input_shape)
         return value
     given = _parts(name, value)
     datasets = [part for part in given.values() if isinstance(part, Dataset)]
