@@ -17,6 +17,7 @@ from netgraft.events import (
     Event,
     FinalBegun,
     FinalsBegun,
+    FinalStopped,
     GenerationProposed,
     LimitScaled,
     MeasuringBegun,
@@ -90,6 +91,8 @@ class Watcher:
             case FinalBegun(trial, epochs):
                 name = label(trial.number, trial.digest) if trial.number else "the original"
                 self._show(f"training {name} for {epochs:g} epochs")
+            case FinalStopped(trial, reason):
+                self._show(f"{label(trial.number, trial.digest)} is stopped: {reason}")
             case MeasuringBegun(count):
                 self._show(f"test split, once; then measuring {count} networks, interleaved")
             case RunInterrupted():

@@ -90,6 +90,14 @@ class FinalBegun:
 
 
 @dataclass(frozen=True)
+class FinalStopped:
+    """The network of ``trial`` is not trained to the end; ``reason`` says why."""
+
+    trial: Trial
+    reason: str
+
+
+@dataclass(frozen=True)
 class MeasuringBegun:
     """``count`` networks are tested, once, and measured."""
 
@@ -117,6 +125,7 @@ Event = (
     | TrialRecorded
     | FinalsBegun
     | FinalBegun
+    | FinalStopped
     | MeasuringBegun
     | RunFinished
     | RunInterrupted

@@ -26,7 +26,16 @@ from netgraft.candidate import Candidate, TrialState
 from netgraft.convert.from_torch import from_module
 from netgraft.costs.measured import Latency
 from netgraft.errors import ConversionError, DataError, EmptyFrontError, OptionError, SourceError, StudyError
-from netgraft.events import Event, FinalBegun, LimitScaled, MeasuringBegun, PretrainingBegun, RunFinished, TrialRecorded
+from netgraft.events import (
+    Event,
+    FinalBegun,
+    FinalStopped,
+    LimitScaled,
+    MeasuringBegun,
+    PretrainingBegun,
+    RunFinished,
+    TrialRecorded,
+)
 from netgraft.metrics import parse_limit
 from netgraft.mutations import Mix
 from netgraft.mutations.graft import Graft
@@ -36,7 +45,7 @@ from netgraft.recipes import clock
 from netgraft.recipes import run as frame
 from netgraft.recipes.clock import Conditions
 from netgraft.recipes.evaluation import counted
-from netgraft.recipes.finals import affordable
+from netgraft.recipes.finals import ENTRANTS
 from netgraft.recipes.optimize import parse_budget
 from netgraft.report.page import render
 from netgraft.segments import Bank, Vocabulary
@@ -150,10 +159,21 @@ def test_without_a_predictor_nothing_is_expected(source: str, tmp_path: Path) ->
 
 def test_everybody_is_trained_equally_long(front: ng.Front) -> None:
     study = front.study
-    longest = max(study.trials[number].epochs for number in study.finalists)
+    begun = study.note("finals")
+    longest = max(study.trials[number].epochs for number in begun["numbers"])
     assert {f.epochs for f in study.finalists.values()} == {longest + 1}
-    trained = {note["number"]: note["epochs"] for note in study.notes if note["note"] == "trained"}
-    assert all(trained[n] + study.trials[n].epochs == longest + 1 for n in study.finalists)
+    for number in study.finalists:
+        trained = [note["epochs"] for note in study.notes if note["note"] == "trained" and note["number"] == number]
+        assert sum(trained) + study.trials[number].epochs == longest + 1
+
+
+def test_more_networks_begin_the_finals_than_end_them(front: ng.Front) -> None:
+    begun, heat = front.study.note("finals"), front.study.note("heat")
+    assert PLAN.finalists < len(begun["numbers"]) <= ENTRANTS * PLAN.finalists
+    stopped = {one["number"] for one in heat["networks"] if one["stopped"]}
+    assert stopped == set(begun["numbers"]) - front.study.finalists.keys() and stopped
+    assert len(front.summary.rows) <= 1 + PLAN.finalists
+    assert len(front.summary.stopped) == len(stopped)
 
 
 @pytest.mark.parametrize("pick", ["knee", "best"])  # what is faster hangs on the clock
@@ -223,7 +243,7 @@ def test_killed_at_any_moment_and_resumed_gives_the_same_trials(source: str, fro
     assert figures(resumed) == figures(front)
 
 
-@pytest.mark.parametrize("moment", [PretrainingBegun, FinalBegun, MeasuringBegun, RunFinished])
+@pytest.mark.parametrize("moment", [PretrainingBegun, FinalBegun, FinalStopped, MeasuringBegun, RunFinished])
 def test_interrupted_at_any_stage_and_resumed_ends_the_same(
     moment: type[Event], source: str, front: ng.Front, tmp_path: Path
 ) -> None:
@@ -339,20 +359,6 @@ def test_a_network_in_which_nothing_can_be_changed_is_refused_at_once(tmp_path: 
             model, ng.task("digits", model), out=tmp_path / "run", budget="1 trials", plan=PLAN, mutation=nothing
         )
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("left", "count", "epochs"),
-    [
-        (500.0, 4, 20.0),  # enough for everything
-        (60.0, 4, 12.0),  # the original and four finalists share what is left
-        (45.0, 3, 11.25),
-        (0.0, 2, 10.0),  # more than there is: a run ends with something to choose from
-        (-90.0, 2, 10.0),
-    ],
-)
-def test_finals_make_the_most_of_what_is_left(left: float, count: int, epochs: float) -> None:
-    assert affordable(left, finalists=4, epochs=20.0) == (count, epochs)
 
 
 @pytest.mark.parametrize("field", ["population", "keep", "finalists", "tune_epochs", "final_epochs", "learning_rate"])

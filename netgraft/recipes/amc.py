@@ -30,7 +30,7 @@ from netgraft.tasks import Task, evaluate
 from .clock import Clock
 from .ddpg import Agent, State, Step
 from .evaluation import Count, counted, counter, timed
-from .finals import finalists_of
+from .finals import Entrants, finalists_of
 from .greedy import NOTHING, Resource, check_limit, in_time
 from .refit import Moments
 from .run import Begun, Plan, Run, RunOptions, conduct
@@ -97,7 +97,7 @@ def amc(
         through(model, wanted.bound)  # whether it can be reached, before any work is done
     quality = Goal("quality", task.quality.higher_is_better)
 
-    def play(begun: Begun) -> tuple[Sequence[int], float]:
+    def play(begun: Begun) -> Entrants:
         study, (bound,), original = begun.study, begun.bounds, begun.original
         walk = through(original, bound.bound)
         clock = None
@@ -121,7 +121,7 @@ def amc(
         )
         assert begun.plan.final_epochs is not None, "decided by for_examples"
         best = finalists_of(study, [quality], quality, begun.plan.finalists, begun.bounds)
-        return [trial.number for trial in best], begun.plan.final_epochs
+        return Entrants([trial.number for trial in best], begun.plan.final_epochs, len(best))
 
     options = {"episodes": episodes, "least": least, "importance": importance, "multiple": multiple, "images": images}
     return conduct(

@@ -55,7 +55,7 @@ def seed_of(seed: int, *purpose: int) -> int:
     return int(np.random.default_rng([seed, *purpose]).integers(2**31))
 
 
-STAGES = ("check", "pretrain", "tune", "final", "imitate")
+STAGES = ("check", "pretrain", "tune", "final", "imitate", "heat")
 
 
 @dataclass(frozen=True)

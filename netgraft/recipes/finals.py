@@ -1,13 +1,23 @@
-"""The end of a run: the finalists and the original are trained equally long, tested once, and measured."""
+"""The end of a run: the finalists and the original are trained equally long, tested once, and measured.
+
+More networks may begin than are to be finalists. After a part of the training, the heat, those are stopped that
+another one clearly dominates, and of the others as many go on as there are to be finalists: one halving of Jamieson &
+Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization" (AISTATS 2016), section 3.
+Deviations: what goes on is a front, not the best of one figure; and the heat is a training with a schedule of its own,
+down to a learning rate of 0, so that everybody is judged annealed and at the same point. The rest begins there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import hypot
+from typing import Any
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import OptionError
-from netgraft.events import FinalBegun, FinalsBegun, Listener, MeasuringBegun, RunFinished, StepDone
+from netgraft.events import FinalBegun, FinalsBegun, FinalStopped, Listener, MeasuringBegun, RunFinished, StepDone
 from netgraft.ir import Model
 from netgraft.metrics import Goal, Limit, parse_limit
 from netgraft.search.pareto import front, spread
@@ -17,10 +27,26 @@ from netgraft.tasks import Task, evaluate
 from .clock import Conditions
 from .evaluation import Trainer, counted
 
+ENTRANTS = 2
+"""How many times as many networks begin the finals of :func:`netgraft.optimize` as are to be finalists."""
+HEAT = 0.25
+"""The share of the final training after which it is decided who goes on."""
+
 
 def tolerance_of(original: Trial) -> float:
     """The loss of quality that halves a parent's chance: two standard errors of the original's, at least 1 % of it."""
     return max(2 * original.scores["quality_error"], 0.01 * abs(original.scores["quality"]), 1e-9)
+
+
+@dataclass(frozen=True)
+class Entrants:
+    """Who begins the finals, by number of trial; for how many ``epochs`` each is trained, and how many are to be
+    ``finalists``: where these are fewer, some are stopped after the heat.
+    """
+
+    numbers: Sequence[int]
+    epochs: float
+    finalists: int
 
 
 def finalists_of(
@@ -31,6 +57,25 @@ def finalists_of(
     Where some were measured to keep the limits on latency with the whole of their interval, only those: finalists are
     measured again, and longer.
     """
+    sound = _sound(study, quality, limits)
+    best_ones = [sound[i] for i in front([[goal.cost(t.scores) for goal in goals] for t in sound])]
+    return [best_ones[i] for i in spread([[goal.cost(t.scores) for goal in goals] for t in best_ones], count)]
+
+
+def entrants_of(
+    study: Study, goals: Sequence[Goal], quality: Goal, count: int, limits: Sequence[Limit] = ()
+) -> list[Trial]:
+    """As :func:`finalists_of`, for ``count`` finalists :data:`ENTRANTS` times as many: those that no other one clearly
+    dominates, as their short fine-tunings tell little more.
+    """
+    sound = _sound(study, quality, limits)
+    stopped = dominated([Rival(t.number, t.scores, t.scores["quality_error"]) for t in sound], goals)
+    open_ones = [t for t in sound if t.number not in stopped]
+    chosen = spread([[goal.cost(t.scores) for goal in goals] for t in open_ones], ENTRANTS * count)
+    return [open_ones[i] for i in chosen]
+
+
+def _sound(study: Study, quality: Goal, limits: Sequence[Limit]) -> list[Trial]:
     complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
     by_time = [limit for limit in limits if limit.metric == "latency"]
     complete = [t for t in complete if not any(limit.violation(at_worst(t)) for limit in by_time)] or complete
@@ -38,8 +83,37 @@ def finalists_of(
         best = min(quality.cost(t.scores) for t in (study.trials[0], *complete))
         sound = [t for t in complete if quality.cost(t.scores) - best <= 3 * tolerance_of(study.trials[0])]
         complete = sound or complete
-    best_ones = [complete[i] for i in front([[goal.cost(t.scores) for goal in goals] for t in complete])]
-    return [best_ones[i] for i in spread([[goal.cost(t.scores) for goal in goals] for t in best_ones], count)]
+    return complete
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A network among others that are trained alike: its scores, and the standard error of its quality."""
+
+    number: int
+    scores: Mapping[str, float]
+    error: float
+
+
+def dominated(rivals: Sequence[Rival], goals: Sequence[Goal]) -> dict[int, int]:
+    """The numbers of those that another one clearly dominates, with its number: it is as good in all other goals, and
+    its quality is better by more than the standard error of a difference. That is taken as if the two were judged by
+    different examples; by the same it is rather smaller. Nobody is where quality is no goal.
+    """
+    quality = next((goal for goal in goals if goal.metric == "quality"), None)
+    if quality is None:
+        return {}
+    others = [goal for goal in goals if goal is not quality]
+    best_first = sorted(rivals, key=lambda rival: quality.cost(rival.scores))
+    found: dict[int, int] = {}
+    for i, rival in enumerate(best_first):
+        for better in best_first[:i]:
+            gain = quality.cost(rival.scores) - quality.cost(better.scores)
+            as_cheap = all(goal.cost(better.scores) <= goal.cost(rival.scores) for goal in others)
+            if as_cheap and gain > hypot(rival.error, better.error):
+                found[rival.number] = better.number
+                break
+    return found
 
 
 def affordable(left: float, finalists: int, epochs: float) -> tuple[int, float]:
@@ -47,8 +121,13 @@ def affordable(left: float, finalists: int, epochs: float) -> tuple[int, float]:
     and the original needs as many as each: the most that get half of the planned epochs, and at least two.
     """
     least = epochs / 2
-    count = max(min(2, finalists), min(finalists, int(left / least) - 1))
-    return count, min(epochs, max(least, round(left / (count + 1), 2)))
+    count = max(min(2, finalists), max((n for n in range(finalists + 1) if trainings(n) * least <= left), default=0))
+    return count, min(epochs, max(least, round(left / trainings(count), 2)))
+
+
+def trainings(finalists: int) -> float:
+    """To how many whole final trainings the finals come at most: the heat of all, and the rest of the finalists."""
+    return HEAT * (ENTRANTS * finalists + 1) + (1 - HEAT) * (finalists + 1)
 
 
 def at_worst(trial: Trial) -> dict[str, float]:
@@ -60,8 +139,8 @@ def at_worst(trial: Trial) -> dict[str, float]:
 def run_finals(
     study: Study,
     trainer: Trainer,
-    numbers: Sequence[int],
-    epochs: float,
+    entrants: Entrants,
+    goals: Sequence[Goal],
     limits: Sequence[str],
     conditions: Conditions,
     measure_seconds: float,
@@ -69,35 +148,90 @@ def run_finals(
 ) -> None:
     """Fills ``study.finalists``; what was trained before an interruption is taken up.
 
-    Everybody is trained up to the same number of epochs since the run began: that of the finalist with the longest
-    lineage, plus ``epochs``. A finalist whose training diverges is left out; OptionError if the original's does.
+    Everybody is trained up to the same number of epochs since the run began: that of the entrant with the longest
+    lineage, plus those of the finals. A network whose training diverges is left out; OptionError if it is the
+    original's.
     """
-    chosen = [study.trials[number] for number in numbers]
-    total = max(trial.epochs for trial in chosen) + epochs
-    on_event(FinalsBegun(len(chosen), total))
-    trained: list[tuple[Trial, Model]] = []
-    for trial in [study.trials[0], *chosen]:
-        model = _trained_longer(study, trainer, trial, total - trial.epochs, on_event)
-        if model is not None:
-            trained.append((trial, model))
-        elif trial.number == 0:
-            raise OptionError("training the original longer diverged; start again with a lower --learning-rate")
+    running = [study.trials[number] for number in (0, *entrants.numbers)]
+    longest = max(trial.epochs for trial in running)
+    total = longest + entrants.epochs
+    on_event(FinalsBegun(len(entrants.numbers), total))
+    if len(entrants.numbers) > entrants.finalists:
+        until = longest + HEAT * entrants.epochs
+        begun = _all_trained(study, trainer, running, until, "heat", on_event)
+        running = _gone_on(study, trainer.task, begun, until, entrants.finalists, goals, on_event)
+    trained = _all_trained(study, trainer, running, total, "final", on_event)
     study.add_finalists(_judged(study, trainer.task, trained, total, limits, conditions, measure_seconds, on_event))
     on_event(RunFinished())
 
 
-def _trained_longer(study: Study, trainer: Trainer, trial: Trial, epochs: float, on_event: Listener) -> Model | None:
-    note = next((n for n in study.notes if n["note"] == "trained" and n["number"] == trial.number), None)
+def _all_trained(
+    study: Study, trainer: Trainer, trials: Sequence[Trial], until: float, stage: str, on_event: Listener
+) -> list[tuple[Trial, Model]]:
+    """Those whose training did not diverge, the original first."""
+    models = [(trial, _trained(study, trainer, trial, until, stage, on_event)) for trial in trials]
+    return [(trial, model) for trial, model in models if model is not None]
+
+
+def _trained(
+    study: Study, trainer: Trainer, trial: Trial, until: float, stage: str, on_event: Listener
+) -> Model | None:
+    """A trial's network trained ``until`` so many epochs since the run began, from where the journal left it; None
+    where that diverged.
+    """
+    notes = [note for note in study.notes if note["note"] == "trained" and note["number"] == trial.number]
+    note = next((note for note in notes if note["until"] == until), None)
     if note is None:
-        on_event(FinalBegun(trial, epochs))
-        assert trial.model is not None, "complete trials have a model"
-        start = study.load_model(trial.model)
-        if trial.number == 0:
+        artifact, epochs = (notes[-1]["model"], notes[-1]["until"]) if notes else (trial.model, trial.epochs)
+        assert artifact is not None, "complete trials have a model, and who diverged does not go on"
+        on_event(FinalBegun(trial, until - epochs))
+        start = study.load_model(artifact)
+        if trial.number == 0 and not notes:
             start = trainer.recalibrated(start)  # as every child was when it was checked
-        model = trainer.train(start, epochs, "final", trial.number, lambda *at: on_event(StepDone(*at)))
-        study.add_note("trained", number=trial.number, model=study.save_model(model) if model else None, epochs=epochs)
+        model = trainer.train(start, until - epochs, stage, trial.number, lambda *at: on_event(StepDone(*at)))
+        if model is None and trial.number == 0:
+            raise OptionError("training the original longer diverged; start again with a lower --learning-rate")
+        saved = study.save_model(model) if model else None
+        study.add_note("trained", number=trial.number, model=saved, epochs=until - epochs, until=until)
         return model
     return study.load_model(note["model"]) if note["model"] else None
+
+
+def _gone_on(
+    study: Study,
+    task: Task,
+    trained: Sequence[tuple[Trial, Model]],
+    until: float,
+    most: int,
+    goals: Sequence[Goal],
+    on_event: Listener,
+) -> list[Trial]:
+    """The original, and who goes on with it after the heat. The journal keeps how the others were judged, and why some
+    of them were stopped.
+    """
+    if study.note("heat") is None:
+        study.add_note("heat", epochs=until, networks=_heat(task, trained[1:], most, goals))
+    stopped = {one["number"]: one["stopped"] for one in (study.note("heat") or {})["networks"] if one["stopped"]}
+    for trial, _ in trained:
+        if trial.number in stopped:
+            on_event(FinalStopped(trial, stopped[trial.number]))
+    return [trial for trial, _ in trained if trial.number not in stopped]
+
+
+def _heat(task: Task, trained: Sequence[tuple[Trial, Model]], most: int, goals: Sequence[Goal]) -> list[dict[str, Any]]:
+    found = []
+    for trial, model in trained:
+        score = evaluate(to_module(model), task, "validation")
+        found.append(Rival(trial.number, {**trial.scores, "quality": score.quality}, score.error))
+    better = dominated(found, goals)
+    open_ones = [rival for rival in found if rival.number not in better]
+    kept = {open_ones[i].number for i in spread([[g.cost(r.scores) for g in goals] for r in open_ones], most)}
+    reasons = {rival.number: "" if rival.number in kept else "others promised more" for rival in found}
+    reasons |= {number: f"#{other} is clearly better at no higher cost" for number, other in better.items()}
+    return [
+        {"number": r.number, "quality": r.scores["quality"], "error": r.error, "stopped": reasons[r.number]}
+        for r in found
+    ]
 
 
 def _judged(

@@ -27,7 +27,7 @@ from netgraft.tasks import Task
 
 from .clock import Clock
 from .evaluation import Check, Count, Tune, counted, counter
-from .finals import at_worst
+from .finals import Entrants, at_worst
 from .run import Begun, Plan, Run, conduct
 
 Resource = Callable[[Graph], float]
@@ -146,7 +146,7 @@ def greedily(
         )
     quality = Goal("quality", task.quality.higher_is_better)
 
-    def descend(begun: Begun) -> tuple[Sequence[int], float]:
+    def descend(begun: Begun) -> Entrants:
         study, (bound,) = begun.study, begun.bounds
         whole = study.trials[0].scores[metric]
         if bound.bound >= whole:
@@ -177,7 +177,7 @@ def greedily(
         if not path:
             raise EmptyFrontError(f"{name} found nothing to trim that saves {metric}; try another limit than {limit!r}")
         last = np.linspace(0, len(path), min(len(path), begun.plan.finalists) + 1)[1:].round().astype(int)
-        return [path[i - 1].number for i in last], begun.plan.final_epochs
+        return Entrants([path[i - 1].number for i in last], begun.plan.final_epochs, len(last))
 
     return conduct(
         *(model, task, descend, run),

@@ -45,7 +45,7 @@ from netgraft.tasks import Task
 
 from .clock import Clock, Corrected
 from .evaluation import Check, Count, Trainer, Tune
-from .finals import affordable, finalists_of, tolerance_of
+from .finals import Entrants, affordable, entrants_of, tolerance_of
 from .run import Begun, Estimates, Plan, Run, conduct, fingerprint
 
 
@@ -137,7 +137,7 @@ def optimize(
         raise OptionError(f"a predictor must be loaded: predictor=netgraft.predictor.load({str(predictor)!r})")
     grafts = [part for part in _parts(mutation) if isinstance(part, Graft)]
 
-    def evolve(begun: Begun) -> tuple[Sequence[int], float]:
+    def evolve(begun: Begun) -> Entrants:
         study, plan, bounds = begun.study, begun.plan, begun.bounds
         tolerance = tolerance_of(study.trials[0])
         by_graph = [bound for bound in bounds if bound.metric != "quality"]
@@ -162,7 +162,7 @@ def optimize(
             on_event=run.on_event,
         )
         count, epochs = _finals(study, plan, seconds)
-        return [t.number for t in finalists_of(study, parsed, quality, count, bounds)], epochs
+        return Entrants([t.number for t in entrants_of(study, parsed, quality, count, bounds)], epochs, count)
 
     method = {
         "mutation": _name(mutation),

@@ -30,7 +30,7 @@ from netgraft.tasks import Task
 
 from .clock import Clock
 from .evaluation import Check, Count, Tune
-from .finals import finalists_of
+from .finals import Entrants, finalists_of
 from .run import Begun, Plan, Run, conduct
 
 
@@ -192,7 +192,7 @@ def trained(
     chosen = (run.plan or Plan(finalists=3)).for_examples(len(task.train))
     quality = Goal("quality", task.quality.higher_is_better)
 
-    def search_once(begun: Begun) -> tuple[Sequence[int], float]:
+    def search_once(begun: Begun) -> Entrants:
         study, original = begun.study, begun.original
         assert begun.plan.tune_epochs is not None and begun.plan.final_epochs is not None, "decided by for_examples"
         clock = None
@@ -215,7 +215,7 @@ def trained(
         best = finalists_of(study, [quality, Goal("latency")], quality, begun.plan.finalists, begun.bounds)
         if not best:
             raise EmptyFrontError(f"{name} found no network: none of its candidates is legal; try more --candidates")
-        return [trial.number for trial in best], begun.plan.final_epochs
+        return Entrants([trial.number for trial in best], begun.plan.final_epochs, len(best))
 
     return conduct(
         *(model, task, search_once, run),

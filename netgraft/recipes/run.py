@@ -27,14 +27,14 @@ from netgraft.errors import DataError, OptionError, StudyError
 from netgraft.events import LimitScaled, Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded, nobody
 from netgraft.front import Front
 from netgraft.ir import Graph, Model, render
-from netgraft.metrics import Limit, parse_limit
+from netgraft.metrics import Limit, parse_goals, parse_limit
 from netgraft.spaces.space import GraphScores
 from netgraft.study import Study
 from netgraft.tasks import Score, SplitName, Task, evaluate
 
 from .clock import HERE, Conditions
 from .evaluation import Trainer, counted
-from .finals import run_finals
+from .finals import Entrants, run_finals
 
 LATENCY_SECONDS = 5.0
 """How long, about, the original is measured for a limit on latency in a unit of time."""
@@ -47,7 +47,8 @@ class Plan:
 
     ``population`` networks are proposed a generation (checking one costs a few percent of tuning it), ``keep`` of them
     fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more (what is left of a budget in
-    time may allow only half of that, or fewer finalists). ``pretrain_epochs`` trains the original first, for networks
+    time may allow only half of that, or fewer finalists). In :func:`netgraft.optimize` twice as many begin, and those
+    that promise least are stopped after a quarter of it. ``pretrain_epochs`` trains the original first, for networks
     that come without trained weights. ``search_share`` is the part of a time budget spent before the finals. With a
     ``teacher``, the original, what is new in a network first imitates for ``imitation`` steps what it replaced, in
     :func:`netgraft.optimize` (0: not at all).
@@ -174,7 +175,7 @@ class Begun:
 def conduct(
     model: Model,
     task: Task,
-    search: Callable[[Begun], tuple[Sequence[int], float]],
+    search: Callable[[Begun], Entrants],
     run: Run,
     *,
     plan: Plan,
@@ -183,9 +184,9 @@ def conduct(
     limits: Sequence[str],
     budget: str,
 ) -> Front:
-    """A run from its folder to its front. ``search`` fills the study with trials and gives the numbers of those to be
-    finalists, and for how many epochs each is trained; with ``resume`` it finds there what it had. ``method`` says, as
-    JSON, what else a run must agree in to be resumed, by the names of :data:`_FIXED`.
+    """A run from its folder to its front. ``search`` fills the study with trials and says which of them begin the
+    finals; with ``resume`` it finds there what it had. ``method`` says, as JSON, what else a run must agree in to be
+    resumed, by the names of :data:`_FIXED`.
 
     Raises OptionError, DataError and StudyError. Ctrl-C ends the search; the front then holds what was found so far.
     """
@@ -241,12 +242,14 @@ def conduct(
             trainer = Trainer(original, task, run.seed, plan.learning_rate, plan.teacher)
             bounds = _bounds(study, original, limits, conditions, run.on_event)
             if study.note("finals") is None:
-                numbers, epochs = search(Begun(study, trainer, plan, score, latency, bounds, conditions))
-                study.add_note("finals", numbers=list(numbers), epochs=epochs)
+                entrants = search(Begun(study, trainer, plan, score, latency, bounds, conditions))
+                study.add_note("finals", **asdict(entrants))
             if not study.finalists:
-                finals = study.note("finals") or {}
+                noted = study.note("finals") or {}
+                entrants = Entrants(noted["numbers"], noted["epochs"], noted["finalists"])
+                parsed = parse_goals(goals, quality_is_higher_better=task.quality.higher_is_better)
                 run_finals(
-                    *(study, trainer, finals["numbers"], finals["epochs"]),
+                    *(study, trainer, entrants, parsed),
                     *(limits, conditions, plan.measure_seconds, run.on_event),
                 )
         except KeyboardInterrupt:

@@ -103,6 +103,20 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """A network that began the finals and was stopped after ``epochs`` since the run began, with its ``validation``
+    quality there.
+    """
+
+    label: str
+    digest: str
+    validation: float
+    validation_error: float
+    epochs: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class Summary:
     """What came out of a run. ``rows`` are the finalists, the original first, then from fast to slow.
 
@@ -117,7 +131,8 @@ class Summary:
     - ``knee`` lies furthest from the line between the two ends of the front of quality against time, where all within
       one standard error of the best quality count as equally good.
 
-    ``prediction`` is the record of the run's predictor, if it had one.
+    ``stopped`` are those that began the finals and were not trained to their end. ``prediction`` is the record of the
+    run's predictor, if it had one.
     """
 
     task: str
@@ -126,6 +141,7 @@ class Summary:
     rows: tuple[Row, ...] = ()
     picks: Mapping[str, int] = field(default_factory=dict)
     prediction: Prediction | None = None
+    stopped: tuple[Stopped, ...] = ()
 
     @property
     def original(self) -> Row | None:
@@ -154,11 +170,29 @@ def summarize(study: Study) -> Summary:
         return Summary(task, quality, _unfinished(study), prediction=said)
     original = rows[0] if rows[0].is_original else None
     children = [row for row in rows if not row.is_original]
+    stopped = _stopped(study)
     entrants = [row for row in children if not row.breaks] or ([] if children else rows)
     if not entrants:
-        return Summary(task, quality, _beyond(children), rows, prediction=said)
+        return Summary(task, quality, _beyond(children), rows, prediction=said, stopped=stopped)
     knee = _knee(entrants, quality)
-    return Summary(task, quality, _headline(knee, original, quality), rows, _picks(entrants, original, quality), said)
+    picks = _picks(entrants, original, quality)
+    return Summary(task, quality, _headline(knee, original, quality), rows, picks, said, stopped)
+
+
+def _stopped(study: Study) -> tuple[Stopped, ...]:
+    note = study.note("heat") or {"networks": []}
+    return tuple(
+        Stopped(
+            f"#{one['number']}",
+            study.trials[one["number"]].digest,
+            one["quality"],
+            one["error"],
+            note["epochs"],
+            one["stopped"],
+        )
+        for one in note["networks"]
+        if one["stopped"]
+    )
 
 
 @dataclass(frozen=True)

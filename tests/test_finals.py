@@ -1,0 +1,194 @@
+"""Who is trained to the end, and who is stopped on the way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from studies import begun, finished, model_of, resnet
+
+from netgraft.candidate import Trial, TrialState
+from netgraft.events import Event, FinalBegun, FinalStopped
+from netgraft.ir import Model
+from netgraft.metrics import Goal
+from netgraft.recipes import finals
+from netgraft.recipes.finals import ENTRANTS, HEAT, Entrants, Rival, affordable, dominated, entrants_of, trainings
+from netgraft.report import summarize
+from netgraft.report.page import render
+from netgraft.study import Study
+from netgraft.tasks import Score
+
+GOALS = (Goal("quality", True), Goal("latency"))
+
+
+def rival(number: int, quality: float, latency: float, error: float = 1.0) -> Rival:
+    return Rival(number, {"quality": quality, "latency": latency}, error)
+
+
+def test_who_is_clearly_worse_at_no_lower_cost_is_dominated() -> None:
+    rivals = [
+        rival(1, 90, 1.0),
+        rival(2, 88, 1.0),  # by 2, and the error of a difference is 1.4
+        rival(3, 89, 1.1),  # by 1: not clear
+        rival(4, 70, 0.9),  # quicker
+        rival(5, 60, 0.95),
+    ]
+    assert dominated(rivals, GOALS) == {2: 1, 5: 4}
+    assert dominated(rivals, [Goal("latency")]) == {}, "where quality is no goal it stops nobody"
+    assert dominated(rivals, [Goal("quality", False), Goal("latency")]) == {1: 5, 2: 5, 3: 5}, "a loss"
+
+
+SOME = st.lists(st.tuples(st.floats(0, 100), st.floats(0.1, 2), st.floats(0, 10)), min_size=1, max_size=8)
+
+
+@given(SOME)
+def test_nobody_is_stopped_for_somebody_who_is_stopped_or_dearer(some: list[tuple[float, float, float]]) -> None:
+    rivals = {i: rival(i, *values) for i, values in enumerate(some)}
+    found = dominated(list(rivals.values()), GOALS)
+    best = max(rivals.values(), key=lambda r: r.scores["quality"])
+    quickest = min(rivals.values(), key=lambda r: (r.scores["latency"], -r.scores["quality"]))
+    assert not {best.number, quickest.number} & found.keys() and len(found) < len(rivals)
+    for number, other in found.items():
+        worse, better = rivals[number], rivals[other]
+        assert better.scores["latency"] <= worse.scores["latency"]
+        assert better.scores["quality"] - worse.scores["quality"] > math.hypot(worse.error, better.error)
+
+
+@pytest.mark.parametrize(
+    ("left", "count", "epochs"),
+    [
+        (500.0, 4, 20.0),  # enough for everything
+        (90.0, 4, 15.0),  # the original, four finalists and the heat of four more share what is left
+        (45.0, 2, 12.86),
+        (0.0, 2, 10.0),  # more than there is: a run ends with something to choose from
+        (-90.0, 2, 10.0),
+    ],
+)
+def test_finals_make_the_most_of_what_is_left(left: float, count: int, epochs: float) -> None:
+    assert affordable(left, finalists=4, epochs=20.0) == (count, epochs)
+
+
+def test_the_effort_is_what_all_are_trained() -> None:
+    assert trainings(4) == (1 + ENTRANTS * 4) * HEAT + (1 + 4) * (1 - HEAT)
+
+
+class Made:
+    """Trains nothing: counts, and says how good a network became."""
+
+    task = None
+    trained: list[tuple[str, int, float]]
+
+    def __init__(self) -> None:
+        self.trained = []
+
+    def recalibrated(self, model: Model) -> Model:
+        return model
+
+    def train(self, model: Model, epochs: float, stage: str, number: int, on_step: Any) -> Model:
+        self.trained.append((stage, number, epochs))
+        return replace(model, name=f"{number}")
+
+
+QUALITIES = {0: 80.0, 1: 85.0, 2: 80.0, 3: 84.5, 4: 70.0, 5: 84.0}
+TIMES = {0: 1.0, 1: 0.9, 2: 0.95, 3: 0.8, 4: 0.5, 5: 0.85}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Five children of one small network: the second is clearly worse than the first, and no quicker."""
+    study = begun(tmp_path / "run")
+    for number in range(1, 6):
+        artifact = study.save_model(replace(model_of(resnet(1, 4), seed=number), name=str(number)))
+        scores = {"quality": 80.0, "quality_error": 1.0, "latency": TIMES[number]}
+        study.add_trial(
+            Trial(number, 1, f"{number:032x}", TrialState.COMPLETE, 0, scores=scores, epochs=number % 3, model=artifact)
+        )
+    return study
+
+
+def run(study: Study, monkeypatch: pytest.MonkeyPatch, trainer: Made, count: int, listener: Any) -> list[int]:
+    """The numbers of the finalists."""
+    ended: list[int] = []
+
+    def judged(study: Study, task: None, trained: list[tuple[Trial, Model]], *_: object) -> list[Any]:
+        ended.extend(trial.number for trial, _ in trained)
+        return []
+
+    def evaluated(module: Model, task: None, split: str) -> Score:
+        assert split == "validation"
+        return Score(QUALITIES[int(module.name)], 1.0, 0.0)
+
+    monkeypatch.setattr(finals, "_judged", judged)
+    monkeypatch.setattr(finals, "evaluate", evaluated)
+    monkeypatch.setattr(finals, "to_module", lambda model: model)
+    given: Any = trainer
+    nothing: Any = None
+    finals.run_finals(study, given, Entrants([1, 2, 3, 4, 5], 8.0, count), GOALS, (), nothing, 0.0, listener)
+    return ended
+
+
+def test_more_begin_than_end_and_all_are_judged_at_the_same_point(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, told = Made(), list[Event]()
+    ended = run(study, monkeypatch, trainer, 2, told.append)
+    assert ended[0] == 0 and len(ended) == 3 and 2 not in ended
+    # The longest lineage has 2 epochs: everybody is judged after 2 + 8 / 4, and ends after 2 + 8.
+    epochs = {n: [e for _, number, e in trainer.trained if number == n] for n in range(6)}
+    assert all(study.trials[n].epochs + epochs[n][0] == 4.0 for n in range(6))
+    assert all(epochs[n][1:] == ([6.0] if n in ended else []) for n in range(6))
+    reasons = {event.trial.number: event.reason for event in told if isinstance(event, FinalStopped)}
+    assert reasons.keys() == {1, 2, 3, 4, 5} - set(ended)
+    assert reasons[2] == "#1 is clearly better at no higher cost"
+    note = study.note("heat") or {}
+    assert {one["number"]: one["stopped"] for one in note["networks"] if one["stopped"]} == reasons
+    assert {one["number"]: one["quality"] for one in note["networks"]} == {n: QUALITIES[n] for n in range(1, 6)}
+
+
+def test_where_all_can_end_there_is_no_heat(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Made()
+    assert run(study, monkeypatch, trainer, 5, lambda event: None) == [0, 1, 2, 3, 4, 5]
+    assert {stage for stage, *_ in trainer.trained} == {"final"} and study.note("heat") is None
+
+
+def test_finals_that_were_cut_off_take_up_what_was_trained(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, told = Made(), list[Event]()
+    expected = run(study, monkeypatch, whole, 2, told.append)
+    trained = [event for event in told if isinstance(event, FinalBegun)]
+    for cut in range(len(trained)):
+        again = Study.read(study.path)
+        again.notes[:] = [n for n in again.notes if n["note"] != "heat"][:cut]  # the journal was cut there
+        again._journal = study._journal
+        rest = Made()
+        assert run(again, monkeypatch, rest, 2, lambda event: None) == expected
+        assert rest.trained == whole.trained[cut:]
+
+
+def test_who_begins_may_be_a_little_worse_than_another(study: Study) -> None:
+    scores = {1: 80.0, 2: 79.0, 3: 60.0, 4: 79.5, 5: 80.0}  # 3 is ruined, 2 is not clearly worse than 1
+    for number, quality in scores.items():
+        trial = study.trials[number]
+        study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality})
+    assert [t.number for t in entrants_of(study, GOALS, GOALS[0], 4)] == [1, 2, 4, 5]
+    assert len(entrants_of(study, GOALS, GOALS[0], 1)) == ENTRANTS
+
+
+def test_the_report_says_who_was_stopped(tmp_path: Path) -> None:
+    reason = "others promised <more>"
+    with finished(tmp_path / "run") as study:
+        assert not summarize(study).stopped and "stopped early" not in render(study)
+        networks = [
+            {"number": 1, "quality": 90.0, "error": 0.4, "stopped": ""},
+            {"number": 2, "quality": 80.0, "error": 0.4, "stopped": reason},
+        ]
+        study.add_note("heat", epochs=4.0, networks=networks)
+        (stopped,) = summarize(study).stopped
+        assert (stopped.label, stopped.validation, stopped.epochs) == ("#2", 80.0, 4.0)
+        assert stopped.digest == study.trials[2].digest
+        page = render(study)
+    assert "1 more began and was stopped early" in page and "others promised &lt;more&gt;" in page
