@@ -68,7 +68,7 @@ def row(trainer: Trainer, child: Model, epochs: float) -> dict[str, float]:
         return result
 
     grafted = trainer.recalibrated(child)
-    taught, imitating = spent(lambda: imitate(trainer.original, child, task, seed=0))
+    taught, imitating = spent(lambda: imitate(trainer.original, child, task, seed=0).model)
     fine_tuned, whole = spent(lambda: tuned(grafted, epochs))
     both = tuned(taught, max(0.1, epochs * (1 - imitating / whole)))
     alone = Trainer(trainer.original, task, trainer.seed, 0.1, teaching=False)

@@ -87,10 +87,10 @@ class Watcher:
             case TrialRecorded(trial):
                 self._trial(trial)
             case FinalsBegun(count, epochs):
-                self._show(f"finals: the original and {count} more, each up to {epochs:g} epochs since the run began")
+                self._show(f"finals: the original and {count} more, each up to {epochs:.4g} epochs since the run began")
             case FinalBegun(trial, epochs):
                 name = label(trial.number, trial.digest) if trial.number else "the original"
-                self._show(f"training {name} for {epochs:g} epochs")
+                self._show(f"training {name} for {epochs:.4g} epochs")
             case FinalStopped(trial, reason):
                 self._show(f"{label(trial.number, trial.digest)} is stopped: {reason}")
             case MeasuringBegun(count):

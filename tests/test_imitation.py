@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from netgraft.convert.from_torch import from_module
 from netgraft.convert.to_torch import to_module, weights_of
+from netgraft.costs.analytic import flops
 from netgraft.ir import Batch, Builder, Edit, Graph, Model, Region, TensorType, Value, apply, inherit
 from netgraft.mutations.trim import Trim
-from netgraft.recipes.imitation import imitate, new_part
+from netgraft.recipes.imitation import Imitation, imitate, new_part
 from netgraft.tasks import Split, Task, classification, recalibrate
 
 
@@ -95,7 +96,7 @@ def test_imitation_brings_a_child_closer_and_leaves_the_rest_alone(task: Task) -
     parent = Model(network(), weights_of(module))
     _, edit = replaced(parent.graph, ["one", "between", "two"], 3, 8)
     child = child_of(parent, edit)
-    taught = imitate(parent, child, task, steps=100, seed=1)
+    taught = imitate(parent, child, task, steps=100, seed=1).model
     x = task.train.inputs
 
     def off(model: Model) -> float:
@@ -108,7 +109,7 @@ def test_imitation_brings_a_child_closer_and_leaves_the_rest_alone(task: Task) -
     changed = {key for key in child.weights if not np.array_equal(child.weights[key], taught.weights[key])}
     assert changed & new
     assert changed - new <= {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
-    again = imitate(parent, child, task, steps=100, seed=1)
+    again = imitate(parent, child, task, steps=100, seed=1).model
     assert all(np.array_equal(again.weights[key], taught.weights[key]) for key in taught.weights)
 
 
@@ -117,12 +118,23 @@ def test_what_has_no_weights_or_diverges_stays_as_it_is(task: Task) -> None:
     b = Builder()
     y = b.add("relu6", b.input("in0", parent.graph.types[Value("one")]))
     child = child_of(parent, Edit(Region.of(["between"]), b.build(y)))
-    assert imitate(parent, child, task, steps=5, seed=0) is child
+    assert imitate(parent, child, task, steps=5, seed=0) == Imitation(child, 0.0)
     _, edit = replaced(parent.graph, ["one", "between", "two"], 3, 8)
     child = child_of(parent, edit)
     key = next(key for key in edit.replacement.weight_types if key.endswith("weight"))
     broken = replace(child, weights={**child.weights, key: child.weights[key] * np.float32("nan")})
-    assert imitate(parent, broken, task, steps=5, seed=0) is broken
+    assert imitate(parent, broken, task, steps=5, seed=0) == Imitation(broken, 0.0)
+
+
+def test_imitation_counts_as_the_part_of_an_epoch_that_it_is(task: Task) -> None:
+    """Of 300 examples ten steps show 640, to a part of the network; memory for fewer images makes batches smaller."""
+    parent = sane_model(network())
+    _, edit = replaced(parent.graph, ["one", "between", "two"], 3, 8)
+    child = child_of(parent, edit)
+    share = flops(edit.replacement) / flops(child.graph)
+    assert 0.1 < share < 0.9
+    assert imitate(parent, child, task, steps=10, seed=0).epochs == pytest.approx(640 / 300 * share)
+    assert imitate(parent, child, task, steps=10, images=20, seed=0).epochs == pytest.approx(200 / 300 * share)
 
 
 class Tokens(nn.Module):
@@ -154,4 +166,4 @@ def test_a_batch_may_lie_anywhere(task: Task, ids: list[str]) -> None:
     edit = Edit(region, b.build(*outputs))
     child = child_of(parent, edit)
     assert new_part(parent.graph, child.graph) is not None
-    assert imitate(parent, child, task, steps=3, seed=0) is not child
+    assert imitate(parent, child, task, steps=3, seed=0).model is not child

@@ -164,7 +164,16 @@ def test_everybody_is_trained_equally_long(front: ng.Front) -> None:
     assert {f.epochs for f in study.finalists.values()} == {longest + 1}
     for number in study.finalists:
         trained = [note["epochs"] for note in study.notes if note["note"] == "trained" and note["number"] == number]
-        assert sum(trained) + study.trials[number].epochs == longest + 1
+        assert sum(trained) + study.trials[number].epochs == pytest.approx(longest + 1)
+
+
+def test_imitation_is_part_of_the_training_that_is_counted(front: ng.Front) -> None:
+    trials = front.study.trials
+    gained = [
+        t.epochs - trials[t.parent].epochs for t in trials.values() if t.state is TrialState.COMPLETE and t.number
+    ]
+    assert all(PLAN.tune_epochs <= epochs < PLAN.tune_epochs + 100 * 64 / 1000 for epochs in gained)
+    assert any(epochs > PLAN.tune_epochs for epochs in gained)
 
 
 def test_more_networks_begin_the_finals_than_end_them(front: ng.Front) -> None:

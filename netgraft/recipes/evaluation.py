@@ -21,7 +21,7 @@ from netgraft.search import Result
 from netgraft.tasks import Answers, Schedule, Task, agreement, answers, evaluate, recalibrate, train
 
 from .clock import Clock
-from .imitation import imitate
+from .imitation import Imitation, imitate
 
 Step = Callable[[int, int], None]
 
@@ -133,7 +133,7 @@ class Check:
 class Tune:
     """Last rung: fine-tuning, with the original as teacher, of what keeps ``limits`` when ``clock`` measures it. Before
     that, where there is a teacher, what is new imitates for ``imitation`` steps what it replaced
-    (:func:`netgraft.recipes.imitation.imitate`).
+    (:func:`netgraft.recipes.imitation.imitate`), which counts towards the candidate's epochs.
 
     Scores on the validation split: ``quality_before`` and ``quality`` with its standard error ``quality_error``, and
     those of the clock. A network that breaks a limit has the clock's scores only.
@@ -156,21 +156,22 @@ class Tune:
             return Result(candidate, times)  # nothing is gained by training it
         before = evaluate(to_module(candidate.model), trainer.task, "validation")
         started = time.perf_counter()
-        model = trainer.train(self._begun(candidate), self.epochs, "tune", candidate.number)
+        begun = self._begun(candidate)
+        model = trainer.train(begun.model, self.epochs, "tune", candidate.number)
         training = time.perf_counter() - started
         if model is None:
             return Result(candidate, failure="the training diverged")
         after = evaluate(to_module(model), trainer.task, "validation")
-        tuned = replace(candidate, model=model, epochs=candidate.epochs + self.epochs)
+        tuned = replace(candidate, model=model, epochs=candidate.epochs + begun.epochs + self.epochs)
         scores = {"quality_before": before.quality, "quality": after.quality, "quality_error": after.error, **times}
         failure = "" if isfinite(after.quality) else "its quality is not a number"
         return Result(tuned, scores, failure, training=training)
 
-    def _begun(self, candidate: Candidate) -> Model:
+    def _begun(self, candidate: Candidate) -> Imitation:
         """What fine-tuning begins with."""
         trainer = self.trainer
         if not self.imitation or not trainer.teaching:
-            return candidate.model
+            return Imitation(candidate.model)
         seed = seed_of(trainer.seed, STAGES.index("imitate"), candidate.number)
         return imitate(trainer.original, candidate.model, trainer.task, steps=self.imitation, seed=seed)
 

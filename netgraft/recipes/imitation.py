@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from netgraft.convert.to_torch import to_module, weights_of
+from netgraft.costs.analytic import flops
 from netgraft.ir import DType, Graph, Model, Node, Region, Value
 from netgraft.tasks import Task, recalibrate
 
@@ -82,6 +83,16 @@ def _pairs(node: Node, parent: Graph) -> list[tuple[Value, Value]] | None:
     return list(zip(node.inputs, old.inputs, strict=True))
 
 
+@dataclass(frozen=True)
+class Imitation:
+    """A network whose new part has imitated, and the epochs of training the whole of it that this comes to: the share
+    of an epoch's examples that were shown, times the part's share of the network's FLOPs.
+    """
+
+    model: Model
+    epochs: float = 0.0
+
+
 def imitate(
     parent: Model,
     child: Model,
@@ -92,7 +103,7 @@ def imitate(
     batch_size: int = 64,
     learning_rate: float = 0.003,
     seed: int,
-) -> Model:
+) -> Imitation:
     """The child with its new part trained for ``steps`` to give what the parent gives there, and batch-norm statistics
     re-estimated; the child as it is where nothing new has weights, or training them diverged.
 
@@ -102,13 +113,13 @@ def imitate(
     """
     part = new_part(parent.graph, child.graph)
     if part is None or not part.graph.trainable:
-        return child
+        return Imitation(child)
     module = to_module(Model(part.graph, {key: child.weights[key] for key in part.graph.weight_types})).train()
     region = Region.of(part.graph.position)
     free = [p for key, p in module.named_parameters() if p.requires_grad and not region.others(child.graph, key)]
     if not free:
-        return child
-    batches = _activations(parent, part, task, images, batch_size, seed)
+        return Imitation(child)
+    batches, size = _activations(parent, part, task, images, batch_size, seed)
     scales = [None if v is None else _variance([wanted[i] for _, wanted in batches]) for i, v in enumerate(part.wanted)]
     optimiser = torch.optim.Adam(free, lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
@@ -125,7 +136,7 @@ def imitate(
             ]
             loss = torch.stack(losses).mean()
             if not isfinite(loss.item()):
-                return child
+                return Imitation(child)
             optimiser.param_groups[0]["lr"] = learning_rate * (1 + cos(pi * step / steps)) / 2
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -133,30 +144,35 @@ def imitate(
     taught = replace(child, weights={**child.weights, **weights_of(module)})
     whole = to_module(taught)
     recalibrate(whole, task, batches=4, seed=seed)
-    return replace(taught, weights=weights_of(whole))
+    share = flops(part.graph) / max(1, flops(child.graph))
+    return Imitation(replace(taught, weights=weights_of(whole)), steps * size / len(task.train) * share)
 
 
 _Ends = tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]
 """What a part is given and has to give for one batch."""
 
 
-def _activations(parent: Model, part: Part, task: Task, images: int, batch_size: int, seed: int) -> list[_Ends]:
-    """Batches of training images, as many as memory is set aside for, by what the part is given and has to give.
+def _activations(
+    parent: Model, part: Part, task: Task, images: int, batch_size: int, seed: int
+) -> tuple[list[_Ends], int]:
+    """Batches of training images, as many as memory is set aside for, by what the part is given and has to give; and
+    how many images a batch holds.
 
     They stay as they were computed: a tensor within a network need not have its batch in front.
     """
     values = list(dict.fromkeys(v for v in (*part.given, *part.wanted) if v is not None))
-    size = sum(type_.numel() * type_.dtype.bytes for type_ in parent.graph.types_of(values))
-    count = max(1, min(images, len(task.train), _MEMORY // size))
+    memory = sum(type_.numel() * type_.dtype.bytes for type_ in parent.graph.types_of(values))
+    count = max(1, min(images, len(task.train), _MEMORY // memory))
+    size = min(batch_size, count)
     look = Look(parent, values)
     batches: list[_Ends] = []
-    for inputs, _ in some_training_data(task, count, seed, min(batch_size, count)):
-        if not batches or len(inputs) == batch_size:  # a small rest would upset the norms
+    for inputs, _ in some_training_data(task, count, seed, size):
+        if not batches or len(inputs) == size:  # a small rest would upset the norms
             found = look(inputs)
             batches.append(
                 (tuple(found[v] for v in part.given), tuple(None if v is None else found[v] for v in part.wanted))
             )
-    return batches
+    return batches, size
 
 
 def _variance(tensors: Sequence[Tensor | None]) -> Tensor:

@@ -230,10 +230,10 @@ def _finals(study: Study, plan: Plan, seconds: float | None) -> tuple[int, float
     tuned = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
     if not tuned:
         raise EmptyFrontError(_why_empty(study))
-    assert plan.tune_epochs is not None and plan.final_epochs is not None, "decided by for_examples"
+    assert plan.final_epochs is not None, "decided by for_examples"
     if seconds is None:
         return plan.finalists, plan.final_epochs
-    epoch = sum(t.training for t in tuned) / (len(tuned) * plan.tune_epochs)
+    epoch = sum(t.training for t in tuned) / sum(t.epochs - study.trials[t.parent or 0].epochs for t in tuned)
     left = (seconds - spent(study) - plan.measure_seconds) / epoch
     return affordable(left - max(t.epochs for t in tuned), plan.finalists, plan.final_epochs)
 
