@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from netgraft.errors import DataError, OptionError, SourceError
 from netgraft.tasks import (
     Distillation,
+    Mixed,
     Quality,
     Schedule,
     Split,
@@ -115,6 +116,7 @@ def test_epochs_may_be_fractions() -> None:
         ("learning_rate", -0.1),
         ("momentum", 1),
         ("warmup", 1.5),
+        ("average", 1),
     ],
 )
 def test_a_schedule_that_makes_no_sense_is_refused_by_name(option: str, value: float) -> None:
@@ -156,6 +158,38 @@ def test_the_seed_alone_decides_the_weights(precision: str) -> None:
     assert not same(weights(5), weights(6))
 
 
+def test_the_average_is_that_of_the_weights_after_each_step() -> None:
+    """By hand: at the n-th step (from 0) the old average keeps (1 + n) / (10 + n), or the schedule's share if less."""
+    steps: list[dict[str, Tensor]] = []
+    module, start = small_net(), small_net()
+    module.load_state_dict(start.state_dict())
+    schedule = Schedule(2, batch_size=16, average=0.25, precision="fp32")
+    train(module, blobs(), schedule, seed=0, on_step=lambda *at: steps.append(state(module)))
+    assert len(steps) == 12
+    expected = steps[0]
+    for n, step in enumerate(steps[1:], 1):
+        kept = min(3 / 4, (1 + n) / (10 + n))  # over 0.25 * 12 steps
+        expected = {k: kept * expected[k] + (1 - kept) * v if v.is_floating_point() else v for k, v in step.items()}
+    found = state(module)
+    assert all(torch.allclose(expected[name], value, atol=1e-6) for name, value in found.items())
+    assert not same(found, steps[-1]) and "1.num_batches_tracked" in found
+    assert not module.training and all(p.is_contiguous() and p.requires_grad for p in module.parameters())
+    # The same training ends with the last weights where nothing is averaged, and averages none where it diverges.
+    plain = small_net()
+    plain.load_state_dict(start.state_dict())
+    train(plain, blobs(), replace(schedule, average=0.0), seed=0)
+    assert same(state(plain), steps[-1])
+
+
+def test_an_average_does_not_keep_what_a_short_training_began_with() -> None:
+    """Of two steps the second has nine parts of eleven, however long the average is to be."""
+    module, steps = small_net(), list[dict[str, Tensor]]()
+    schedule = Schedule(1, batch_size=48, average=0.9, precision="fp32")
+    train(module, blobs(), schedule, seed=0, on_step=lambda *at: steps.append(state(module)))
+    expected = (2 * steps[0]["0.weight"] + 9 * steps[1]["0.weight"]) / 11
+    torch.testing.assert_close(state(module)["0.weight"], expected)
+
+
 def test_the_callers_random_state_is_left_alone() -> None:
     module = small_net()
     before = torch.get_rng_state()
@@ -178,6 +212,30 @@ def test_an_epoch_shows_every_example_once(epochs: float, shown: int) -> None:
     assert len(seen) == shown
     assert max(seen.count(row) for row in range(96)) == math.ceil(shown / 96)
     assert seen != sorted(seen)
+
+
+def test_examples_of_several_sizes_are_judged_as_one_by_one() -> None:
+    """In batches of equal size; the mean is over examples."""
+    rows = [torch.randn(3, height, 4, generator=torch.Generator().manual_seed(i)) for i, height in enumerate([4, 5, 4])]
+    mixed = Mixed.of(rows, [torch.tensor(i) for i in range(3)])
+    assert [len(part) for part in mixed.parts] == [2, 1] and repr(mixed) == "Mixed(3 examples of 2 sizes)"
+    assert [part.targets.tolist() for part in mixed.parts] == [[0, 2], [1]]
+    task = replace(blobs(), test=mixed)
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    score = evaluate(network, task, "test")
+    alone = [F.cross_entropy(network(x[None]), torch.tensor([i])).item() for i, x in enumerate(rows)]
+    right = [network(x[None]).argmax().item() == i for i, x in enumerate(rows)]
+    assert score.loss == pytest.approx(sum(alone) / 3) and score.quality == pytest.approx(100 * sum(right) / 3)
+
+
+def test_large_examples_are_judged_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    task = replace(blobs(), prepare=lambda inputs: (seen.append(len(inputs)), inputs.float())[1])
+    network = small_net()
+    whole = evaluate(network, task, "test")
+    monkeypatch.setattr("netgraft.tasks.task._EVALUATION_VALUES", 3 * 4 * 4 * 40)
+    assert evaluate(network, task, "test").loss == pytest.approx(whole.loss)
+    assert seen == [96, 40, 40, 16]
 
 
 def test_a_batch_may_be_larger_than_the_split() -> None:

@@ -25,6 +25,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from netgraft.errors import DataError, OptionError, SourceError
 
@@ -172,7 +173,9 @@ class Schedule:
     (Cosine: Loshchilov & Hutter, "SGDR", ICLR 2017, eq. 5, without restarts.) `epochs` may be a fraction: 0.25 shows a
     quarter of the training split. `warmup` is a share of the steps. Weight decay is applied to weights of two or more
     dimensions, not to biases and norm scales. The defaults train a ResNet-20 from scratch; a network that already has
-    its weights wants about a fifth of this learning rate. Raises `OptionError` for values that make no sense.
+    its weights wants about a fifth of this learning rate. With `average` the weights that training ends with are a
+    moving average of those after each step, over about that share of the steps (see :func:`averaged`; 0: the last
+    ones). Raises `OptionError` for values that make no sense.
     """
 
     epochs: float
@@ -181,6 +184,7 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.1
+    average: float = 0.0
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
@@ -194,6 +198,8 @@ class Schedule:
             raise OptionError(f"momentum must be at least 0 and below 1, not {self.momentum}")
         if not 0 <= self.warmup < 1:
             raise OptionError(f"warmup is a share of the steps, at least 0 and below 1, not {self.warmup}")
+        if not 0 <= self.average < 1:
+            raise OptionError(f"average is a share of the steps, at least 0 and below 1, not {self.average}")
 
     def steps(self, examples: int) -> int:
         """Number of optimiser steps on a training split of that many examples; at least 1."""
@@ -280,6 +286,7 @@ def train(
     taught = nullcontext() if teacher is None else _mode(teacher, training=False)
     with torch.random.fork_rng(), _trained_form(module), taught:
         torch.manual_seed(seed)
+        average = averaged(module, schedule.average * total) if schedule.average else None
         for step, rows in enumerate(islice(_batches(len(task.train), schedule.batch_size, generator), total)):
             for group in optimiser.param_groups:
                 group["lr"] = share * schedule.rate(step, total)
@@ -299,8 +306,12 @@ def train(
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimiser.step()
+            if average is not None:
+                average.update_parameters(module)
             if on_step is not None:
                 on_step(step + 1, total)
+        if average is not None:
+            module.load_state_dict(average.module.state_dict())
     optimiser.zero_grad()
     tail = losses[-max(1, len(losses) // 10) :]
     return Trained(
@@ -309,6 +320,28 @@ def train(
         loss=sum(tail) / len(tail),
         diverged=not math.isfinite(losses[-1]),
     )
+
+
+def averaged(module: nn.Module, steps: float) -> AveragedModel:
+    """An exponential moving average of `module`, over about that many steps: `update_parameters(module)` takes in one,
+    `module` of it is a module like the given one.
+
+    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992; with the running statistics of
+    batch norms, which are averaged as the weights are. Of n steps it looks back over a tenth at most (at the n-th the
+    old average has the share (1 + n) / (10 + n) at most, as in TensorFlow's ExponentialMovingAverage), so that it
+    does not keep what a training began with.
+    """
+    most = steps / (steps + 1)
+
+    @torch.no_grad()
+    def update(average: Sequence[Tensor], current: Sequence[Tensor], taken: Tensor | int) -> None:
+        if not average[0].is_floating_point():  # counters of batch norms
+            torch._foreach_copy_(average, current)
+            return
+        kept = min(most, (1 + int(taken)) / (10 + int(taken)))
+        torch._foreach_lerp_(average, current, 1 - kept)
+
+    return AveragedModel(module, multi_avg_fn=update, use_buffers=True)
 
 
 def evaluate(module: nn.Module, task: Task, split: SplitName) -> Score:
