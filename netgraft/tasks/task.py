@@ -322,6 +322,10 @@ def train(
     )
 
 
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+"""What torch calls a list of parameters."""
+
+
 def averaged(module: nn.Module, steps: float) -> AveragedModel:
     """An exponential moving average of `module`, over about that many steps: `update_parameters(module)` takes in one,
     `module` of it is a module like the given one.
@@ -334,7 +338,7 @@ def averaged(module: nn.Module, steps: float) -> AveragedModel:
     most = steps / (steps + 1)
 
     @torch.no_grad()
-    def update(average: Sequence[Tensor], current: Sequence[Tensor], taken: Tensor | int) -> None:
+    def update(average: _Tensors, current: _Tensors, taken: Tensor | int) -> None:
         if not average[0].is_floating_point():  # counters of batch norms
             torch._foreach_copy_(average, current)
             return
@@ -507,7 +511,8 @@ def _judged_together(parts: Sequence[Split]) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of inputs and targets of splits, in order."""
     for part in parts:
         size = max(1, min(_EVALUATION_BATCH, _EVALUATION_VALUES // part.inputs[0].numel()))
-        yield from zip(part.inputs.split(size), part.targets.split(size), strict=True)
+        for start in range(0, len(part), size):
+            yield part.inputs[start : start + size], part.targets[start : start + size]
 
 
 def _batches(examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
