@@ -40,7 +40,7 @@ def _common(
     ] = None,
     tune_epochs: Annotated[float | None, typer.Option(help="epochs of a short fine-tuning (default: by data)")] = None,
     final_epochs: Annotated[float | None, typer.Option(help="epochs of a finalist (default: 4 tunings)")] = None,
-    finalists: Annotated[int, typer.Option(help="how many networks are trained longer and measured")] = 1,
+    finalists: Annotated[int, typer.Option(help="how many networks are trained to the end and measured")] = 1,
     learning_rate: Annotated[float, typer.Option(help="of fine-tuning, at its peak")] = 0.05,
     teacher: Annotated[bool, typer.Option(help="fine-tune with the original as teacher")] = True,
     measure: Annotated[
