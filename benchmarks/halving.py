@@ -1,13 +1,13 @@
-"""What stopping finalists early rests on: whether the heat tells who will be good, and what a second schedule costs.
+"""What stopping finalists early rests on: whether the heat tells who will be good, and what it may cost.
 
     python benchmarks/halving.py ../shared/data/cifar10 --out runs/halving [--children 6]
 
 Children of a trained ResNet-20 for CIFAR-10 (grafts and trims in turn) are fine-tuned shortly, as a search does; then
-each is trained to the end twice with the original as teacher, once by one schedule and once by two: the heat, down to a
-learning rate of 0, and the rest (``netgraft.recipes.finals``). Prints the accuracy after each stage on images of the
-test split, the mean difference between one schedule and two, and the rank correlation (Spearman) of the accuracy after
-the fine-tuning, and after the heat, with that at the end. Results are lines of OUT/children.jsonl; started again, the
-benchmark goes on with what is missing.
+each is trained to the end twice with the original as teacher, once by one schedule, and once by two within the same
+epochs: a heat of a quarter of them, down to a learning rate of 0, and the rest. Prints the accuracy after each stage on
+images of the test split, the mean difference between one schedule and two, and the rank correlation (Spearman) of the
+accuracy after the fine-tuning, and after the heat, with that at the end. Results are lines of OUT/children.jsonl;
+started again, the benchmark goes on with what is missing.
 """
 
 from __future__ import annotations

@@ -63,8 +63,8 @@ def test_nobody_is_stopped_for_somebody_who_is_stopped_or_dearer(some: list[tupl
     ("left", "count", "epochs"),
     [
         (500.0, 4, 20.0),  # enough for everything
-        (90.0, 4, 15.0),  # the original, four finalists and the heat of four more share what is left
-        (45.0, 2, 12.86),
+        (87.0, 4, 12.0),  # the original, four finalists and the heat of all that begin share what is left
+        (45.0, 2, 10.59),
         (0.0, 2, 10.0),  # more than there is: a run ends with something to choose from
         (-90.0, 2, 10.0),
     ],
@@ -74,7 +74,7 @@ def test_finals_make_the_most_of_what_is_left(left: float, count: int, epochs: f
 
 
 def test_the_effort_is_what_all_are_trained() -> None:
-    assert trainings(4) == (1 + ENTRANTS * 4) * HEAT + (1 + 4) * (1 - HEAT)
+    assert trainings(4) == (1 + ENTRANTS * 4) * HEAT + 1 + 4
 
 
 class Made:
@@ -138,10 +138,10 @@ def test_more_begin_than_end_and_all_are_judged_at_the_same_point(
     trainer, told = Made(), list[Event]()
     ended = run(study, monkeypatch, trainer, 2, told.append)
     assert ended[0] == 0 and len(ended) == 3 and 2 not in ended
-    # The longest lineage has 2 epochs: everybody is judged after 2 + 8 / 4, and ends after 2 + 8.
+    # The longest lineage has 2 epochs: everybody is judged after 2 + 8 / 4, and ends 8 later.
     epochs = {n: [e for _, number, e in trainer.trained if number == n] for n in range(6)}
     assert all(study.trials[n].epochs + epochs[n][0] == 4.0 for n in range(6))
-    assert all(epochs[n][1:] == ([6.0] if n in ended else []) for n in range(6))
+    assert all(epochs[n][1:] == ([8.0] if n in ended else []) for n in range(6))
     reasons = {event.trial.number: event.reason for event in told if isinstance(event, FinalStopped)}
     assert reasons.keys() == {1, 2, 3, 4, 5} - set(ended)
     assert reasons[2] == "#1 is clearly better at no higher cost"

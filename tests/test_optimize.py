@@ -45,7 +45,7 @@ from netgraft.recipes import clock
 from netgraft.recipes import run as frame
 from netgraft.recipes.clock import Conditions
 from netgraft.recipes.evaluation import counted
-from netgraft.recipes.finals import ENTRANTS
+from netgraft.recipes.finals import ENTRANTS, HEAT
 from netgraft.recipes.optimize import parse_budget
 from netgraft.report.page import render
 from netgraft.segments import Bank, Vocabulary
@@ -161,10 +161,12 @@ def test_everybody_is_trained_equally_long(front: ng.Front) -> None:
     study = front.study
     begun = study.note("finals")
     longest = max(study.trials[number].epochs for number in begun["numbers"])
-    assert {f.epochs for f in study.finalists.values()} == {longest + 1}
+    total = longest + (HEAT + 1) * PLAN.final_epochs
+    assert {f.epochs for f in study.finalists.values()} == {total}
     for number in study.finalists:
         trained = [note["epochs"] for note in study.notes if note["note"] == "trained" and note["number"] == number]
-        assert sum(trained) + study.trials[number].epochs == pytest.approx(longest + 1)
+        assert sum(trained) + study.trials[number].epochs == pytest.approx(total)
+        assert trained[-1] == pytest.approx(PLAN.final_epochs)
 
 
 def test_imitation_is_part_of_the_training_that_is_counted(front: ng.Front) -> None:

@@ -1,10 +1,10 @@
 """The end of a run: the finalists and the original are trained equally long, tested once, and measured.
 
-More networks may begin than are to be finalists. After a part of the training, the heat, those are stopped that
-another one clearly dominates, and of the others as many go on as there are to be finalists: one halving of Jamieson &
-Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter Optimization" (AISTATS 2016), section 3.
-Deviations: what goes on is a front, not the best of one figure; and the heat is a training with a schedule of its own,
-down to a learning rate of 0, so that everybody is judged annealed and at the same point. The rest begins there.
+More networks may begin than are to be finalists. After a short training, the heat, those are stopped that another one
+clearly dominates, and of the others as many go on as there are to be finalists: one halving of Jamieson & Talwalkar,
+"Non-stochastic Best Arm Identification and Hyperparameter Optimization" (AISTATS 2016), section 3. Deviations: what
+goes on is a front, not the best of one figure; and the heat has a schedule of its own, down to a learning rate of 0, so
+that everybody is judged annealed and at the same point. The final training begins there, by a whole schedule again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .evaluation import Trainer, counted
 ENTRANTS = 2
 """How many times as many networks begin the finals of :func:`netgraft.optimize` as are to be finalists."""
 HEAT = 0.25
-"""The share of the final training after which it is decided who goes on."""
+"""How long the training is after which it is decided who goes on, as a multiple of the final one that follows it."""
 
 
 def tolerance_of(original: Trial) -> float:
@@ -126,8 +126,8 @@ def affordable(left: float, finalists: int, epochs: float) -> tuple[int, float]:
 
 
 def trainings(finalists: int) -> float:
-    """To how many whole final trainings the finals come at most: the heat of all, and the rest of the finalists."""
-    return HEAT * (ENTRANTS * finalists + 1) + (1 - HEAT) * (finalists + 1)
+    """To how many final trainings the finals come at most: the heat of all, and those of finalists and original."""
+    return HEAT * (ENTRANTS * finalists + 1) + finalists + 1
 
 
 def at_worst(trial: Trial) -> dict[str, float]:
@@ -149,15 +149,16 @@ def run_finals(
     """Fills ``study.finalists``; what was trained before an interruption is taken up.
 
     Everybody is trained up to the same number of epochs since the run began: that of the entrant with the longest
-    lineage, plus those of the finals. A network whose training diverges is left out; OptionError if it is the
-    original's.
+    lineage, plus those of the finals, heat included. A network whose training diverges is left out; OptionError if it
+    is the original's.
     """
     running = [study.trials[number] for number in (0, *entrants.numbers)]
-    longest = max(trial.epochs for trial in running)
-    total = longest + entrants.epochs
+    until = max(trial.epochs for trial in running)
+    has_heat = len(entrants.numbers) > entrants.finalists
+    total = until + (HEAT * has_heat + 1) * entrants.epochs
     on_event(FinalsBegun(len(entrants.numbers), total))
-    if len(entrants.numbers) > entrants.finalists:
-        until = longest + HEAT * entrants.epochs
+    if has_heat:
+        until += HEAT * entrants.epochs
         begun = _all_trained(study, trainer, running, until, "heat", on_event)
         running = _gone_on(study, trainer.task, begun, until, entrants.finalists, goals, on_event)
     trained = _all_trained(study, trainer, running, total, "final", on_event)

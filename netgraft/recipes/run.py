@@ -47,11 +47,11 @@ class Plan:
 
     ``population`` networks are proposed a generation (checking one costs a few percent of tuning it), ``keep`` of them
     fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more (what is left of a budget in
-    time may allow only half of that, or fewer finalists). In :func:`netgraft.optimize` twice as many begin, and those
-    that promise least are stopped after a quarter of it. ``pretrain_epochs`` trains the original first, for networks
-    that come without trained weights. ``search_share`` is the part of a time budget spent before the finals. With a
-    ``teacher``, the original, what is new in a network first imitates for ``imitation`` steps what it replaced, in
-    :func:`netgraft.optimize` (0: not at all).
+    time may allow only half of that, or fewer finalists). In :func:`netgraft.optimize` twice as many are trained for a
+    quarter of that beforehand, and those that promise least are stopped there. ``pretrain_epochs`` trains the original
+    first, for networks that come without trained weights. ``search_share`` is the part of a time budget spent before
+    the finals. With a ``teacher``, the original, what is new in a network first imitates for ``imitation`` steps what
+    it replaced, in :func:`netgraft.optimize` (0: not at all).
 
     ``measure`` says when latency is measured. ``search``: every network before it is fine-tuned, shortly, where latency
     is a goal or limited; the estimate that screens the others is corrected by that, and limits hold for what was
