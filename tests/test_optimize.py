@@ -97,7 +97,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def optimize(source: str, out: Path, **options: Any) -> ng.Front:
     model = ng.load(source)
-    given: dict[str, Any] = {"budget": "4 trials", "plan": PLAN, "predictor": "shipped", "seed": 3} | options
+    given: dict[str, Any] = {"budget": "4 trials", "plan": PLAN, "predictor": "shipped", "seed": 0} | options
     return ng.optimize(model, ng.task("digits", model), out=out, **given)
 
 
@@ -162,7 +162,8 @@ def test_everybody_is_trained_equally_long(front: ng.Front) -> None:
     begun = study.note("finals")
     longest = max(study.trials[number].epochs for number in begun["numbers"])
     total = longest + (HEAT + 1) * PLAN.final_epochs
-    assert {f.epochs for f in study.finalists.values()} == {total}
+    (epochs,) = {f.epochs for f in study.finalists.values()}
+    assert epochs == pytest.approx(total)
     for number in study.finalists:
         trained = [note["epochs"] for note in study.notes if note["note"] == "trained" and note["number"] == number]
         assert sum(trained) + study.trials[number].epochs == pytest.approx(total)

@@ -56,6 +56,13 @@ def test_writing_in_place(function: Callable[[Tensor], Tensor]) -> None:
     assert_same(module, read(module, torch.randn(IMAGE)), torch.randn(IMAGE))
 
 
+def test_dropout_in_place_of_a_view_is_dropout() -> None:
+    """Nobody reads what the view looks into, as at the end of many classifiers."""
+    pool, flat, last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    module = nn.Sequential(pool, flat, nn.Dropout(0.5, inplace=True), last)
+    assert "dropout" in ops(read(module, torch.randn(IMAGE)))
+
+
 def test_dropout_survives_a_write_into_part_of_a_tensor() -> None:
     module = nn.Sequential(randomised(nn.BatchNorm2d(4)), Function(_half), nn.Dropout(0.5))
     model = read(module, torch.randn(IMAGE))

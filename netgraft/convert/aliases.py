@@ -55,13 +55,13 @@ class Aliases:
         """The other views of what ``writer`` writes into, as they were made, that are read after it or whose own views
         are.
         """
-        same = self.same(written)
+        same = {writer, *self.same(written)}  # these are given what is written
         read: set[fx.Node] = set()
-        for member in reversed(list(self._family(written))):
+        for member in reversed([m for m in self._family(written) if m not in same]):
             views = [user for user in member.users if self._origin.get(user) is not None or _is_part(user)]
             if any(writer < user and not _is_part(user) for user in member.users) or not read.isdisjoint(views):
                 read.add(member)
-        return [m for m in self._family(written) if m in read and m is not writer and m not in same]
+        return [member for member in self._family(written) if member in read]
 
     def views(self, node: fx.Node) -> list[fx.Node]:
         """The views by which ``node`` looks into its origin, the last one first."""

@@ -55,6 +55,9 @@ def seed_of(seed: int, *purpose: int) -> int:
     return int(np.random.default_rng([seed, *purpose]).integers(2**31))
 
 
+PRECISE = 8
+"""Batches of which batch-norm statistics are estimated anew after a training."""
+
 STAGES = ("check", "pretrain", "tune", "final", "imitate", "heat")
 
 
@@ -81,7 +84,9 @@ class Trainer:
 
     def train(self, model: Model, epochs: float, stage: str, number: int, on_step: Step | None = None) -> Model | None:
         """``model`` after ``epochs`` of training, or None where the loss ceased to be finite. The seed follows from the
-        run's, the ``stage`` (one of :data:`STAGES`) and the trial's ``number``.
+        run's, the ``stage`` (one of :data:`STAGES`) and the trial's ``number``. Statistics of batch norms are estimated
+        anew in the end: those that training keeps are of its last steps, and lag behind in a short one (Wu & Johnson,
+        "Rethinking 'Batch' in BatchNorm", 2021, section 3).
         """
         module = to_module(model)
         schedule = Schedule(epochs, learning_rate=self.learning_rate)
@@ -89,6 +94,7 @@ class Trainer:
         seed = seed_of(self.seed, STAGES.index(stage), number)
         if train(module, self.task, schedule, seed=seed, teacher=teacher, on_step=on_step).diverged:
             return None
+        recalibrate(module, self.task, batches=PRECISE, seed=seed)
         return replace(model, weights=weights_of(module))
 
 
