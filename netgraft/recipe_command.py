@@ -41,7 +41,10 @@ def _common(
     tune_epochs: Annotated[float | None, typer.Option(help="epochs of a short fine-tuning (default: by data)")] = None,
     final_epochs: Annotated[float | None, typer.Option(help="epochs of a finalist (default: 4 tunings)")] = None,
     finalists: Annotated[int, typer.Option(help="how many networks are trained to the end and measured")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="of fine-tuning, at its peak")] = 0.05,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="of fine-tuning, at its peak (default: 0.02; for pictures 0.05, of which Adam takes 2 %)"),
+    ] = None,
     teacher: Annotated[bool, typer.Option(help="fine-tune with the original as teacher")] = True,
     measure: Annotated[
         str,
@@ -117,7 +120,7 @@ def _run(
     tune_epochs: float | None,
     final_epochs: float | None,
     finalists: int,
-    learning_rate: float,
+    learning_rate: float | None,
     teacher: bool,
     measure: str,
     table: str | None,

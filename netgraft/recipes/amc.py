@@ -79,7 +79,7 @@ def amc(
     if episodes < 1 or multiple < 1 or images < 1 or not 0 < least <= 1:
         raise OptionError("episodes, multiple and images must be 1 or more, and least between 0 and 1")
     run = Run(**asked)
-    chosen = (run.plan or Plan(finalists=1)).for_examples(len(task.train))
+    chosen = (run.plan or Plan(finalists=1)).for_task(task)
     fixed = fixed_by(model.graph, run.freeze, run.only)
     latency = run.table.latency if run.table else latency_estimate
     wanted = check_limit(limit, counted(model.graph, latency))
@@ -119,7 +119,7 @@ def amc(
             population=AT_ONCE,
             on_event=run.on_event,
         )
-        assert begun.plan.final_epochs is not None, "decided by for_examples"
+        assert begun.plan.final_epochs is not None, "decided by for_task"
         best = finalists_of(study, [quality], quality, begun.plan.finalists, begun.bounds)
         return Entrants([trial.number for trial in best], begun.plan.final_epochs, len(best))
 

@@ -137,7 +137,7 @@ def greedily(
     OptionError for a limit that is nothing to save, SourceError for a network of which nothing can be trimmed,
     EmptyFrontError where nothing came out.
     """
-    chosen = (run.plan or Plan(finalists=1)).for_examples(len(task.train))
+    chosen = (run.plan or Plan(finalists=1)).for_task(task)
     fixed = fixed_by(model.graph, run.freeze, run.only)
     metric = check_limit(limit, counted(model.graph)).metric
     if not trimmable(model.graph, fixed):
@@ -158,7 +158,7 @@ def greedily(
         clock = None
         if metric == "latency" and begun.plan.measure == "search":
             clock = Clock(begun.original, whole, begun.conditions)
-        assert begun.plan.tune_epochs is not None and begun.plan.final_epochs is not None, "decided by for_examples"
+        assert begun.plan.tune_epochs is not None and begun.plan.final_epochs is not None, "decided by for_task"
         search(
             Space(begun.original, NOTHING, begun.score),
             strategy,

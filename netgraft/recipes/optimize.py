@@ -121,7 +121,7 @@ def optimize(
     parsed = parse_goals(goals, quality_is_higher_better=higher)
     quality = Goal("quality", higher)
     search_budget, seconds = parse_budget(budget)
-    chosen = (run.plan or Plan()).for_examples(len(task.train))
+    chosen = (run.plan or Plan()).for_task(task)
     fixed = fixed_by(model.graph, run.freeze, run.only)
     if mutation is not None and multiple != 1:
         raise OptionError(f"multiple={multiple} is for the default mutations; give it to the parts of your mutation")
@@ -230,7 +230,7 @@ def _finals(study: Study, plan: Plan, seconds: float | None) -> tuple[int, float
     tuned = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
     if not tuned:
         raise EmptyFrontError(_why_empty(study))
-    assert plan.final_epochs is not None, "decided by for_examples"
+    assert plan.final_epochs is not None, "decided by for_task"
     if seconds is None:
         return plan.finalists, plan.final_epochs
     epoch = sum(t.training for t in tuned) / sum(t.epochs - study.trials[t.parent or 0].epochs for t in tuned)

@@ -189,12 +189,12 @@ def trained(
     """A run of what ``find`` finds: each network is fine-tuned and measured shortly, and the best of them as any
     search's finalists. The arguments are as those of :func:`netgraft.optimize`; EmptyFrontError where nothing is found.
     """
-    chosen = (run.plan or Plan(finalists=3)).for_examples(len(task.train))
+    chosen = (run.plan or Plan(finalists=3)).for_task(task)
     quality = Goal("quality", task.quality.higher_is_better)
 
     def search_once(begun: Begun) -> Entrants:
         study, original = begun.study, begun.original
-        assert begun.plan.tune_epochs is not None and begun.plan.final_epochs is not None, "decided by for_examples"
+        assert begun.plan.tune_epochs is not None and begun.plan.final_epochs is not None, "decided by for_task"
         clock = None
         if begun.plan.measure == "search":
             clock = Clock(original, study.trials[0].scores["latency"], begun.conditions)

@@ -40,10 +40,16 @@ LATENCY_SECONDS = 5.0
 """How long, about, the original is measured for a limit on latency in a unit of time."""
 
 
+RATES = {"sgd": 0.02, "adam": 0.05}
+"""The learning rates of fine-tuning, by what a task is trained with (Adam takes :data:`netgraft.tasks.task.ADAM` of
+it): faster, what weights knew is lost that a short training does not bring back (``docs/results.md``).
+"""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How a run spends its effort. What is None follows from the size of the training split, never from the clock,
-    so that a seed means the same trials everywhere.
+    """How a run spends its effort. What is None follows from the task, its number of training examples above all, and
+    never from the clock, so that a seed means the same trials everywhere.
 
     ``population`` networks are proposed a generation (checking one costs a few percent of tuning it), ``keep`` of them
     fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more (what is left of a budget in
@@ -65,7 +71,7 @@ class Plan:
     tune_epochs: float | None = None
     final_epochs: float | None = None
     pretrain_epochs: float = 0.0
-    learning_rate: float = 0.05
+    learning_rate: float | None = None
     measure_seconds: float = 40.0
     search_share: float = 0.6
     teacher: bool = True
@@ -84,11 +90,13 @@ class Plan:
         if self.measure not in ("search", "end"):
             raise OptionError(f"latency is measured in the search or at its end, not {self.measure!r}: search, end")
 
-    def for_examples(self, examples: int) -> Plan:
+    def for_task(self, task: Task) -> Plan:
         """The plan with everything decided: short tunings see about 16,000 examples, finals four times as many."""
-        tune = min(5.0, max(0.25, round(16_000 / examples, 2))) if self.tune_epochs is None else self.tune_epochs
+        short = min(5.0, max(0.25, round(16_000 / len(task.train), 2)))
+        tune = short if self.tune_epochs is None else self.tune_epochs
         final = 4 * tune if self.final_epochs is None else self.final_epochs
-        return replace(self, tune_epochs=tune, final_epochs=final)
+        rate = RATES[task.optimiser] if self.learning_rate is None else self.learning_rate
+        return replace(self, tune_epochs=tune, final_epochs=final, learning_rate=rate)
 
 
 class Estimates(Protocol):
@@ -239,6 +247,7 @@ def conduct(
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
             original = _original(study, model, task, plan, run.seed, score, run.on_event)
             run.on_event(TrialRecorded(study.trials[0]))
+            assert plan.learning_rate is not None, "decided by for_task"
             trainer = Trainer(original, task, run.seed, plan.learning_rate, plan.teacher)
             bounds = _bounds(study, original, limits, conditions, run.on_event)
             if study.note("finals") is None:
