@@ -341,7 +341,7 @@ _PYTORCHCV = {
     "fishnet": ("fishnet99", 64),
     "espnetv2": ("espnetv2_wd2", 64),
     "dicenet": ("dicenet_wd2", 224),
-    "hrnet": ("hrnet_w18_small_v1", 64),
+    "hrnet": ("hrnet_w18_small_v1", 224),
     "vovnet": ("vovnet27s", 64),
     "selecsls": ("selecsls42b", 64),
     "hardnet": ("hardnet39ds", 64),
