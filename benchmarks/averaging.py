@@ -45,7 +45,7 @@ def row(module: nn.Module, task: Task, schedule: Schedule, seed: int, teacher: n
     """The accuracy of the last weights and of every average of one training."""
     averages: dict[float, AveragedModel] = {}
 
-    def take(step: int, total: int) -> None:
+    def take(step: int, total: int, loss: float) -> None:
         if not averages:
             averages.update((share, averaged(module, share * total)) for share in SHARES)
         for average in averages.values():

@@ -13,11 +13,22 @@ from hypothesis import strategies as st
 from studies import begun, finished, model_of, resnet
 
 from netgraft.candidate import Trial, TrialState
-from netgraft.events import Event, FinalBegun, FinalStopped
+from netgraft.events import Event, FinalBegun, FinalStopped, StepDone
 from netgraft.ir import Model
 from netgraft.metrics import Goal
 from netgraft.recipes import finals
-from netgraft.recipes.finals import ENTRANTS, HEAT, Entrants, Rival, affordable, dominated, entrants_of, trainings
+from netgraft.recipes.finals import (
+    ENTRANTS,
+    HEAT,
+    WINDOWS,
+    Entrants,
+    Rival,
+    affordable,
+    dominated,
+    entrants_of,
+    trainings,
+    windowed,
+)
 from netgraft.report import summarize
 from netgraft.report.page import render
 from netgraft.study import Study
@@ -91,9 +102,12 @@ class Made:
 
     def train(self, model: Model, epochs: float, stage: str, number: int, on_step: Any) -> Model:
         self.trained.append((stage, number, epochs))
+        for step, loss in enumerate(LOSSES[stage], 1):
+            on_step(step, len(LOSSES[stage]), loss)
         return replace(model, name=f"{number}")
 
 
+LOSSES = {"heat": [4.0, 3.0], "final": [2.0] * 60 + [1.0] * 60}
 QUALITIES = {0: 80.0, 1: 85.0, 2: 80.0, 3: 84.5, 4: 70.0, 5: 84.0}
 TIMES = {0: 1.0, 1: 0.9, 2: 0.95, 3: 0.8, 4: 0.5, 5: 0.85}
 
@@ -148,6 +162,27 @@ def test_more_begin_than_end_and_all_are_judged_at_the_same_point(
     note = study.note("heat") or {}
     assert {one["number"]: one["stopped"] for one in note["networks"] if one["stopped"]} == reasons
     assert {one["number"]: one["quality"] for one in note["networks"]} == {n: QUALITIES[n] for n in range(1, 6)}
+
+
+def test_the_journal_keeps_how_the_loss_went(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[Event]()
+    ended = run(study, monkeypatch, Made(), 2, told.append)
+    kept = {(n["number"], n["until"]): n["losses"] for n in Study.read(study.path).notes if n["note"] == "trained"}
+    assert kept == {
+        **{(number, 4.0): [4.0, 3.0] for number in range(6)},
+        **{(number, 10.0): [2.0] * 20 + [1.0] * 20 for number in ended},
+    }
+    assert [event for event in told if isinstance(event, StepDone)][:2] == [StepDone(1, 2), StepDone(2, 2)]
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=200))
+def test_windows_lose_no_loss(losses: list[float]) -> None:
+    kept = windowed(losses)
+    assert len(kept) == min(WINDOWS, len(losses))
+    if losses:
+        assert min(losses) * 0.9999 - 1e-9 <= min(kept) <= max(kept) <= max(losses) * 1.0001 + 1e-9
+    if losses and len(losses) % len(kept) == 0:
+        assert math.isclose(sum(kept) / len(kept), sum(losses) / len(losses), rel_tol=1e-4, abs_tol=1e-9)
 
 
 def test_where_all_can_end_there_is_no_heat(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from netgraft.errors import EmptyFrontError, OptionError, StudyError
 from netgraft.front import Front
 from netgraft.ir import Batch, Builder, Graph, TensorType
 from netgraft.report import Kind, Summary, kinds, lineage, standings, summarize, words, write
-from netgraft.report.charts import finalists_chart, trials_chart
+from netgraft.report.charts import curves_chart, finalists_chart, trials_chart
 from netgraft.report.drawing import FOLDED, SMALL, WIDTH, Mark, compare, marks
 from netgraft.report.layout import GAP, RISE, layout
 from netgraft.report.page import render
@@ -316,6 +316,32 @@ def test_marks_that_cannot_be_placed_are_left_out(tmp_path: Path) -> None:
         page = Page(render(study))
     assert len(page.classed("mark")) == 3 + 4
     assert words.MISSING in page.text
+
+
+def test_a_line_for_every_network_shows_how_it_was_trained(tmp_path: Path) -> None:
+    with finished(tmp_path / "run", numbers=(0, 1, 2)) as study:
+        assert curves_chart(study, summarize(study)) is None, "an earlier netgraft kept no losses"
+        assert "training loss" not in Page(render(study)).text
+        study.add_note("heat", epochs=3.0, networks=[])
+        for number in (0, 1, 2, 3):  # 3 was stopped
+            study.add_note("trained", number=number, model="", epochs=1.5, until=3.0, losses=[4.0, 2.0, 1.0])
+        for number in (0, 1, 2):
+            study.add_note("trained", number=number, model="", epochs=4.5, until=7.5, losses=[number + 1.0, 0.5])
+        chart = curves_chart(study, summarize(study))
+        page = Page(render(study))
+    assert chart is not None
+    assert {line.label: line.colour for line in chart.lines} == {"original": 0, "#1 best": 2, "#2 knee": 1}
+    for line in chart.lines:
+        heat, rest = ([tuple(map(float, p.split())) for p in part.split(" L")] for part in line.path.split("M")[1:])
+        assert [x for x, _ in heat + rest] == sorted(x for x, _ in heat + rest) and heat[-1][0] < chart.heat < rest[0][
+            0
+        ]
+        # Windows are half an epoch long before, 2.25 after, and points lie in their middle.
+        assert (rest[1][0] - rest[0][0]) / (heat[1][0] - heat[0][0]) == pytest.approx(4.5, rel=0.01)
+        assert [y for _, y in heat] == sorted(y for _, y in heat), "a loss that falls goes down"
+        assert all(0 <= place <= 100 for point in heat + rest for place in point)
+    assert len(page.classed("line")) == 3 and "how far a network is from the original" not in page.text
+    assert "at the dashed line" in page.text
 
 
 HARM = '<script>alert("x")</script>&lt;<img src=x onerror=alert(1)>'

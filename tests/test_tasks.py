@@ -259,11 +259,12 @@ def test_a_loss_that_is_not_finite_ends_training_with_a_value() -> None:
 
 
 def test_progress_is_told_and_may_interrupt() -> None:
-    told: list[tuple[int, int]] = []
-    train(small_net(), blobs(), Schedule(0.5, batch_size=16), seed=0, on_step=lambda *step: told.append(step))
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    told: list[tuple[int, int, float]] = []
+    trained = train(small_net(), blobs(), Schedule(0.5, batch_size=16), seed=0, on_step=lambda *step: told.append(step))
+    assert [place for *place, _ in told] == [[1, 3], [2, 3], [3, 3]]
+    assert told[-1][2] == trained.loss != told[0][2], "of the last tenth of the steps, which is the last one"
 
-    def interrupt(step: int, total: int) -> None:
+    def interrupt(step: int, total: int, loss: float) -> None:
         raise KeyboardInterrupt
 
     module = small_net()

@@ -23,7 +23,8 @@ from netgraft.tasks import Answers, Schedule, Task, agreement, answers, evaluate
 from .clock import Clock
 from .imitation import Imitation, imitate
 
-Step = Callable[[int, int], None]
+Step = Callable[[int, int, float], None]
+"""Hears of each step of a training: its number from 1, of how many, and the loss."""
 
 
 def counted(graph: Graph, latency: Callable[[Graph], float] = latency_estimate) -> dict[str, float]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from math import hypot
 from typing import Any
 
+import numpy as np
+
 from netgraft.candidate import Trial, TrialState
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import OptionError
@@ -31,6 +33,8 @@ ENTRANTS = 2
 """How many times as many networks begin the finals of :func:`netgraft.optimize` as are to be finalists."""
 HEAT = 0.25
 """How long the training is after which it is decided who goes on, as a multiple of the final one that follows it."""
+WINDOWS = 40
+"""How many figures the journal keeps of the loss during a training."""
 
 
 def tolerance_of(original: Trial) -> float:
@@ -189,13 +193,34 @@ def _trained(
         start = study.load_model(artifact)
         if trial.number == 0 and not notes:
             start = trainer.recalibrated(start)  # as every child was when it was checked
-        model = trainer.train(start, until - epochs, stage, trial.number, lambda *at: on_event(StepDone(*at)))
+        losses: list[float] = []
+
+        def stepped(step: int, total: int, loss: float) -> None:
+            losses.append(loss)
+            on_event(StepDone(step, total))
+
+        model = trainer.train(start, until - epochs, stage, trial.number, stepped)
         if model is None and trial.number == 0:
             raise OptionError("training the original longer diverged; start again with a lower --learning-rate")
         saved = study.save_model(model) if model else None
-        study.add_note("trained", number=trial.number, model=saved, epochs=until - epochs, until=until)
+        study.add_note(
+            "trained",
+            number=trial.number,
+            model=saved,
+            epochs=until - epochs,
+            until=until,
+            losses=windowed(losses),
+        )
         return model
     return study.load_model(note["model"]) if note["model"] else None
+
+
+def windowed(losses: Sequence[float]) -> list[float]:
+    """The means of the losses of all steps over windows of equal length, :data:`WINDOWS` or as many as there are steps,
+    in order, to five digits. (Windows differ by a step where the number of steps does not divide.)
+    """
+    parts = np.array_split(np.asarray(losses, np.float64), min(WINDOWS, len(losses)) or 1)
+    return [float(f"{part.mean():.5g}") for part in parts if len(part)]
 
 
 def _gone_on(

@@ -376,7 +376,7 @@ def _original(
         on_event(PretrainingBegun(plan.pretrain_epochs))
         trainer = Trainer(model, task, seed, learning_rate=0.1, teaching=False)
         epochs = plan.pretrain_epochs
-        trained = trainer.train(model, epochs, "pretrain", 0, lambda *at: on_event(StepDone(*at)))
+        trained = trainer.train(model, epochs, "pretrain", 0, lambda step, total, _: on_event(StepDone(step, total)))
         if trained is None:
             raise OptionError("training the original diverged; try without --pretrain, on a network that is trained")
         model, judged = trained, _judge(trained, task)

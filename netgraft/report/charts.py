@@ -16,6 +16,8 @@ from .summary import Row, Scale, Summary, estimated_time
 NARROW, HEIGHT = 290.0, 320.0
 """The narrowest plot in pixels, for which labels are kept apart."""
 CHARACTER, TEXT_HEIGHT = 7.5, 15.0
+COLOURS = 6
+"""How many colours there are for finalists' lines; more begin again with the first."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,25 @@ class Chart:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     one: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A network's line: its colour of :data:`COLOURS` (0: the original's), an SVG path in percent, and its label."""
+
+    colour: int
+    path: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A chart of lines; ``heat`` is where the heat of the finals ended, if there was one (in percent)."""
+
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    heat: float | None
 
 
 @dataclass(frozen=True)
@@ -105,6 +126,50 @@ def _trial(trial: Trial, time: float, value: float, quality: Scale) -> _Mark:
     title = f"#{trial.number} ({trial.origin}): about {words.ratio(time)} the time, {quality.name} {shown} (validation)"
     kind, label = ("trial", "") if trial.number else ("original", "original")
     return _Mark(kind, (time, time, time), (value, value, value), title, label)
+
+
+def curves_chart(study: Study, summary: Summary) -> Curves | None:
+    """The training loss of the original and the finalists during the finals, in windows of steps, against the epochs
+    since the run began. A training that follows another one begins a new line. None where the run kept no losses.
+    """
+    found = [(row, trainings) for row in summary.rows if (trainings := _trainings(study, row.number))]
+    everything = [point for _, trainings in found for training in trainings for point in training]
+    if not everything:
+        return None
+    x_low, x_high, x_ticks = _axis([x for x, _ in everything], most=8)
+    y_low, y_high, y_ticks = _axis([y for _, y in everything], most=6)
+
+    def across(value: float) -> float:
+        return 100 * (value - x_low) / (x_high - x_low)
+
+    def down(value: float) -> float:
+        return 100 * (y_high - value) / (y_high - y_low)
+
+    lines = []
+    for row, trainings in found:
+        paths = [" L".join(f"{across(x):.2f} {down(y):.2f}" for x, y in training) for training in trainings]
+        colour = 0 if row.is_original else 1 + (len(lines) - found[0][0].is_original) % COLOURS
+        label = " ".join([row.label, *summary.names(row)[:1]])
+        lines.append(Line(colour, "".join(f"M{path}" for path in paths), label))
+    heat = study.note("heat")
+    return Curves(
+        tuple(lines),
+        tuple(Tick(text, across(value)) for text, value in x_ticks),
+        tuple(Tick(text, down(value)) for text, value in y_ticks),
+        across(heat["epochs"]) if heat else None,
+    )
+
+
+def _trainings(study: Study, number: int) -> list[list[tuple[float, float]]]:
+    """For each training of a network in the finals its points: the epochs in the middle of a window, and its loss."""
+    found = []
+    for note in study.notes:
+        if note["note"] == "trained" and note["number"] == number and note.get("losses"):
+            losses = note["losses"]
+            window = note["epochs"] / len(losses)
+            begun = note["until"] - note["epochs"]
+            found.append([(begun + (i + 0.5) * window, loss) for i, loss in enumerate(losses)])
+    return found
 
 
 def _chart(marks: Sequence[_Mark]) -> Chart:

@@ -19,7 +19,7 @@ from netgraft.metrics import UNITS, parse_limit
 from netgraft.study import Study
 
 from . import words
-from .charts import finalists_chart, trials_chart
+from .charts import curves_chart, finalists_chart, trials_chart
 from .drawing import Comparison, compare
 from .kinds import kinds
 from .summary import Row, Summary, estimated_time, lineage, summarize
@@ -61,10 +61,12 @@ def render(study: Study) -> str:
             summary=summary,
             settings=study.settings,
             conditions=_conditions(study),
+            teacher=study.settings.get("recipe", {}).get("teacher", False),
             trials=sorted(study.trials.values(), key=lambda trial: trial.number),
             states=Counter(str(trial.state) for trial in study.trials.values() if trial.number),
             seconds=study.seconds,
             finalists=finalists_chart(summary) if summary.rows else None,
+            curves=curves_chart(study, summary),
             search=trials_chart(study, summary.quality),
             kinds=kinds(study),
             stories=_stories(study, summary),

@@ -267,15 +267,15 @@ def train(
     seed: int,
     teacher: nn.Module | None = None,
     distillation: Distillation = _EVENLY,
-    on_step: Callable[[int, int], None] | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
 ) -> Trained:
     """Train `module` in place on the task's training split and leave it in eval mode, without gradients.
 
     The order of examples, their augmentation and the module's own randomness (dropout) follow from `seed`; the caller's
     random state is left alone. With a `teacher`, the loss is mixed with the imitation of its outputs (Hinton et al.,
-    "Distilling the Knowledge in a Neural Network", 2015, section 2). `on_step(step, total)` is called after each step,
-    counted from 1; what it raises ends the training there and reaches the caller. A loss that is not finite ends it
-    with `diverged=True`. Raises `SourceError` if the module has nothing to train.
+    "Distilling the Knowledge in a Neural Network", 2015, section 2). `on_step(step, total, loss)` is called after each
+    step, counted from 1, with the loss before it; what it raises ends the training there and reaches the caller. A loss
+    that is not finite ends it with `diverged=True`. Raises `SourceError` if the module has nothing to train.
     """
     began = time.perf_counter()
     total = schedule.steps(len(task.train))
@@ -309,7 +309,7 @@ def train(
             if average is not None:
                 average.update_parameters(module)
             if on_step is not None:
-                on_step(step + 1, total)
+                on_step(step + 1, total, losses[-1])
         if average is not None:
             module.load_state_dict(average.module.state_dict())
     optimiser.zero_grad()
