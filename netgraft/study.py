@@ -6,6 +6,7 @@
       run.json        what was asked for: source, data, goals, limits, seed, versions (written once)
       journal.jsonl   one JSON object a line: trials, finalists, notes, in the order in which they happened
       models/SHA.safetensors   weights with their graph in the file's metadata, named by content
+      pictures/SHA.png         what finalists make of a few examples, where there is something to see
       report.html
 
 A line is written only when everything it speaks of is on disk, so that a run killed at any moment resumes with every
@@ -187,6 +188,26 @@ class Study:
             raise StudyError(f"{path} holds weights without a graph; it was not written by netgraft")
         described = json.loads(metadata["netgraft"])
         return Model(parse(described["graph"]), weights, described["name"])
+
+    def save_picture(self, png: bytes) -> str:
+        """Stores a picture, a PNG file, and returns its name."""
+        name = sha256(png).hexdigest()[:24]
+        target = self.path / "pictures" / f"{name}.png"
+        target.parent.mkdir(exist_ok=True)
+        if not target.exists():
+            _write(target, png)
+        return name
+
+    def load_picture(self, name: str) -> bytes:
+        """The PNG file of that name; StudyError where it is missing or no picture."""
+        path = self.path / "pictures" / f"{Path(name).name}.png"
+        try:
+            png = path.read_bytes()
+        except OSError as error:
+            raise StudyError(f"cannot read the picture {path}: {error.strerror}") from None
+        if not png.startswith(b"\x89PNG"):
+            raise StudyError(f"{path} is damaged: it is no PNG file")
+        return png
 
     @property
     def seconds(self) -> float:

@@ -38,7 +38,7 @@ def summary_of(path: Path, **options: Any) -> Summary:
 class Page(HTMLParser):
     """Elements, attributes and text of a page; fails on tags that do not nest."""
 
-    VOID = frozenset({"meta", "link", "br", "line", "rect", "circle", "path"})
+    VOID = frozenset({"meta", "link", "br", "img", "line", "rect", "circle", "path"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -24,7 +24,8 @@ from netgraft.ir import Model
 from netgraft.metrics import Goal, Limit, parse_limit
 from netgraft.search.pareto import front, spread
 from netgraft.study import Finalist, Study
-from netgraft.tasks import Task, evaluate
+from netgraft.tasks import Task, evaluate, examples
+from netgraft.tasks.examples import png
 
 from .clock import Conditions
 from .evaluation import Trainer, counted
@@ -273,6 +274,7 @@ def _judged(
     """The only place of a run that touches the test split. Latencies are measured interleaved with the original's, and
     limits hold for what was measured: in milliseconds, or as a ratio, whichever they speak of.
     """
+    _keep_pictures(study, task, trained)
     on_event(MeasuringBegun(len(trained)))
     models = [model for _, model in trained]
     times = conditions.compare(models, models[0], seconds)
@@ -307,3 +309,21 @@ def _judged(
             )
         )
     return finalists
+
+
+def _keep_pictures(study: Study, task: Task, trained: Sequence[tuple[Trial, Model]]) -> None:
+    """What every network makes of the same few examples of the test split, for the report; nothing is decided by it."""
+    seen = {trial.number: examples(to_module(model), task) for trial, model in trained}
+    kept = [
+        {
+            "input": study.save_picture(png(shown[0].input)),
+            "target": study.save_picture(png(shown[0].target)),
+            "outputs": [
+                {"number": number, "picture": study.save_picture(png(one.output)), "quality": one.quality}
+                for number, one in zip(seen, shown, strict=True)
+            ],
+        }
+        for shown in zip(*seen.values(), strict=True)
+    ]
+    if kept:
+        study.add_note("pictures", examples=kept)

@@ -22,6 +22,7 @@ from . import words
 from .charts import curves_chart, finalists_chart, trials_chart
 from .drawing import Comparison, compare
 from .kinds import kinds
+from .pictures import pictures
 from .summary import Row, Summary, estimated_time, lineage, summarize
 
 
@@ -67,6 +68,7 @@ def render(study: Study) -> str:
             seconds=study.seconds,
             finalists=finalists_chart(summary) if summary.rows else None,
             curves=curves_chart(study, summary),
+            pictures=pictures(study, summary),
             search=trials_chart(study, summary.quality),
             kinds=kinds(study),
             stories=_stories(study, summary),

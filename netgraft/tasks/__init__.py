@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from netgraft.tasks.examples import Example, examples
 from netgraft.tasks.key_points import key_points
 from netgraft.tasks.restoration import denoising, super_resolution
 from netgraft.tasks.segmentation import segmentation
@@ -37,6 +38,7 @@ from netgraft.tasks.vision import load
 __all__ = [
     "Answers",
     "Distillation",
+    "Example",
     "Mixed",
     "Precision",
     "Quality",
@@ -51,6 +53,7 @@ __all__ = [
     "classification",
     "denoising",
     "evaluate",
+    "examples",
     "key_points",
     "load",
     "native_bf16",

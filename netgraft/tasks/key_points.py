@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from netgraft.errors import DataError, OptionError
 from netgraft.tasks import shapes
 from netgraft.tasks.images import SPELLINGS
-from netgraft.tasks.pictures import decoded, split
+from netgraft.tasks.pictures import colours, decoded, rgb, split
 from netgraft.tasks.segmentation import shifted
 from netgraft.tasks.task import Quality, Split, Task
 from netgraft.tasks.vision import normalisation
@@ -31,6 +31,8 @@ MARGIN = 1.25
 """How much larger than a person's box the picture is that is cut out."""
 MOST = 20_000
 """Persons that a training split holds at most: what is beyond is left out at random."""
+DRAWN = 160
+"""Pixels that a small picture is enlarged to at most where points are drawn on it."""
 _ANNOTATIONS = "annotations/*keypoints*{}*.json"
 
 
@@ -76,6 +78,7 @@ def key_points(
         quality=Quality(f"PCK@{alpha:g}", "%", partial(found_points, size=(height, width)), of=share),
         prepare=prepare,
         augment=augment,
+        draw=drawn,
         optimiser="adam",
         notes=(*notes, f"Training pictures are moved by up to {augment.padding} pixels and mirrored at random."),
     )
@@ -130,12 +133,42 @@ def map_difference(outputs: Tensor, targets: Tensor, size: tuple[int, int]) -> T
 
 def found_points(outputs: Tensor, targets: Tensor, size: tuple[int, int]) -> Tensor:
     """For each picture how many points were found and how many can be seen [N, 2]; see :func:`map_difference`."""
-    height, width = outputs.shape[2:]
-    at = outputs[:, -targets.shape[1] :].flatten(2).argmax(2)
-    x, y = (at % width + 0.5) * size[1] / width, (at // width + 0.5) * size[0] / height
+    x, y = _highest(outputs, targets.shape[1], size)
     near = torch.hypot(x - targets[:, :, 0], y - targets[:, :, 1]) <= targets[:, :, 3]
     seen = targets[:, :, 2] > 0
     return torch.stack([(near & seen).sum(1), seen.sum(1)], 1)
+
+
+def drawn(inputs: Tensor, targets: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures; and what is wanted and what is given as dots on a darker one, those of one point in one colour. What
+    cannot be seen is left out of both.
+    """
+    size = (inputs.shape[2], inputs.shape[3])
+    factor = max(1, DRAWN // max(size))
+    large = rgb(inputs).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    seen, x, y = targets[:, :, 2] > 0, *_highest(outputs, targets.shape[1], size)
+    wanted, given = (_dotted(large, places * factor, seen) for places in (targets[:, :, :2], torch.stack([x, y], 2)))
+    return large, wanted, given
+
+
+def _dotted(pictures: Tensor, places: Tensor, seen: Tensor) -> Tensor:
+    made = []
+    for picture, points, there in zip(pictures, places.tolist(), seen.tolist(), strict=True):
+        image = Image.fromarray((picture // 2).permute(1, 2, 0).contiguous().numpy())
+        radius = max(2.0, max(image.size) / 40)
+        for (x, y), visible, colour in zip(points, there, colours(len(points)), strict=True):
+            if visible:
+                box = (x - radius, y - radius, x + radius, y + radius)
+                ImageDraw.Draw(image).ellipse(box, fill=colour, outline="white")
+        made.append(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    return torch.stack(made)
+
+
+def _highest(outputs: Tensor, points: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where the last maps are highest: x and y [N, points] in pixels of the input."""
+    height, width = outputs.shape[2:]
+    at = outputs[:, -points:].flatten(2).argmax(2)
+    return (at % width + 0.5) * size[1] / width, (at // width + 0.5) * size[0] / height
 
 
 def share(found: Tensor) -> Tensor:

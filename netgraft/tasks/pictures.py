@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,7 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
+from torch import Tensor
 
 from netgraft.errors import DataError
 from netgraft.tasks.images import SPELLINGS, SUFFIXES, opened, shards
@@ -140,6 +143,17 @@ def tiles(picture: Pixels, height: int, width: int, step: tuple[int, int]) -> li
         for top in range(0, h - height + 1, step[0])
         for left in range(0, w - width + 1, step[1])
     ]
+
+
+def rgb(pixels: Tensor) -> Tensor:
+    """Pictures [N, C, H, W] of 1 or 3 channels from 0 to 255 as uint8 [N, 3, H, W]."""
+    return pixels.to(torch.uint8).expand(-1, 3, -1, -1)
+
+
+def colours(count: int) -> list[tuple[int, int, int]]:
+    """So many colours (RGB, 0 to 255) of evenly spaced hues, in turn light and dark."""
+    made = (colorsys.hsv_to_rgb(i / count, 0.75, 0.7 if i % 2 else 1.0) for i in range(count))
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in made]
 
 
 def _samples() -> Pictures:

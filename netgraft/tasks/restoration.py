@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from netgraft.errors import DataError, OptionError
-from netgraft.tasks.pictures import Pictures, Pixels, continued, decoded, find, split, tiles
+from netgraft.tasks.pictures import Pictures, Pixels, continued, decoded, find, rgb, split, tiles
 from netgraft.tasks.task import Mixed, Quality, Split, Task
 
 MOST = 40_000
@@ -65,6 +65,7 @@ def denoising(
         quality=judged,
         prepare=_from_pixels,
         augment=noise,
+        draw=partial(drawn, scale=1),
         optimiser="adam",
         notes=(
             *clean.notes,
@@ -109,6 +110,7 @@ def super_resolution(
         quality=judged,
         prepare=_from_pixels,
         augment=turned,
+        draw=partial(drawn, scale=scale),
         optimiser="adam",
         notes=(*found.notes, "Small pictures are made by bicubic scaling; they are turned and mirrored at random."),
     )
@@ -152,6 +154,14 @@ def within(outputs: Tensor, targets: Tensor, step: int) -> Tensor:
         given = " x ".join(map(str, outputs.shape[-2:]))
         raise DataError(f"the network gives pictures of {given} where {wanted[0]} x {wanted[1]} are wanted")
     return outputs[..., : targets.shape[-2], : targets.shape[-1]]
+
+
+def drawn(inputs: Tensor, targets: Tensor, outputs: Tensor, scale: int) -> tuple[Tensor, Tensor, Tensor]:
+    """All as large as the targets: pixels of inputs become squares, and margins are cut off."""
+    height, width = targets.shape[-2:]
+    large = inputs.clamp(0, 255).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    given, made = (pixels[:, :, :height, :width] for pixels in (large, _as_pixels(outputs)))
+    return rgb(given), rgb(targets), rgb(made)
 
 
 def psnr(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netgraft.errors import DataError
 from netgraft.tasks import shapes
-from netgraft.tasks.pictures import Pictures, decoded, decoded_mask, find, split
+from netgraft.tasks.pictures import Pictures, colours, decoded, decoded_mask, find, rgb, split
 from netgraft.tasks.task import Quality, Split, Task, softened_divergence
 from netgraft.tasks.vision import normalisation
 
@@ -62,6 +62,7 @@ def segmentation(
         prepare=prepare,
         imitate=imitation,
         augment=augment,
+        draw=drawn,
         notes=(
             *notes,
             f"Pictures and masks were brought to {height} x {width}, whatever their aspect ratio.",
@@ -126,6 +127,15 @@ def intersection_over_union(areas: Tensor) -> Tensor:
     present = either > 0
     shares = torch.where(present, both / either.clamp_min(1e-12), torch.zeros_like(both)).sum(-1)
     return 100 * torch.where(present.any(-1), shares / present.sum(-1).clamp_min(1), torch.ones_like(shares))
+
+
+def drawn(inputs: Tensor, targets: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, and masks in a colour for each class; void is black."""
+    logits = _enlarged(outputs, targets)
+    table = torch.zeros(VOID + 1, 3, dtype=torch.uint8)
+    table[: logits.shape[1]] = torch.tensor(colours(logits.shape[1]), dtype=torch.uint8)
+    wanted, given = (table[mask.long()].movedim(3, 1) for mask in (targets, logits.argmax(1)))
+    return rgb(inputs), wanted, given
 
 
 def imitation(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:

@@ -119,6 +119,11 @@ class Quality:
     span: float | None = None
     of: Callable[[Tensor], Tensor] | None = None
 
+    def over(self, values: Tensor) -> Tensor:
+        """The quality, a single number, of examples whose ``values`` [N] or [N, ...] were measured."""
+        mean = values.double().mean(0)
+        return mean if self.of is None else self.of(mean)
+
 
 def squared_difference(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
     """Mean squared difference from the teacher's outputs: how a task without classes imitates, at any temperature."""
@@ -126,6 +131,7 @@ def squared_difference(outputs: Tensor, teacher_outputs: Tensor, temperature: fl
 
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+Draw = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +143,8 @@ class Task:
     - `imitate(outputs, teacher_outputs, temperature)`: the scalar that says how far a student is from its teacher, 0
       when they agree. The temperature softens class probabilities; a task without classes has no use for it.
     - `augment(inputs, targets, generator)`: a training batch as stored -> a varied one of the same shapes and types.
+    - `draw(inputs, targets, outputs)`: a batch as stored, and what a network made of it -> what each looks like, uint8
+      [N, 3, H, W] of one size. None where there is nothing to see, as of classes.
     - `optimiser`: what it is trained with: `sgd`, or `adam` for losses whose gradients are small, such as those
       between images.
     - `classes`: names of the outputs, empty where they have none.
@@ -152,6 +160,7 @@ class Task:
     prepare: Callable[[Tensor], Tensor]
     imitate: Callable[[Tensor, Tensor, float], Tensor] = squared_difference
     augment: Augment | None = None
+    draw: Draw | None = None
     optimiser: Literal["sgd", "adam"] = "sgd"
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -352,15 +361,20 @@ def evaluate(module: nn.Module, task: Task, split: SplitName) -> Score:
     """Judge `module` on a whole split, in eval mode and float32; its own modes are restored."""
     values: list[Tensor] = []
     loss = 0.0
-    with torch.no_grad(), _mode(module, training=False):
-        for inputs, targets in _judged_together(task.split(split).parts):
-            outputs = module(_prepare(task, inputs))
-            values.append(task.quality.measure(outputs, targets).double())
-            loss += task.loss(outputs, targets).item() * len(targets)
+    for batch in _judged_together(task.split(split).parts):
+        outputs, measured = judge(module, task, batch)
+        values.append(measured.double())
+        loss += task.loss(outputs, batch.targets).item() * len(batch)
     value, of = torch.cat(values), task.quality.of
-    quality = value.mean() if of is None else of(value.mean(0))
     error = standard_error(value, task.quality.span) if of is None else jackknife(value, of)
-    return Score(quality=quality.item(), error=error, loss=loss / len(value))
+    return Score(quality=task.quality.over(value).item(), error=error, loss=loss / len(value))
+
+
+def judge(module: nn.Module, task: Task, batch: Split) -> tuple[Tensor, Tensor]:
+    """The outputs of `module` for a batch, in eval mode and float32, and what the task's quality measures of each."""
+    with torch.no_grad(), _mode(module, training=False):
+        outputs = module(_prepare(task, batch.inputs))
+        return outputs, task.quality.measure(outputs, batch.targets)
 
 
 def standard_error(values: Tensor, span: float | None = None) -> float:
@@ -507,12 +521,12 @@ def _optimiser(module: nn.Module, schedule: Schedule, task: Task) -> torch.optim
     )
 
 
-def _judged_together(parts: Sequence[Split]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of inputs and targets of splits, in order."""
+def _judged_together(parts: Sequence[Split]) -> Iterator[Split]:
+    """Batches of splits, in order."""
     for part in parts:
         size = max(1, min(_EVALUATION_BATCH, _EVALUATION_VALUES // part.inputs[0].numel()))
         for start in range(0, len(part), size):
-            yield part.inputs[start : start + size], part.targets[start : start + size]
+            yield Split(part.inputs[start : start + size], part.targets[start : start + size])
 
 
 def _batches(examples: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
