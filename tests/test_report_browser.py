@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from studies import finished, resnet, searched
 
 from netgraft.report import write
+from netgraft.study import Study
+from netgraft.tasks.examples import SIDE, png
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -30,12 +33,25 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
+def told(study: Study) -> Study:
+    """The study with what finals keep for the report: how losses went, and pictures."""
+    study.add_note("heat", epochs=3.0, networks=[])
+    for number in study.finalists:
+        for epochs, until in ((1.5, 3.0), (4.5, 7.5)):
+            losses = [1 + 2 ** -(number + i / 8) for i in range(40)]
+            study.add_note("trained", number=number, model="", epochs=epochs, until=until, losses=losses)
+    names = [study.save_picture(png(np.full((SIDE, SIDE, 3), 40 * i, np.uint8))) for i in range(6)]
+    outputs = [{"number": n, "picture": names[2 + n], "quality": 90.0} for n in study.finalists]
+    study.add_note("pictures", examples=[{"input": names[0], "target": names[1], "outputs": outputs}])
+    return study
+
+
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A finished run of a network of about 70 nodes, one of about 400, and one without finalists."""
     root = tmp_path_factory.mktemp("runs")
     studies = {
-        "finished": finished(root / "finished"),
+        "finished": told(finished(root / "finished")),
         "large": finished(root / "large", graph=resnet(19)),
         "unfinished": searched(root / "unfinished"),
     }
@@ -99,6 +115,19 @@ def test_there_is_a_visible_mark_for_every_finalist(page: Any, reports: dict[str
         assert len(mark.query_selector_all(".bar")) == 2
 
 
+def test_pictures_and_lines_are_there_to_be_seen(page: Any, reports: dict[str, Path]) -> None:
+    page.goto(reports["finished"].as_uri())
+    widths = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
+    assert len(widths) == 6 and all(natural == SIDE and shown > 100 for natural, shown in widths)
+    frame = page.query_selector_all(".chart")[1].query_selector(".frame").bounding_box()
+    lines = [line.bounding_box() for line in page.query_selector_all(".line path")]
+    assert len(lines) == 4
+    for line in lines:
+        assert frame["x"] <= line["x"] and line["x"] + line["width"] <= frame["x"] + frame["width"] + 2
+        assert frame["y"] <= line["y"] + 2 and line["y"] + line["height"] <= frame["y"] + frame["height"] + 2
+        assert line["width"] > frame["width"] / 2
+
+
 def test_labels_of_the_picture_do_not_meet(page: Any, reports: dict[str, Path]) -> None:
     page.goto(reports["finished"].as_uri())
     boxes = [text.bounding_box() for text in page.query_selector(".chart").query_selector_all(".mark text")]
@@ -138,6 +167,7 @@ def test_texts_stand_out_from_what_is_behind_them(browser: Any, reports: dict[st
           };
           const pairs = [['ink', 'page'], ['ink', 'card'], ['faint', 'page'], ['faint', 'card'], ['accent', 'card'],
             ['accent', 'accent-soft'], ['faint', 'accent-soft'], ['ink', 'red'], ['ink', 'green'], ['ink', 'amber'],
+            ...[1, 2, 3, 4, 5, 6].map(n => ['shade-' + n, 'card']),
             ['faint', 'grey'], ['faint', 'red'], ['faint', 'green'], ['faint', 'amber']];
           return Object.fromEntries(pairs.map(([one, other]) => {
             const [low, high] = [light(one), light(other)].sort((a, b) => a - b);

@@ -145,10 +145,11 @@ def curves_chart(study: Study, summary: Summary) -> Curves | None:
     def down(value: float) -> float:
         return 100 * (y_high - value) / (y_high - y_low)
 
+    finalists = [row for row, _ in found if not row.is_original]
     lines = []
     for row, trainings in found:
         paths = [" L".join(f"{across(x):.2f} {down(y):.2f}" for x, y in training) for training in trainings]
-        colour = 0 if row.is_original else 1 + (len(lines) - found[0][0].is_original) % COLOURS
+        colour = 0 if row.is_original else 1 + finalists.index(row) % COLOURS
         label = " ".join([row.label, *summary.names(row)[:1]])
         lines.append(Line(colour, "".join(f"M{path}" for path in paths), label))
     heat = study.note("heat")
