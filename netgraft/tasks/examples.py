@@ -44,7 +44,8 @@ def examples(module: nn.Module, task: Task, split: SplitName = "test", count: in
     found = []
     for one in _spread(task, split, count):
         outputs, values = judge(module, task, one)
-        given, wanted, made = (_middle(picture) for picture in _checked(task, task.draw(*_both(one), outputs)))
+        drawn = _checked(task, task.draw(one.inputs, one.targets, outputs))
+        given, wanted, made = map(_middle, drawn)
         found.append(Example(given, wanted, made, task.quality.over(values).item()))
     return found
 
@@ -61,10 +62,6 @@ def _spread(task: Task, split: SplitName, count: int) -> list[Split]:
     rows = [(part, row) for part in parts for row in range(len(part))]
     chosen = [rows[i * len(rows) // count] for i in range(count)] if count < len(rows) else rows
     return [Split(part.inputs[row : row + 1], part.targets[row : row + 1]) for part, row in chosen]
-
-
-def _both(one: Split) -> tuple[Tensor, Tensor]:
-    return one.inputs, one.targets
 
 
 def _checked(task: Task, drawn: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
