@@ -170,7 +170,7 @@ def test_the_journal_keeps_how_the_loss_went(study: Study, monkeypatch: pytest.M
     kept = {(n["number"], n["until"]): n["losses"] for n in Study.read(study.path).notes if n["note"] == "trained"}
     assert kept == {
         **{(number, 4.0): [4.0, 3.0] for number in range(6)},
-        **{(number, 10.0): [2.0] * 20 + [1.0] * 20 for number in ended},
+        **{(number, 12.0): [2.0] * 20 + [1.0] * 20 for number in ended},
     }
     assert [event for event in told if isinstance(event, StepDone)][:2] == [StepDone(1, 2), StepDone(2, 2)]
 
