@@ -61,7 +61,7 @@ SUBJECTS = {
         "super-resolution:samples",
         *(6, 0.5, 3),
         40,
-        "FSRCNN, twice as large, with 40 pictures of T91, of which 8 are for validation; judged on Set5, whole pictures",
+        "FSRCNN, twice as large, with 40 pictures of T91 (8 of them for validation); judged on Set5, whole pictures",
     ),
     "denoising": Subject(
         "zoo:dncnn?width=0.25&depth=8&input=3x32x32",
