@@ -170,7 +170,7 @@ def entry(name: str, study: Study) -> str:
             f"![{', '.join(['input', 'target', *labels])}]({file})",
             "",
             f"From left to right: input, target, {', '.join(f'{n} ({q})' for n, q in zip(labels, each, strict=True))}: "
-            f"{summary.quality.name} of the two examples.",
+            f"{summary.quality.name} of each example.",
             "",
             f"| network | how it came about | test {summary.quality.name} | time [99 %] | FLOPs | parameters |",
             "|---|---|---|---|---|---|",
