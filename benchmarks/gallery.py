@@ -153,12 +153,13 @@ def entry(name: str, study: Study) -> str:
     file = f"gallery-{name.replace(' ', '-')}.png"
     (DOCS / file).write_bytes(png(strip([examples for _, examples in pairs])))
     labels = [" ".join([row.label, *summary.names(row)[:1]]) for row, _ in pairs]
+    times = [words.factors([row.time, row.low, row.high]) for row in summary.rows]
     rows = [
         f"| {' '.join([row.label, *summary.names(row)])} | {', '.join(row.origins) or 'trained equally long'} "
         f"| {words.quality(row.test, row.test_error, unit)} {words.error(row.test_error)} "
-        f"| {words.factors([row.time])[0]} [{', '.join(words.factors([row.low, row.high]))}] "
+        f"| {middle} [{low}, {high}] "
         f"| {words.ratio(row.flops_ratio)} | {words.ratio(row.parameters_ratio)} |"
-        for row in summary.rows
+        for row, (middle, low, high) in zip(summary.rows, times, strict=True)
     ]
     each = ["; ".join(words.quality(one.quality, None, unit) for one in examples) for _, examples in pairs]
     return "\n".join(
