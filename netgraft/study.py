@@ -200,11 +200,12 @@ class Study:
 
     def load_picture(self, name: str) -> bytes:
         """The PNG file of that name; StudyError where it is missing or no picture."""
-        path = self.path / "pictures" / f"{Path(name).name}.png"
+        path = self.path / "pictures" / f"{Path(str(name)).name}.png"
         try:
             png = path.read_bytes()
-        except OSError as error:
-            raise StudyError(f"cannot read the picture {path}: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StudyError(f"cannot read the picture {path}: {reason}") from None
         if not png.startswith(b"\x89PNG"):
             raise StudyError(f"{path} is damaged: it is no PNG file")
         return png

@@ -86,3 +86,14 @@ def test_onnx_reads_them_as_torch_does(equation: str, shape: tuple[int, ...], tm
     model = load_onnx(path)
     assert "frozen" not in ops(model) and ("linear" in ops(model)) == (len(shape) == 2)
     assert verify(path.read_bytes(), model) < 1e-5 and verify(to_onnx(model), model) < 1e-5
+
+
+@pytest.mark.parametrize("equation", ["bcij->bcji", "bcii->bci", "bcij->bci"])
+def test_a_sum_over_one_operand_is_carried_as_it_is(equation: str) -> None:
+    class Alone(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum(equation, torch.relu(x))
+
+    model = read(Alone(), torch.randn(IMAGE))
+    assert ops(model) == ["relu", "frozen"]
+    assert_same(Alone(), model, torch.randn(IMAGE))

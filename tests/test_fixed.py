@@ -115,6 +115,10 @@ def test_edits_of_a_sparing_mutation_keep_the_promises_of_every_mutation() -> No
     assert check_mutation(Sparing(Swap(), fixed), sane_model(graph), seeds=(0,), limit=60)
 
 
+def test_what_a_mutation_leaves_alone_by_itself_stays_so() -> None:
+    assert sparing(Trim(fixed=frozenset(["one"])), frozenset(["two"])) == Trim(fixed=frozenset(["one", "two"]))
+
+
 def test_every_part_of_a_mix_is_kept_away() -> None:
     mix = sparing(Mix((Graft(), Swap())), frozenset({"a"}))
     assert isinstance(mix, Mix)

@@ -56,6 +56,21 @@ def test_writing_in_place(function: Callable[[Tensor], Tensor]) -> None:
     assert_same(module, read(module, torch.randn(IMAGE)), torch.randn(IMAGE))
 
 
+def test_dropout_in_evaluation_is_the_tensor_itself() -> None:
+    class Written(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x * 1
+            z = F.dropout(y, 0.5, self.training)
+            z += 1
+            return y * 2 + z
+
+    module = Written().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in training it is another tensor
+        model = from_module(module, torch.randn(IMAGE))
+    assert_same(module, model, torch.randn(IMAGE), training=False)
+
+
 def test_dropout_in_place_of_a_view_is_dropout() -> None:
     """Nobody reads what the view looks into, as at the end of many classifiers."""
     pool, flat, last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)

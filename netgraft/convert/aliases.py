@@ -23,10 +23,10 @@ class Aliases:
         assert isinstance(node.target, OpOverload)
         schema, name = node.target._schema, node.target.__name__.split(".")[0]
         base = node.args[0] if node.args else None
-        shares = any(returned.alias_info for returned in schema.returns) or "dropout" in name
-        if isinstance(base, fx.Node) and shares:
+        idle = "dropout" in name and False in node.args  # in evaluation it gives what it is given
+        if isinstance(base, fx.Node) and (idle or any(returned.alias_info for returned in schema.returns)):
             self._origin[node] = self.origin(base)
-            if schema.is_mutable or name in ("detach", "alias"):
+            if idle or schema.is_mutable or name in ("detach", "alias"):
                 self._copy[node] = self.first(base)
         self._sharing[self.origin(node)].append(node)
 

@@ -147,7 +147,7 @@ def _matrix(call: Call, operand: Operand, turned: bool) -> Stored | None:
 def _einsum(call: Call) -> Operand:
     operands: list[Operand] = call["tensors"]
     ranks = [call.emitter.type(x).rank for x in operands]
-    for i, operand in enumerate(operands):
+    for i, operand in enumerate(operands if len(operands) == 2 else []):
         layer = as_layer(call["equation"], ranks, i) if isinstance(operands[1 - i], Value) else None
         weight = _matrix(call, operand, layer.turned) if layer else None
         if layer and weight:

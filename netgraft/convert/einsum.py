@@ -127,6 +127,8 @@ def _terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
     if any(count < 0 or (count > 0 and "..." not in term) for term, count in zip(terms, hidden, strict=True)):
         return None
     most = max(hidden)
+    if most > len(_HIDDEN):
+        return None
     letters = [_HIDDEN[most - count : most] for count in hidden]
     terms = [term.replace("...", own) for term, own in zip(terms, letters, strict=True)]
     returned = returned.replace("...", _HIDDEN[:most])

@@ -229,6 +229,12 @@ def _matmul(call: Call) -> Value:
     return call.emit("matmul", a, b)
 
 
+def _fits(call: Call, x: Value, layer: Layer, index: int) -> bool:
+    """Whether the weight sums over as much as there is: a size of 1 would be stretched."""
+    summed = [call.type(x).shape[d] for d in layer.dims][-1] if layer.dims else call.type(x).shape[-1]
+    return summed == call.constant(index).shape[0 if layer.turned else 1]
+
+
 def _layer(call: Call, x: Value, layer: Layer, index: int) -> Value:
     """The linear layer that a sum of products of ``x`` and the ``index``-th input, its weight, is."""
     weight = call.weight(index, lambda w: _floating(w).T if layer.turned else _floating(w))
@@ -245,7 +251,7 @@ def _einsum(call: Call) -> Value:
             x = call.value(1 - i)
             ranks = call.type(x).rank, call.constant(i).ndim
             layer = as_layer(equation, ranks if i else ranks[::-1], i)
-            if layer is not None:
+            if layer is not None and _fits(call, x, layer, i):
                 return _layer(call, x, layer, i)
     values = call.values()
     product = einsum(equation, values, lambda x: call.type(x).shape, call.emit)

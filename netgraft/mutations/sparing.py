@@ -27,7 +27,9 @@ def sparing(mutation: Mutation, fixed: frozenset[str] = frozenset()) -> Mutation
         return replace(mutation, mutations=tuple(sparing(part, fixed) for part in mutation.mutations))
     if isinstance(mutation, Within):
         return replace(mutation, mutation=sparing(mutation.mutation, fixed))
-    return replace(mutation, fixed=fixed) if isinstance(mutation, Graft | Trim) else Sparing(mutation, fixed)
+    if isinstance(mutation, Graft | Trim):
+        return replace(mutation, fixed=mutation.fixed | fixed)
+    return Sparing(mutation, fixed)
 
 
 @dataclass(frozen=True)

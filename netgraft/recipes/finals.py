@@ -3,15 +3,17 @@
 More networks may begin than are to be finalists. After a short training, the heat, those are stopped that another one
 clearly dominates, and of the others as many go on as there are to be finalists: one halving of Jamieson & Talwalkar,
 "Non-stochastic Best Arm Identification and Hyperparameter Optimization" (AISTATS 2016), section 3. Deviations: what
-goes on is a front, not the best of one figure; and the heat has a schedule of its own, down to a learning rate of 0, so
-that everybody is judged annealed and at the same point. The final training begins there, by a whole schedule again.
+goes on is spread over the goals, not the best by one figure; and the heat has a schedule of its own, down to a learning
+rate of 0, so that everybody is judged annealed and at the same point. The final training begins there, by a whole
+schedule again.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import hypot
+from math import hypot, isfinite
 from typing import Any
 
 import numpy as np
@@ -73,6 +75,8 @@ def entrants_of(
     """As :func:`finalists_of`, for ``count`` finalists :data:`ENTRANTS` times as many: those that no other one clearly
     dominates, as their short fine-tunings tell little more.
     """
+    if all(goal.metric != "quality" for goal in goals):
+        return finalists_of(study, goals, quality, count, limits)  # training decides nothing
     sound = _sound(study, quality, limits)
     stopped = dominated([Rival(t.number, t.scores, t.scores["quality_error"]) for t in sound], goals)
     open_ones = [t for t in sound if t.number not in stopped]
@@ -250,11 +254,13 @@ def _heat(task: Task, trained: Sequence[tuple[Trial, Model]], most: int, goals: 
     for trial, model in trained:
         score = evaluate(to_module(model), task, "validation")
         found.append(Rival(trial.number, {**trial.scores, "quality": score.quality}, score.error))
-    better = dominated(found, goals)
-    open_ones = [rival for rival in found if rival.number not in better]
+    lost = {rival.number for rival in found if not isfinite(rival.scores["quality"])}
+    better = dominated([rival for rival in found if rival.number not in lost], goals)
+    open_ones = [rival for rival in found if rival.number not in better.keys() | lost]
     kept = {open_ones[i].number for i in spread([[g.cost(r.scores) for g in goals] for r in open_ones], most)}
     reasons = {rival.number: "" if rival.number in kept else "others promised more" for rival in found}
     reasons |= {number: f"#{other} is clearly better at no higher cost" for number, other in better.items()}
+    reasons |= dict.fromkeys(lost, "its quality is not a number")
     return [
         {"number": r.number, "quality": r.scores["quality"], "error": r.error, "stopped": reasons[r.number]}
         for r in found
@@ -274,7 +280,8 @@ def _judged(
     """The only place of a run that touches the test split. Latencies are measured interleaved with the original's, and
     limits hold for what was measured: in milliseconds, or as a ratio, whichever they speak of.
     """
-    _keep_pictures(study, task, trained)
+    if study.note("pictures") is None:
+        _keep_pictures(study, task, trained)
     on_event(MeasuringBegun(len(trained)))
     models = [model for _, model in trained]
     times = conditions.compare(models, models[0], seconds)
@@ -313,7 +320,11 @@ def _judged(
 
 def _keep_pictures(study: Study, task: Task, trained: Sequence[tuple[Trial, Model]]) -> None:
     """What every network makes of the same few examples of the test split, for the report; nothing is decided by it."""
-    seen = {trial.number: examples(to_module(model), task) for trial, model in trained}
+    try:
+        seen = {trial.number: examples(to_module(model), task) for trial, model in trained}
+    except Exception as error:  # whatever a user's own way of drawing raises: the finals are worth more
+        warnings.warn(f"the report gets no pictures of what networks give: {error}", UserWarning, stacklevel=2)
+        return
     kept = [
         {
             "input": study.save_picture(png(shown[0].input)),

@@ -203,7 +203,8 @@ def conduct(
     # Before any work is done.
     conditions = Conditions.of([parse_limit(text, score(model.graph) | {"quality": 1.0}) for text in limits], run.on)
     conditions.check()
-    conditions.check_network(model)
+    if not (Path(run.out) / "run.json").exists():
+        conditions.check_network(model)
     if run.table is not None:
         _check_table(run.table, conditions)
     elif plan.measure == "end" and replace(conditions, on=None) != HERE:
@@ -255,6 +256,11 @@ def conduct(
                 study.add_note("finals", **asdict(entrants))
             if not study.finalists:
                 noted = study.note("finals") or {}
+                if "finalists" not in noted:
+                    raise StudyError(
+                        f"the finals of {run.out} were begun by an earlier netgraft, which trained otherwise: finish "
+                        "them with that one, or start again in another folder"
+                    )
                 entrants = Entrants(noted["numbers"], noted["epochs"], noted["finalists"])
                 parsed = parse_goals(goals, quality_is_higher_better=task.quality.higher_is_better)
                 run_finals(

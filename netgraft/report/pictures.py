@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
+from netgraft.errors import StudyError
 from netgraft.study import Study
 
 from .summary import Summary
@@ -21,19 +25,24 @@ class Shown:
 
 def pictures(study: Study, summary: Summary) -> list[list[Shown]]:
     """For each example a row: what goes in, what is to come out, and what comes out of the original and of each
-    finalist. Empty where the run kept none; StudyError where a file of them is missing.
+    finalist. Empty where the run kept none; an example of which a file is missing, or no picture, is left out.
     """
     rows = []
     for example in (study.note("pictures") or {"examples": []})["examples"]:
-        outputs = {one["number"]: one for one in example["outputs"]}
-        row = [Shown(name, _uri(study, example[name])) for name in ("input", "target")]
-        for network in summary.rows:
-            if network.number in outputs:
-                label = " ".join([network.label, *summary.names(network)[:1]])
-                one = outputs[network.number]
-                row.append(Shown(label, _uri(study, one["picture"]), one["quality"]))
-        rows.append(row)
+        with suppress(StudyError):
+            rows.append(_row(study, summary, example))
     return rows
+
+
+def _row(study: Study, summary: Summary, example: Mapping[str, Any]) -> list[Shown]:
+    outputs = {one["number"]: one for one in example["outputs"]}
+    row = [Shown(name, _uri(study, example[name])) for name in ("input", "target")]
+    for network in summary.rows:
+        if network.number in outputs:
+            label = " ".join([network.label, *summary.names(network)[:1]])
+            one = outputs[network.number]
+            row.append(Shown(label, _uri(study, one["picture"]), one["quality"]))
+    return row
 
 
 def _uri(study: Study, name: str) -> str:

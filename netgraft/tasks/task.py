@@ -160,10 +160,10 @@ class Task:
     prepare: Callable[[Tensor], Tensor]
     imitate: Callable[[Tensor, Tensor, float], Tensor] = squared_difference
     augment: Augment | None = None
-    draw: Draw | None = None
     optimiser: Literal["sgd", "adam"] = "sgd"
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    draw: Draw | None = None
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {len(self.split(name)):,}" for name in get_args(SplitName))
