@@ -232,7 +232,7 @@ def _matmul(call: Call) -> Value:
 def _fits(call: Call, x: Value, layer: Layer, index: int) -> bool:
     """Whether the weight sums over as much as there is: a size of 1 would be stretched."""
     summed = [call.type(x).shape[d] for d in layer.dims][-1] if layer.dims else call.type(x).shape[-1]
-    return summed == call.constant(index).shape[0 if layer.turned else 1]
+    return bool(summed == call.constant(index).shape[0 if layer.turned else 1])
 
 
 def _layer(call: Call, x: Value, layer: Layer, index: int) -> Value:
