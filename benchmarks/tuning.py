@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from averaging import first
 from kinds import trained
 
 from netgraft import tasks
@@ -26,7 +27,7 @@ from netgraft.metrics import parse_limit
 from netgraft.recipes.evaluation import PRECISE, Trainer, counted
 from netgraft.recipes.optimize import default_mutations
 from netgraft.spaces import Space
-from netgraft.tasks import Schedule, Split, evaluate, recalibrate, train
+from netgraft.tasks import Schedule, evaluate, recalibrate, train
 
 
 def networks(original: Model, count: int, trainer: Trainer) -> dict[str, Model]:
@@ -59,8 +60,7 @@ def main() -> None:
     task = tasks.load(options.data, input_shape=(3, 32, 32), classes=10, subset=options.subset)
     original = trained(task, options.pretrain, options.out / f"resnet20-{options.subset}-{options.pretrain:g}.pt")
     trainer = Trainer(original, task, 0, 0.05)
-    few = Split(task.test.inputs[: options.judged], task.test.targets[: options.judged])
-    judged = replace(task, test=few)
+    judged = replace(task, test=first(task.test, options.judged))
     arms = [(epochs, rate) for epochs in options.epochs for rate in options.rates]
     print(f"| network | before | {' | '.join(f'{epochs:g} epochs from {rate:g} | anew' for epochs, rate in arms)} |")
     print("|---" * (2 * len(arms) + 2) + "|", flush=True)

@@ -35,7 +35,9 @@ from .evaluation import Trainer, counted
 ENTRANTS = 2
 """How many times as many networks begin the finals of :func:`netgraft.optimize` as are to be finalists."""
 HEAT = 0.25
-"""How long the training is after which it is decided who goes on, as a multiple of the final one that follows it."""
+"""How long the training is after which it is decided who goes on, as a multiple of the final one that follows it; of
+the network with the longest lineage, with which the others draw level there.
+"""
 WINDOWS = 40
 """How many figures the journal keeps of the loss during a training."""
 
@@ -135,7 +137,9 @@ def affordable(left: float, finalists: int, epochs: float) -> tuple[int, float]:
 
 
 def trainings(finalists: int) -> float:
-    """To how many final trainings the finals come at most: the heat of all, and those of finalists and original."""
+    """To how many final trainings the finals come at most: the heat of all, and those of finalists and original. Heats
+    take longer for networks with a shorter lineage than the longest, which catch up there: that is not counted.
+    """
     return HEAT * (ENTRANTS * finalists + 1) + finalists + 1
 
 
