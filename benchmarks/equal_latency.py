@@ -150,7 +150,8 @@ class TorchPruning:
         """
         import torch_pruning as tp
 
-        x = torch.zeros(2, 3, 32, 32)
+        (given,) = self.model.graph.inputs
+        x = torch.zeros(2, *given.type.shape[1:])
         held = {id for id, why in channels(self.model.graph).held.items() if why == "the network's output"}
         ignored = [part for name, part in module.named_modules() if name in held]
         pruner = tp.pruner.BasePruner(

@@ -71,7 +71,7 @@ def main() -> None:
             module = to_module(model)
             train(module, task, Schedule(epochs, learning_rate=rate), seed=0, teacher=trainer.teacher)
             cells.append(evaluate(module, judged, "test").quality)
-            recalibrate(module, task, batches=PRECISE, seed=0)
+            recalibrate(module, task, batches=PRECISE // 128, seed=0)
             cells.append(evaluate(module, judged, "test").quality)
         table.append(cells)
         print(f"| {name} | {' | '.join(f'{cell:.1f}' for cell in cells)} |", flush=True)

@@ -45,6 +45,9 @@ def _common(
         float | None,
         typer.Option(help="of fine-tuning, at its peak (default: 0.02; for pictures 0.05, of which Adam takes 2 %)"),
     ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="examples in a batch of training (default: 128, less of few or large ones)")
+    ] = None,
     teacher: Annotated[bool, typer.Option(help="fine-tune with the original as teacher")] = True,
     measure: Annotated[
         str,
@@ -121,6 +124,7 @@ def _run(
     final_epochs: float | None,
     finalists: int,
     learning_rate: float | None,
+    batch_size: int | None,
     teacher: bool,
     measure: str,
     table: str | None,
@@ -142,6 +146,7 @@ def _run(
         final_epochs=final_epochs,
         pretrain_epochs=pretrain_epochs(source, task, pretrain),
         learning_rate=learning_rate,
+        batch_size=batch_size,
         teacher=teacher,
         measure=measure,
     )

@@ -51,7 +51,7 @@ from netgraft.report.page import render
 from netgraft.segments import Bank, Vocabulary
 from netgraft.spaces import Space
 from netgraft.study import Study
-from netgraft.tasks import Quality
+from netgraft.tasks import Quality, Split
 
 recipe = sys.modules["netgraft.recipes.optimize"]  # netgraft.recipes.optimize is the function
 PLAN = ng.Plan(
@@ -161,7 +161,8 @@ def test_everybody_is_trained_equally_long(front: ng.Front) -> None:
     study = front.study
     begun = study.note("finals")
     longest = max(study.trials[number].epochs for number in begun["numbers"])
-    total = longest + (HEAT + 1) * PLAN.final_epochs
+    heat = HEAT if len(begun["numbers"]) > begun["finalists"] else 0.0
+    total = longest + (heat + 1) * PLAN.final_epochs
     (epochs,) = {f.epochs for f in study.finalists.values()}
     assert epochs == pytest.approx(total)
     for number in study.finalists:
@@ -373,10 +374,21 @@ def test_a_network_in_which_nothing_can_be_changed_is_refused_at_once(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("field", ["population", "keep", "finalists", "tune_epochs", "final_epochs", "learning_rate"])
+@pytest.mark.parametrize("field", ["population", "keep", "finalists", "tune_epochs", "final_epochs", "batch_size"])
 def test_plans_that_cannot_work_are_refused(field: str) -> None:
     with pytest.raises(OptionError, match=f"{field} must be above 0"):
         replace(PLAN, **{field: 0})
+
+
+@pytest.mark.parametrize(
+    ("examples", "side", "batch"),
+    [(50_000, 32, 128), (1_000, 8, 64), (367, 100, 32), (20, 8, 8), (50_000, 224, 16), (50_000, 1024, 8)],
+)
+def test_batches_are_smaller_of_few_examples_and_of_large_ones(examples: int, side: int, batch: int) -> None:
+    train = Split(torch.zeros(1, 3, side, side).expand(examples, -1, -1, -1), torch.zeros(examples))
+    task = replace(ng.task("digits", ng.load("zoo:resnet20?channels=1", input_shape="1x8x8")), train=train)
+    assert ng.Plan().for_task(task).batch_size == batch
+    assert ng.Plan(batch_size=5).for_task(task).batch_size == 5
 
 
 def test_a_network_that_cannot_be_judged_on_the_data_is_refused(source: str, tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netgraft.search.pareto import front, ranks, spread
+from netgraft.search.pareto import front, ranks, spread, volume, worthiest
 
 points = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12)
 
@@ -53,3 +55,30 @@ def test_spread_takes_from_the_front_first(costs: list[tuple[int, int]], count: 
 
 def test_spread_over_one_cost_takes_the_lowest() -> None:
     assert spread([(3.0,), (1.0,), (2.0,)], 2) == [1, 2]
+
+
+CORNER = (5, 5, 5)
+BOXES = st.lists(st.tuples(*[st.integers(0, 6)] * 3), max_size=7)
+
+
+@given(BOXES, st.integers(1, 3))
+def test_volume_counts_the_cells_that_points_dominate(costs: list[tuple[int, int, int]], goals: int) -> None:
+    points = [cost[:goals] for cost in costs]
+    cells = itertools.product(*[range(5)] * goals)
+    dominated = [cell for cell in cells if any(all(p <= c for p, c in zip(q, cell, strict=True)) for q in points)]
+    assert volume(points, CORNER[:goals]) == len(dominated)
+
+
+@given(BOXES, st.integers(1, 7))
+def test_the_worthiest_dominate_most_of_what_as_many_can(costs: list[tuple[int, int, int]], count: int) -> None:
+    chosen = worthiest(costs, CORNER, count)
+    assert chosen == sorted(set(chosen)) and len(chosen) == min(count, len(costs))
+    most = max((volume(some, CORNER) for some in itertools.combinations(costs, len(chosen))), default=0)
+    assert volume([costs[i] for i in chosen], CORNER) >= (1 - 1 / 2.718) * most
+
+
+def test_what_is_beyond_the_reference_is_worth_less_than_what_adds_nothing() -> None:
+    costs = [(0, 9), (4, 4), (1, 1), (3, 3), (9, 0)]
+    assert worthiest(costs, (5, 5), 1) == [2]
+    assert worthiest(costs, (5, 5), 3) == [1, 2, 3]
+    assert worthiest(costs, (5, 5), 4) == [0, 1, 2, 3]

@@ -56,8 +56,8 @@ def seed_of(seed: int, *purpose: int) -> int:
     return int(np.random.default_rng([seed, *purpose]).integers(2**31))
 
 
-PRECISE = 8
-"""Batches of which batch-norm statistics are estimated anew after a training."""
+PRECISE = 1024
+"""Examples of which batch-norm statistics are estimated anew after a training."""
 
 STAGES = ("check", "pretrain", "tune", "final", "imitate", "heat")
 
@@ -71,16 +71,18 @@ class Trainer:
     seed: int
     learning_rate: float
     teaching: bool = True
+    batch_size: int = 128
 
     @cached_property
     def teacher(self) -> nn.Module:
         """The original, as it was given."""
         return to_module(self.original).eval()
 
-    def recalibrated(self, model: Model, batches: int = 4) -> Model:
-        """``model`` with batch-norm statistics re-estimated on the task's training data."""
+    def recalibrated(self, model: Model, examples: int = 512) -> Model:
+        """``model`` with batch-norm statistics re-estimated on so many of the task's training examples, about."""
         module = to_module(model)
-        recalibrate(module, self.task, batches=batches, seed=seed_of(self.seed, STAGES.index("check")))
+        seed = seed_of(self.seed, STAGES.index("check"))
+        recalibrate(module, self.task, batches=self.batches(examples), batch_size=self.batch_size, seed=seed)
         return replace(model, weights=weights_of(module))
 
     def train(self, model: Model, epochs: float, stage: str, number: int, on_step: Step | None = None) -> Model | None:
@@ -90,13 +92,17 @@ class Trainer:
         "Rethinking 'Batch' in BatchNorm", 2021, section 3).
         """
         module = to_module(model)
-        schedule = Schedule(epochs, learning_rate=self.learning_rate)
+        schedule = Schedule(epochs, self.batch_size, self.learning_rate)
         teacher = self.teacher if self.teaching else None
         seed = seed_of(self.seed, STAGES.index(stage), number)
         if train(module, self.task, schedule, seed=seed, teacher=teacher, on_step=on_step).diverged:
             return None
-        recalibrate(module, self.task, batches=PRECISE, seed=seed)
+        recalibrate(module, self.task, batches=self.batches(PRECISE), batch_size=self.batch_size, seed=seed)
         return replace(model, weights=weights_of(module))
+
+    def batches(self, examples: int) -> int:
+        """How many batches so many examples make, at least."""
+        return -(-examples // self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -118,14 +124,14 @@ class Check:
     """
 
     trainer: Trainer
-    batches: int = 2
+    examples: int = 256
 
     def __call__(self, candidate: Candidate) -> Result:
         """Never raises for a candidate that cannot run: that is a failure with its reason."""
         return timed(self._check, candidate)
 
     def _check(self, candidate: Candidate) -> Result:
-        checked = replace(candidate, model=self.trainer.recalibrated(candidate.model, self.batches))
+        checked = replace(candidate, model=self.trainer.recalibrated(candidate.model, self.examples))
         score = agreement(to_module(checked.model), self.trainer.task, self._answers)
         return Result(checked, {"agreement": score}, "" if isfinite(score) else "its outputs are not finite")
 
@@ -133,7 +139,8 @@ class Check:
     def _answers(self) -> Answers:
         trainer = self.trainer
         seed = seed_of(trainer.seed, STAGES.index("check"))
-        return answers(trainer.teacher, trainer.task, batches=self.batches, seed=seed)
+        batches = trainer.batches(self.examples)
+        return answers(trainer.teacher, trainer.task, batches=batches, batch_size=trainer.batch_size, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,12 @@ class Tune:
         if not self.imitation or not trainer.teaching:
             return Imitation(candidate.model)
         seed = seed_of(trainer.seed, STAGES.index("imitate"), candidate.number)
-        return imitate(trainer.original, candidate.model, trainer.task, steps=self.imitation, seed=seed)
+        return imitate(
+            *(trainer.original, candidate.model, trainer.task),
+            steps=self.imitation,
+            batch_size=min(64, trainer.batch_size),
+            seed=seed,
+        )
 
 
 def timed(work: Callable[[Candidate], Result], candidate: Candidate) -> Result:

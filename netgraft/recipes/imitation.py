@@ -143,7 +143,7 @@ def imitate(
             optimiser.step()
     taught = replace(child, weights={**child.weights, **weights_of(module)})
     whole = to_module(taught)
-    recalibrate(whole, task, batches=4, seed=seed)
+    recalibrate(whole, task, batches=-(-512 // batch_size), batch_size=batch_size, seed=seed)
     share = flops(part.graph) / max(1, flops(child.graph))
     return Imitation(replace(taught, weights=weights_of(whole)), steps * size / len(task.train) * share)
 

@@ -46,6 +46,22 @@ it): faster, what weights knew is lost that a short training does not bring back
 """
 
 
+LARGEST_BATCH = 128
+"""Examples that a batch of training holds at most, unless the user says otherwise."""
+BATCH_VALUES = 1 << 22
+"""Numbers in the inputs of a batch at most, by the same: pictures are large."""
+EPOCH_STEPS = 10
+"""Steps that an epoch has at least, by the same: of few examples a large batch learns little (``docs/results.md``)."""
+
+
+def batch_size_of(task: Task) -> int:
+    """Examples in a batch of training: the largest power of two that :data:`LARGEST_BATCH`, :data:`BATCH_VALUES` and
+    :data:`EPOCH_STEPS` allow, but not below 8: batch norms need some.
+    """
+    most = min(LARGEST_BATCH, len(task.train) // EPOCH_STEPS, BATCH_VALUES // max(1, task.train.inputs[0].numel()))
+    return max(8, 1 << (max(1, most).bit_length() - 1))
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a run spends its effort. What is None follows from the task, its number of training examples above all, and
@@ -54,10 +70,11 @@ class Plan:
     ``population`` networks are proposed a generation (checking one costs a few percent of tuning it), ``keep`` of them
     fine-tuned for ``tune_epochs``; ``finalists`` are trained for ``final_epochs`` more (what is left of a budget in
     time may allow only half of that, or fewer finalists). In :func:`netgraft.optimize` twice as many are trained for a
-    quarter of that beforehand, and those that promise least are stopped there. ``pretrain_epochs`` trains the original
-    first, for networks that come without trained weights. ``search_share`` is the part of a time budget spent before
-    the finals. With a ``teacher``, the original, what is new in a network first imitates for ``imitation`` steps what
-    it replaced, in :func:`netgraft.optimize` (0: not at all).
+    quarter of that beforehand, where time allows it, and those that promise least are stopped there.
+    ``pretrain_epochs`` trains the original first, for networks that come without trained weights. ``batch_size`` is of
+    every training. ``search_share`` is the part of a time budget spent before the finals. With a ``teacher``, the
+    original, what is new in a network first imitates for ``imitation`` steps what it replaced, in
+    :func:`netgraft.optimize` (0: not at all).
 
     ``measure`` says when latency is measured. ``search``: every network before it is fine-tuned, shortly, where latency
     is a goal or limited; the estimate that screens the others is corrected by that, and limits hold for what was
@@ -72,6 +89,7 @@ class Plan:
     final_epochs: float | None = None
     pretrain_epochs: float = 0.0
     learning_rate: float | None = None
+    batch_size: int | None = None
     measure_seconds: float = 40.0
     search_share: float = 0.6
     teacher: bool = True
@@ -82,7 +100,7 @@ class Plan:
         counts = {"population": self.population, "keep": self.keep, "finalists": self.finalists}
         epochs = {"tune_epochs": self.tune_epochs, "final_epochs": self.final_epochs}
         rates = {"learning_rate": self.learning_rate, "measure_seconds": self.measure_seconds}
-        for name, value in (counts | epochs | rates).items():
+        for name, value in (counts | epochs | rates | {"batch_size": self.batch_size}).items():
             if value is not None and value <= 0:
                 raise OptionError(f"{name} must be above 0, not {value:g}")
         if self.pretrain_epochs < 0 or self.imitation < 0 or not 0 < self.search_share < 1:
@@ -96,7 +114,8 @@ class Plan:
         tune = short if self.tune_epochs is None else self.tune_epochs
         final = 4 * tune if self.final_epochs is None else self.final_epochs
         rate = RATES[task.optimiser] if self.learning_rate is None else self.learning_rate
-        return replace(self, tune_epochs=tune, final_epochs=final, learning_rate=rate)
+        batch = batch_size_of(task) if self.batch_size is None else self.batch_size
+        return replace(self, tune_epochs=tune, final_epochs=final, learning_rate=rate, batch_size=batch)
 
 
 class Estimates(Protocol):
@@ -248,8 +267,8 @@ def conduct(
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
             original = _original(study, model, task, plan, run.seed, score, run.on_event)
             run.on_event(TrialRecorded(study.trials[0]))
-            assert plan.learning_rate is not None, "decided by for_task"
-            trainer = Trainer(original, task, run.seed, plan.learning_rate, plan.teacher)
+            assert plan.learning_rate is not None and plan.batch_size is not None, "decided by for_task"
+            trainer = Trainer(original, task, run.seed, plan.learning_rate, plan.teacher, plan.batch_size)
             bounds = _bounds(study, original, limits, conditions, run.on_event)
             if study.note("finals") is None:
                 entrants = search(Begun(study, trainer, plan, score, latency, bounds, conditions))
@@ -380,7 +399,8 @@ def _original(
     judged = _judge(model, task)
     if plan.pretrain_epochs:
         on_event(PretrainingBegun(plan.pretrain_epochs))
-        trainer = Trainer(model, task, seed, learning_rate=0.1, teaching=False)
+        assert plan.batch_size is not None, "decided by for_task"
+        trainer = Trainer(model, task, seed, learning_rate=0.1, teaching=False, batch_size=plan.batch_size)
         epochs = plan.pretrain_epochs
         trained = trainer.train(model, epochs, "pretrain", 0, lambda step, total, _: on_event(StepDone(step, total)))
         if trained is None:

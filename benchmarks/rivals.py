@@ -1,0 +1,266 @@
+"""What netgraft makes of a network, beside uniform width scaling and Torch-Pruning at the same measured latency.
+
+    OMP_NUM_THREADS=1 python benchmarks/rivals.py ../shared/data --out runs/rivals [--subjects vgg16 unet] [--seeds 3]
+
+Each subject is a network of the zoo and its data. The network is trained once. Then, for each seed, netgraft evolves it
+within its own latency, and two of the finalists are taken, as ``netgraft export`` picks them by validation: the fastest
+without a loss, and the best. A narrower network of the zoo, and what Torch-Pruning (DepGraph, group magnitude) leaves
+of the original, are brought to the measured latency of the fastest one: as wide as is at most 5 % slower. All are
+trained for the same number of epochs more, with the original as teacher; the narrower one, which has no weights to
+begin with, as long as the original was before. Test data is asked once, and all are measured interleaved.
+
+What was done is kept in OUT, and not done again. Prints one table with the mean over the seeds, and the lowest and
+highest. Needs ``pip install netgraft[bench]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+from equal_latency import STEPS, WITHIN, TorchPruning, as_fast, measured
+from safetensors.numpy import load_file, save_file
+
+import netgraft as ng
+from netgraft import data, tasks, zoo
+from netgraft.convert.from_torch import from_module
+from netgraft.convert.to_torch import to_module
+from netgraft.costs.analytic import flops, parameters
+from netgraft.costs.measured import compare
+from netgraft.ir import Model
+from netgraft.recipes.evaluation import Trainer
+from netgraft.recipes.run import batch_size_of
+
+PRETRAIN_RATE = 0.1
+"""The learning rate of what is trained from scratch."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network of the zoo, with its options and the size of its input, and what it is trained on.
+
+    ``test`` names other data to be judged by, beside the data's own test split. ``tune`` and ``final`` are epochs of
+    netgraft's plan, ``subset`` the training examples used (a fifth of them validates).
+    """
+
+    network: str
+    options: dict[str, Any]
+    size: tuple[int, int]
+    data: str
+    pretrain: float
+    tune: float
+    final: float
+    subset: int | None = None
+    test: dict[str, str] = field(default_factory=dict)
+
+    def build(self, width: float = 1.0) -> torch.nn.Module:
+        """The network as it is made, ``width`` times as wide as the subject's."""
+        return zoo.build(self.network, **{**self.options, "width": width * self.options.get("width", 1.0)})
+
+    @property
+    def example(self) -> torch.Tensor:
+        """An input."""
+        return torch.zeros(2, 3, *self.size)
+
+
+_T91 = "super-resolution:{data}/super_resolution/t91.parquet,{data}/super_resolution/%s.parquet"
+_CIFAR = ("{data}/cifar10", 25, 1, 4, 5_000)
+
+SUBJECTS = {
+    "resnet20": Subject("resnet20", {}, (32, 32), *_CIFAR),
+    "vgg16": Subject("vgg16", {"width": 0.25, "classes": 10}, (32, 32), *_CIFAR),
+    "mobilenet_v2": Subject("mobilenet_v2", {"width": 0.5, "classes": 10}, (32, 32), *_CIFAR),
+    "fsrcnn": Subject(
+        *("fsrcnn", {}, (24, 24), _T91 % "set5", 20, 1, 4),
+        test={"Set14": _T91 % "set14", "BSD100": _T91 % "bsd100"},
+    ),
+    "dncnn": Subject(
+        *("dncnn", {"width": 0.25, "depth": 8}, (40, 40)),
+        *("denoising:{data}/super_resolution/t91.parquet,{data}/denoise/cbsd68.parquet?sigma=25", 12, 0.5, 2),
+    ),
+    "unet": Subject("unet", {"width": 0.125, "classes": 11}, (96, 128), "segmentation:{data}/camvid", 30, 2, 8),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of one seed: ``test`` by the name of the data, ``seconds`` of processor time that it took in all."""
+
+    way: str
+    test: dict[str, float]
+    error: float
+    latency: float
+    low: float
+    high: float
+    flops: float
+    parameters: float
+    seconds: float
+
+
+def main() -> None:
+    """Runs what is missing and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with cifar10/, super_resolution/, denoise/ and camvid/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=20, help="networks that a search fine-tunes")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of the measurement that is reported")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for seed in range(options.seeds):
+        for name in options.subjects:
+            file = options.out / name / f"{seed}.json"
+            if not file.exists():
+                entries = run(name, seed, options)
+                file.write_text(json.dumps([asdict(entry) for entry in entries], indent=1))
+            print(f"\n{name}, seed {seed}", *read(file), sep="\n", flush=True)
+    print("\n| subject | network | test | measured latency [99 %] | FLOPs | parameters | processor time, min |")
+    print("|---|---|---|---|---|---|---|")
+    for name in options.subjects:
+        for line in lines([read(options.out / name / f"{seed}.json") for seed in range(options.seeds)]):
+            print(f"| {name} | {line}")
+
+
+def read(file: Path) -> list[Entry]:
+    """The rows of one seed."""
+    return [Entry(**entry) for entry in json.loads(file.read_text())]
+
+
+def lines(seeds: list[list[Entry]]) -> Iterator[str]:
+    """The rows of a subject's table: means over the seeds, with the lowest and the highest."""
+    originals = [entries[0] for entries in seeds]
+    for way in dict.fromkeys(entry.way for entries in seeds for entry in entries):
+        rows = [entry for entries in seeds for entry in entries if entry.way == way]
+        beside = [
+            original for original, entries in zip(originals, seeds, strict=True) if way in {e.way for e in entries}
+        ]
+        tests = []
+        for name in rows[0].test:
+            gains = [row.test[name] - original.test[name] for row, original in zip(rows, beside, strict=True)]
+            gained = f", {_spread(gains, '+.2f')}" if rows != originals else ""
+            tests.append(f"{name + ' ' if name else ''}{mean(row.test[name] for row in rows):.2f}{gained}")
+        counted = f"{mean(r.flops for r in rows):.2f}x | {mean(r.parameters for r in rows):.2f}x"
+        minutes = mean(row.seconds for row in rows) / 60
+        latency = _spread([row.latency for row in rows], ".2f")
+        yield f"{way} | {'; '.join(tests)} | {latency} | {counted} | {minutes:.1f} |"
+
+
+def _spread(values: list[float], form: str) -> str:
+    middle, low, high = (format(value, form) for value in (mean(values), min(values), max(values)))
+    return middle if len(values) == 1 else f"{middle} ({low} to {high})"
+
+
+def run(name: str, seed: int, options: argparse.Namespace) -> list[Entry]:
+    """One seed of one subject."""
+    subject, out = SUBJECTS[name], options.out / name
+    untrained = from_module(subject.build(), subject.example, name=subject.network)
+    task = data.task(subject.data.format(data=options.data), untrained, subset=subject.subset)
+    original = pretrained(subject, untrained, task, out / "original.safetensors")
+    began = time.process_time()
+    front = ng.optimize(
+        *(original, task),
+        limits=["latency<=1x"],
+        budget=f"{options.trials} trials",
+        out=out / f"seed-{seed}",
+        seed=seed,
+        resume=True,
+        plan=ng.Plan(
+            population=24, finalists=3, tune_epochs=subject.tune, final_epochs=subject.final, measure_seconds=20
+        ),
+    )
+    searched = time.process_time() - began
+    summary, study = front.summary, front.study
+    longer = study.load_model(study.finalists[0].model)
+    networks: dict[str, tuple[Model, float]] = {"original": (longer, 0.0)}
+    for pick in ("fastest", "best"):
+        if pick in summary.picks:
+            number = summary.picks[pick]
+            networks[f"netgraft, {pick}"] = (study.load_model(study.finalists[number].model), searched)
+    ours = front["fastest" if "fastest" in summary.picks else "knee"].model
+    bound = WITHIN * measured(ours, original)
+    epochs = study.finalists[0].epochs
+    plan = study.settings["recipe"]
+    trainer = Trainer(original, task, seed, plan["learning_rate"], batch_size=plan["batch_size"])
+    for way, make in {"uniform width": narrowed, "Torch-Pruning": pruned}.items():
+        began = time.process_time()
+        try:
+            model = make(subject, original, task, bound, seed)
+        except Exception as error:  # whatever it raises for a network that it cannot prune
+            print(f"{way} fails on {name}: {error}", flush=True)
+            continue
+        trained = trainer.train(trainer.recalibrated(model), epochs, "final", 0)
+        if trained is not None:
+            networks[way] = trained, time.process_time() - began
+    ratios = compare([model for model, _ in networks.values()], longer, seconds=options.seconds)
+    return [
+        Entry(
+            *(way, qualities(subject, model, task, options.data)),
+            tasks.evaluate(to_module(model), task, "test").error,
+            *(ratio.ratio, ratio.low, ratio.high),
+            flops(model.graph) / flops(longer.graph),
+            parameters(model.graph) / parameters(longer.graph),
+            seconds,
+        )
+        for (way, (model, seconds)), ratio in zip(networks.items(), ratios, strict=True)
+    ]
+
+
+def qualities(subject: Subject, model: Model, task: tasks.Task, folder: Path) -> dict[str, float]:
+    """What the test data says: the task's own, and the others by their names."""
+    found = {"": tasks.evaluate(to_module(model), task, "test").quality}
+    for name, spec in subject.test.items():
+        other = data.task(spec.format(data=folder), model)
+        found[name] = tasks.evaluate(to_module(model), other, "test").quality
+    return found
+
+
+def pretrained(subject: Subject, model: Model, task: tasks.Task, file: Path) -> Model:
+    """The original, trained from scratch; kept in ``file``."""
+    if file.exists():
+        return replace(model, weights=load_file(file))
+    torch.manual_seed(0)
+    model = scratch(from_module(subject.build(), subject.example, name=subject.network), task, subject, 0)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(model.weights), file)
+    return model
+
+
+def scratch(model: Model, task: tasks.Task, subject: Subject, seed: int) -> Model:
+    """A network trained as long as the original was."""
+    trainer = Trainer(model, task, seed, PRETRAIN_RATE, teaching=False, batch_size=batch_size_of(task))
+    trained = trainer.train(model, subject.pretrain, "pretrain", 0)
+    if trained is None:
+        raise ArithmeticError("the training from scratch diverged")
+    return trained
+
+
+def narrowed(subject: Subject, original: Model, task: tasks.Task, bound: float, seed: int) -> Model:
+    """The widest network of the zoo that is measured to take at most ``bound`` of the original's time, trained."""
+
+    def scaled(ratio: int) -> tuple[Model, float]:
+        torch.manual_seed(seed)
+        model = from_module(subject.build(1 - ratio / STEPS), subject.example, name="narrower")
+        return model, measured(model, original)
+
+    return scratch(as_fast(cache(scaled), bound), task, subject, seed)
+
+
+def pruned(subject: Subject, original: Model, task: tasks.Task, bound: float, seed: int) -> Model:
+    """What Torch-Pruning leaves of the original within the same time; nothing of it is drawn."""
+    rival = TorchPruning(subject.build, original, task)
+    return as_fast(cache(rival.by_magnitude), bound)
+
+
+if __name__ == "__main__":
+    main()
