@@ -58,9 +58,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "convert.aten": ("ir.* convert.calls convert.einsum", ""),
     "convert.aten_layout": ("ir.* convert.calls", "numpy"),
     "convert.aliases": ("", "torch"),
+    "convert.in_place": ("ir.* convert.aliases convert.calls convert.computed convert.naming", "torch"),
     "convert.program": (
         "ir.* convert.frozen convert.calls convert.computed convert.naming convert.aten convert.aten_layout "
-        "convert.aliases",
+        "convert.in_place",
         "numpy torch",
     ),
     "convert.training": ("ir.*", ""),

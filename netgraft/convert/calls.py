@@ -12,12 +12,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
+from torch._ops import OpOverload
 
+from netgraft.errors import SourceError
 from netgraft.ir import Batch, TensorType, Value
 
 
 class Untranslatable(Exception):
     """Why a call has no counterpart in the op table; a frozen node's ``reason``."""
+
+
+class DecompositionNeededError(SourceError):
+    """A network that casts automatically, writes without gradients, or into what is seen from elsewhere in a way that
+    cannot be followed: only decomposed operations say what that computes.
+    """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,6 +151,11 @@ class Rules(dict[str, Rule]):
             return rule
 
         return register
+
+
+def unspaced(target: OpOverload) -> str:
+    """The name of an operation without its namespace, as rules are filed."""
+    return str(target).partition(".")[2]
 
 
 def windows(numbers: Any, sides: int) -> tuple[Any, ...]:

@@ -116,6 +116,16 @@ class Computed:
         return frozenset(sources & used)
 
 
+def is_constant(target: OpOverload, arguments: Mapping[str, Any]) -> bool:
+    """Whether the operation gives the same whatever the input, the training and the random state."""
+    depends = any(
+        isinstance(item, Value | Batch) or (isinstance(item, Stored) and item.trainable)
+        for value in arguments.values()
+        for item in flat(value)
+    )
+    return not depends and torch.Tag.nondeterministic_seeded not in target.tags
+
+
 def flat(value: Any) -> Iterator[Any]:
     """What an argument holds, out of its lists."""
     if isinstance(value, list | tuple):

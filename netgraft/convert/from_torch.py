@@ -28,11 +28,11 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.parameter import is_lazy
 
 from netgraft.convert import onnx_foreign
-from netgraft.convert.calls import Stored
+from netgraft.convert.calls import DecompositionNeededError, Stored
 from netgraft.convert.decisions import Decisions, decisions
 from netgraft.convert.expressions import function
 from netgraft.convert.image_sizes import with_image_sizes
-from netgraft.convert.program import DecompositionNeededError, Reader, arrays
+from netgraft.convert.program import Reader, arrays
 from netgraft.convert.quiet import quiet
 from netgraft.convert.training import differing, first_outputs, with_drop_paths, without_dropout
 from netgraft.errors import GraphError, SourceError

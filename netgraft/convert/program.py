@@ -1,4 +1,4 @@
-"""From an exported program to a graph: node by node, with what it stores, names, and writes in place."""
+"""From an exported program to a graph: node by node, with what it stores and names."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from netgraft.convert import aten, aten_layout
-from netgraft.convert.aliases import Aliases
-from netgraft.convert.calls import Call, Operand, Result, Stored, Untranslatable
-from netgraft.convert.computed import Computed, flat
+from netgraft.convert.calls import Call, DecompositionNeededError, Operand, Result, Stored, Untranslatable, unspaced
+from netgraft.convert.computed import Computed, is_constant
 from netgraft.convert.frozen import DTYPES, encode
+from netgraft.convert.in_place import Writes, changes
 from netgraft.convert.naming import Place, is_unnamed, named, unnamed
 from netgraft.errors import ConversionError, GraphError, SourceError
 from netgraft.ir import Batch, DType, Graph, Input, Node, TensorType, Value
@@ -28,21 +28,8 @@ from netgraft.ir.ops import definition
 
 _RULES = aten.RULES | aten_layout.RULES
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-_SCATTERS = {
-    "aten.select.int": "select_scatter.default",
-    "aten.slice.Tensor": "slice_scatter.default",
-    "aten.narrow.default": "slice_scatter.default",
-}
-"""What writes back into a tensor what a view of it became."""
-
 _INLINED = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 _BATCHES = (1, 2, 3, 5, 8, 13)
-
-
-class DecompositionNeededError(SourceError):
-    """A network that casts automatically, writes without gradients, or into what is seen from elsewhere in a way that
-    cannot be followed: only decomposed operations say what that computes.
-    """
 
 
 def size_of(size: int | torch.SymInt) -> int | Batch:
@@ -83,16 +70,16 @@ class Reader:
     def __init__(
         self, program: ExportedProgram, *, training: bool | None = None, apart: frozenset[str] = frozenset()
     ) -> None:
+        self.results: dict[fx.Node, Any] = {}
         self._program = program
         self._training = training
         self._nodes: dict[str, Node] = {}
         self._types: dict[Value, TensorType] = {}
         self._places: dict[str, Place] = {}
         self._stored: dict[str, Stored] = {}
-        self._results: dict[fx.Node, Any] = {}
         self._computed = Computed(apart, self._store_computed)
         self._inlined = 0
-        self._aliases = Aliases()
+        self._writes = Writes(self)
         self._place = Place("", "", "")
 
     def read(self) -> tuple[Graph, dict[str, Stored]]:
@@ -123,13 +110,13 @@ class Reader:
                 if not isinstance(tensor, Tensor):
                     raise SourceError(f"the network holds {spec.target!r}, which is no tensor")
                 key = names.get(_memory(tensor), spec.target)
-                self._results[node] = self._store(key, tensor, spec.kind is InputKind.PARAMETER)
+                self.results[node] = self._store(key, tensor, spec.kind is InputKind.PARAMETER)
             elif spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument):
                 type_ = type_of(node.meta["val"])
                 if any(isinstance(d, Batch) for d in type_.shape[1:]):
                     raise SourceError(f"input {node.name!r} is {type_}; only its first dimension may be dynamic")
                 inputs.append(Input(node.name, type_))
-                self._results[node] = Value(node.name)
+                self.results[node] = Value(node.name)
                 self._types[Value(node.name)] = type_
             elif not isinstance(spec.arg, ConstantArgument):
                 raise SourceError(f"input {node.name!r} is no tensor")
@@ -155,7 +142,7 @@ class Reader:
         for spec, operand in zip(self._program.graph_signature.output_specs, returned, strict=True):
             if spec.kind is OutputKind.BUFFER_MUTATION:
                 if not str(spec.target).endswith(_STATISTICS):
-                    raise _changes(str(spec.target))
+                    raise changes(str(spec.target))
             elif spec.kind is OutputKind.USER_OUTPUT and operand is not None:
                 if not isinstance(operand, Value | Stored):
                     raise SourceError(f"it returns {operand!r} besides tensors; let it return tensors only")
@@ -170,9 +157,9 @@ class Reader:
         """Reads all nodes; what the graph returns."""
         for node in graph.nodes:
             if node.op == "get_attr":
-                self._results[node] = getattr(module, str(node.target))
+                self.results[node] = getattr(module, str(node.target))
             elif node.op == "call_function":
-                self._results[node] = self._call(node)
+                self.results[node] = self._call(node)
             elif node.op == "output":
                 returned = self._look_up(node.args[0])
                 return returned if isinstance(returned, list | tuple) else [returned]
@@ -181,7 +168,7 @@ class Reader:
     def _look_up(self, argument: Any) -> Any:
         """An argument with the results of nodes filled in, and sizes as ours."""
         if isinstance(argument, fx.Node):
-            argument = self._results[argument]
+            argument = self.results[argument]
         if isinstance(argument, torch.SymInt):
             return size_of(argument)
         if isinstance(argument, list | tuple):
@@ -208,10 +195,12 @@ class Reader:
             )
         if not _holds_tensor(value):
             return value  # a number, or an assertion about one
-        self._aliases.add(node)
+        self._writes.note(node)
         if node.target._schema.is_mutable:
-            return self._write(node, node.target)
-        return self._apply(node.target, node)
+            if self._inlined:  # where it is unknown who else looks into what is written
+                raise DecompositionNeededError(f"{node.target} writes without gradients")
+            return self._writes.write(node, node.target)
+        return self.apply(node.target, node)
 
     def _inline(self, node: fx.Node) -> Any:
         name = str(node.target)
@@ -223,85 +212,33 @@ class Reader:
         at = next(i for i, arg in enumerate(given) if isinstance(arg, fx.GraphModule))
         module = given[at]
         placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-        self._results.update(zip(placeholders, given[at + 1 :], strict=True))
+        self.results.update(zip(placeholders, given[at + 1 :], strict=True))
         self._inlined += 1
         try:
             return self._run(module, module.graph)
         finally:
             self._inlined -= 1
 
-    def _write(self, node: fx.Node, target: OpOverload) -> Result:
-        """An operation that works in place: the value it computes takes the place of what it overwrote."""
-        written = [arg.name for arg in target._schema.arguments if arg.alias_info and arg.alias_info.is_write]
-        base = node.args[0] if node.args else None
-        if not isinstance(base, fx.Node) or written != [target._schema.arguments[0].name]:
-            raise DecompositionNeededError(f"{target} writes into {' and '.join(written)}")
-        if self._inlined:  # where it is unknown who else looks into what is written
-            raise DecompositionNeededError(f"{target} writes without gradients")
-        origin = self._results.get(self._aliases.origin(base))
-        if isinstance(origin, Stored) and not is_unnamed(origin.key):
-            if origin.key.endswith("num_batches_tracked"):
-                return origin
-            raise _changes(origin.key)
-        arguments = self._bind(target, node)
-        if isinstance(origin, Stored) and _is_constant(target, arguments):
-            return self._fold(target, arguments)
-        functional = _functional(target)
-        if functional is None:
-            raise DecompositionNeededError(f"{target} has no form that leaves its input alone")
-        stale = self._aliases.read_later(base, node)
-        result = self._apply(functional, node)
-        for alias in self._aliases.same(base):
-            self._results[alias] = result
-        if stale:
-            self._write_through(base, stale)
-        return result
+    def again(self, node: fx.Node) -> Any:
+        """What a call that was read gives now that something else stands where it looks."""
+        if not isinstance(node.target, OpOverload):
+            return self._call(node)
+        self._place = Place.of(node, _name(node.target))
+        return self.apply(node.target, node)
 
-    def _write_through(self, base: fx.Node, stale: Sequence[fx.Node]) -> None:
-        """What was written into a view shows in the tensor that it looks into, and so in that one's ``stale`` views."""
-        views = self._aliases.views(base)
-        for view in views:
-            whole = view.args[0]
-            assert isinstance(whole, fx.Node), "a view has a base"
-            name, target = _SCATTERS.get(str(view.target)), view.target
-            if name is None or not isinstance(target, OpOverload):
-                raise DecompositionNeededError(f"it writes into what {target} gives, and reads another view of that")
-            arguments = self._bind(target, view) | {"self": self._results[whole], "src": self._results[view]}
-            if "length" in arguments:  # narrow, a slice that says how long it is
-                arguments |= {"end": arguments["start"] + arguments["length"], "step": 1}
-            try:
-                types = (type_of(whole.meta["val"]),)
-                result = _RULES[name](Call(arguments, types, frozenset([0]), self))
-                self._check(result, types, frozenset([0]))
-            except Untranslatable as error:
-                raise DecompositionNeededError(f"it writes into a part of a tensor: {error}") from None
-            for alias in self._aliases.same(whole):
-                self._results[alias] = result
-        known = {*views, self._aliases.origin(base)}
-        for node in stale:
-            first = self._aliases.first(node)
-            if node is not first:
-                self._results[node] = self._results[first]
-            elif isinstance(node.target, OpOverload) and node not in known:
-                self._place = Place.of(node, _name(node.target))
-                self._results[node] = self._apply(node.target, node)
-            elif node not in known:  # a part of what was split
-                self._results[node] = self._call(node)
-
-    def _apply(self, target: OpOverload, node: fx.Node) -> Result:
-        arguments = self._bind(target, node)
-        if _is_constant(target, arguments):
-            return self._fold(target, arguments)
+    def apply(self, target: OpOverload, node: fx.Node) -> Result:
+        """What ``target``, or its form in place that ``node`` calls, gives: computed, translated or frozen."""
+        arguments = self.bind(target, node)
+        if is_constant(target, arguments):
+            return self.fold(target, arguments)
         value = node.meta["val"]
         returned = value if isinstance(value, list | tuple) else [value]
         types = tuple(type_of(x) if isinstance(x, Tensor) else None for x in returned)
         used = frozenset(self._used(node)) if isinstance(value, list | tuple) else frozenset([0])
-        reason = "the graph has no operation for it"
-        rule = _RULES.get(_unspaced(target)) if target.namespace == "aten" else None
-        if rule is not None:
+        reason, name = "the graph has no operation for it", unspaced(target)
+        if target.namespace == "aten" and name in _RULES:
             try:
-                result = rule(Call(arguments, tuple(filter(None, types)), used, self))
-                self._check(result, types, used)
+                result = self.translate(name, arguments, types, used)
                 self._computed.note(result, target, arguments, self._dtype)
                 return result
             except Untranslatable as error:
@@ -318,21 +255,26 @@ class Reader:
                 assert isinstance(index, int), "it is a getitem"
                 yield index
 
-    def _bind(self, target: OpOverload, node: fx.Node) -> dict[str, Any]:
+    def bind(self, target: OpOverload, node: fx.Node) -> dict[str, Any]:
+        """The arguments of a call by the names that ``target`` has for them, with the results of nodes filled in."""
         # What was called may be the form in place, whose defaults may be others.
         called: Any = node.target
         defaults = {arg.name: arg.default_value for arg in (*target._schema.arguments, *called._schema.arguments)}
         given = dict(zip((arg.name for arg in target._schema.arguments), node.args, strict=False)) | node.kwargs
         return {arg.name: self._look_up((defaults | given)[arg.name]) for arg in target._schema.arguments}
 
-    def _fold(self, target: OpOverload, arguments: Mapping[str, Any]) -> Result:
+    def fold(self, target: OpOverload, arguments: Mapping[str, Any]) -> Result:
         """What does not depend on the input is computed now, views as views, so that writing in place works too."""
         computed = self._computed.run(target, arguments)
         parts = computed if isinstance(computed, list | tuple) else [computed]
         folded = tuple(self._store(unnamed(len(self._stored)), part, trainable=False) for part in parts)
         return folded if isinstance(computed, list | tuple) else folded[0]
 
-    def _check(self, result: Result, types: Sequence[TensorType | None], used: frozenset[int]) -> None:
+    def translate(
+        self, name: str, arguments: Mapping[str, Any], types: Sequence[TensorType | None], used: frozenset[int]
+    ) -> Result:
+        """What the rule of that name gives, by the types that PyTorch computed; Untranslatable where it cannot."""
+        result = _RULES[name](Call(arguments, tuple(filter(None, types)), used, self))
         results = result if isinstance(result, tuple) else (result,)
         for index in used:
             part = results[index]
@@ -340,6 +282,7 @@ class Reader:
                 raise Untranslatable("a side result is used")
             if self.type(part) != types[index]:
                 raise Untranslatable(f"the graph would compute {self.type(part)} in place of {types[index]}")
+        return result
 
     def _freeze(
         self, target: OpOverload, node: fx.Node, types: Sequence[TensorType | None], reason: str
@@ -357,7 +300,7 @@ class Reader:
         known = [type_ for type_ in types if type_ is not None]
         if len(known) != len(types):
             raise SourceError(f"{target} returns more than tensors")
-        arguments = self._bind(target, node)
+        arguments = self.bind(target, node)
         arguments |= {
             name: _TRAINING for name in ("train", "training") if name in arguments and self.follows(arguments, name)
         }
@@ -453,46 +396,14 @@ def _memory(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
-def _changes(buffer: str) -> SourceError:
-    return SourceError(
-        f"it changes its buffer {buffer!r} as it runs, which a graph cannot hold; let it do so in training only, or "
-        "return the new value and keep it outside"
-    )
-
-
 def _name(target: OpOverload) -> str:
     """``relu`` for ``aten.relu_.default``."""
     return target.__name__.split(".")[0].strip("_")
 
 
-def _unspaced(target: OpOverload) -> str:
-    return str(target).partition(".")[2]
-
-
-_FUNCTIONAL = {"aten.bernoulli_.float": "bernoulli.p"}
-"""Operations in place whose functional form has another name."""
-
-
-def _functional(target: OpOverload) -> OpOverload | None:
-    name, overload = _FUNCTIONAL.get(str(target), _unspaced(target)).split(".")
-    packet = getattr(getattr(torch.ops, target.namespace), name.removesuffix("_"), None)
-    found = getattr(packet, overload, None)
-    return found if isinstance(found, OpOverload) and not found._schema.is_mutable else None
-
-
 def _holds_tensor(value: object) -> bool:
     parts = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(part, Tensor) for part in parts)
-
-
-def _is_constant(target: OpOverload, arguments: Mapping[str, Any]) -> bool:
-    """Whether the operation gives the same whatever the input, the training and the random state."""
-    depends = any(
-        isinstance(item, Value | Batch) or (isinstance(item, Stored) and item.trainable)
-        for value in arguments.values()
-        for item in flat(value)
-    )
-    return not depends and torch.Tag.nondeterministic_seeded not in target.tags
 
 
 def _array(stored: Stored) -> npt.NDArray[Any]:
