@@ -19,14 +19,14 @@ from netgraft.metrics import Goal
 from netgraft.recipes import finals
 from netgraft.recipes.finals import (
     ENTRANTS,
-    HEAT,
     WINDOWS,
     Entrants,
     Rival,
     affordable,
     dominated,
     entrants_of,
-    trainings,
+    fields_of,
+    to_train,
     windowed,
 )
 from netgraft.report import summarize
@@ -70,24 +70,6 @@ def test_nobody_is_stopped_for_somebody_who_is_stopped_or_dearer(some: list[tupl
         assert better.scores["quality"] - worse.scores["quality"] > math.hypot(worse.error, better.error)
 
 
-@pytest.mark.parametrize(
-    ("left", "count", "epochs"),
-    [
-        (500.0, 4, 20.0),  # enough for everything
-        (87.0, 4, 12.0),  # the original, four finalists and the heat of all that begin share what is left
-        (45.0, 2, 10.59),
-        (0.0, 2, 10.0),  # more than there is: a run ends with something to choose from
-        (-90.0, 2, 10.0),
-    ],
-)
-def test_finals_make_the_most_of_what_is_left(left: float, count: int, epochs: float) -> None:
-    assert affordable(left, finalists=4, epochs=20.0) == (count, epochs)
-
-
-def test_the_effort_is_what_all_are_trained() -> None:
-    assert trainings(4) == (1 + ENTRANTS * 4) * HEAT + 1 + 4
-
-
 class Made:
     """Trains nothing: counts, and says how good a network became."""
 
@@ -112,6 +94,9 @@ QUALITIES = {0: 80.0, 1: 85.0, 2: 80.0, 3: 84.5, 4: 70.0, 5: 84.0}
 TIMES = {0: 1.0, 1: 0.9, 2: 0.95, 3: 0.8, 4: 0.5, 5: 0.85}
 
 
+FIVE = Entrants([1, 2, 3, 4, 5], 8.0, 2)
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """Five children of one small network: the second is clearly worse than the first, and no quicker."""
@@ -125,7 +110,7 @@ def study(tmp_path: Path) -> Study:
     return study
 
 
-def run(study: Study, monkeypatch: pytest.MonkeyPatch, trainer: Made, count: int, listener: Any) -> list[int]:
+def run(study: Study, monkeypatch: pytest.MonkeyPatch, trainer: Made, entrants: Entrants, listener: Any) -> list[int]:
     """The numbers of the finalists."""
     ended: list[int] = []
 
@@ -135,14 +120,14 @@ def run(study: Study, monkeypatch: pytest.MonkeyPatch, trainer: Made, count: int
 
     def evaluated(module: Model, task: None, split: str) -> Score:
         assert split == "validation"
-        return Score(QUALITIES[int(module.name)], 1.0, 0.0)
+        return Score(QUALITIES.get(int(module.name), 80.0), 1.0, 0.0)
 
     monkeypatch.setattr(finals, "_judged", judged)
     monkeypatch.setattr(finals, "evaluate", evaluated)
     monkeypatch.setattr(finals, "to_module", lambda model: model)
     given: Any = trainer
     nothing: Any = None
-    finals.run_finals(study, given, Entrants([1, 2, 3, 4, 5], 8.0, count), GOALS, (), nothing, 0.0, listener)
+    finals.run_finals(study, given, entrants, GOALS, (), nothing, 0.0, listener)
     return ended
 
 
@@ -150,7 +135,7 @@ def test_more_begin_than_end_and_all_are_judged_at_the_same_point(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, told = Made(), list[Event]()
-    ended = run(study, monkeypatch, trainer, 2, told.append)
+    ended = run(study, monkeypatch, trainer, FIVE, told.append)
     assert ended[0] == 0 and len(ended) == 3 and 2 not in ended
     # The longest lineage has 2 epochs: everybody is judged after 2 + 8 / 4, and ends 8 later.
     epochs = {n: [e for _, number, e in trainer.trained if number == n] for n in range(6)}
@@ -164,9 +149,61 @@ def test_more_begin_than_end_and_all_are_judged_at_the_same_point(
     assert {one["number"]: one["quality"] for one in note["networks"]} == {n: QUALITIES[n] for n in range(1, 6)}
 
 
+def lineages(path: Path) -> Study:
+    """Twelve networks, of which none is dominated; they were trained for 1 to 34 epochs since the run began."""
+    study = begun(path)
+    artifact = study.trials[0].model
+    for number in range(11, 23):
+        scores = {"quality": 80.0 + number / 100, "quality_error": 1.0, "latency": 1.0 + number / 100}
+        epochs = float(1 + 3 * (number * 5 % 12))
+        study.add_trial(
+            Trial(number, 1, f"{number:032x}", TrialState.COMPLETE, 0, scores=scores, epochs=epochs, model=artifact)
+        )
+    return study
+
+
+@pytest.mark.parametrize(
+    ("left", "entrants", "finalists", "epochs"),
+    [
+        (1000.0, 8, 4, 20.0),  # enough for everything
+        (300.0, 8, 4, 14.34),  # 196 for drawing level with 34 epochs, and 7.25 for each that remains
+        (250.0, 6, 3, 20.0),
+        (220.0, 6, 3, 17.21),
+        (160.0, 4, 2, 16.94),
+        (80.0, 2, 2, 12.33),  # no heat
+        (0.0, 2, 2, 10.0),  # more than there is: a run ends with something to choose from
+    ],
+)
+def test_a_budget_in_time_is_kept_however_long_lineages_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float, entrants: int, finalists: int, epochs: float
+) -> None:
+    with lineages(tmp_path / "run") as study:
+        fields = list(fields_of(study, GOALS, GOALS[0], 4, 20.0))
+        field = affordable(study, fields, left)
+        assert (len(field.numbers), field.finalists, field.epochs) == (entrants, finalists, epochs)
+        trainer = Made()
+        ended = run(study, monkeypatch, trainer, field, lambda event: None)
+    assert len(ended) == 1 + finalists
+    trained = sum(epochs for *_, epochs in trainer.trained)
+    assert math.isclose(trained, to_train(study, field))
+    least = to_train(study, replace(fields[-1], epochs=10.0))
+    assert trained <= max(left, least)
+    assert epochs in (10.0, 20.0) or trained > left - 0.1, "what there is is used"
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=8), st.integers(1, 4), st.floats(0.25, 20), st.floats(0, 400))
+def test_epochs_that_fit_are_counted_truly(lengths: list[int], finalists: int, epochs: float, left: float) -> None:
+    trials = {n: Trial(n, 0, "", TrialState.COMPLETE, epochs=float(e)) for n, e in enumerate([0, *lengths])}
+    study = Study(Path(), {}, trials)
+    planned = Entrants(range(1, len(trials)), epochs, finalists)
+    found = affordable(study, [planned], left)
+    assert epochs / 2 <= found.epochs <= epochs
+    assert to_train(study, found) <= left + 1e-6 or found.epochs == epochs / 2
+
+
 def test_the_journal_keeps_how_the_loss_went(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     told = list[Event]()
-    ended = run(study, monkeypatch, Made(), 2, told.append)
+    ended = run(study, monkeypatch, Made(), FIVE, told.append)
     kept = {(n["number"], n["until"]): n["losses"] for n in Study.read(study.path).notes if n["note"] == "trained"}
     assert kept == {
         **{(number, 4.0): [4.0, 3.0] for number in range(6)},
@@ -187,20 +224,20 @@ def test_windows_lose_no_loss(losses: list[float]) -> None:
 
 def test_where_all_can_end_there_is_no_heat(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Made()
-    assert run(study, monkeypatch, trainer, 5, lambda event: None) == [0, 1, 2, 3, 4, 5]
+    assert run(study, monkeypatch, trainer, replace(FIVE, finalists=5), lambda event: None) == [0, 1, 2, 3, 4, 5]
     assert {stage for stage, *_ in trainer.trained} == {"final"} and study.note("heat") is None
 
 
 def test_finals_that_were_cut_off_take_up_what_was_trained(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, told = Made(), list[Event]()
-    expected = run(study, monkeypatch, whole, 2, told.append)
+    expected = run(study, monkeypatch, whole, FIVE, told.append)
     trained = [event for event in told if isinstance(event, FinalBegun)]
     for cut in range(len(trained)):
         again = Study.read(study.path)
         again.notes[:] = [n for n in again.notes if n["note"] != "heat"][:cut]  # the journal was cut there
         again._journal = study._journal
         rest = Made()
-        assert run(again, monkeypatch, rest, 2, lambda event: None) == expected
+        assert run(again, monkeypatch, rest, FIVE, lambda event: None) == expected
         assert rest.trained == whole.trained[cut:]
 
 

@@ -11,9 +11,9 @@ schedule again.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import hypot, isfinite
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import floor, hypot, isfinite
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,11 @@ class Entrants:
     numbers: Sequence[int]
     epochs: float
     finalists: int
+
+    @property
+    def heat(self) -> float:
+        """For how many epochs the heat is, beyond the longest lineage; 0 where all can end."""
+        return HEAT * self.epochs if len(self.numbers) > self.finalists else 0.0
 
 
 def finalists_of(
@@ -127,20 +132,39 @@ def dominated(rivals: Sequence[Rival], goals: Sequence[Goal]) -> dict[int, int]:
     return found
 
 
-def affordable(left: float, finalists: int, epochs: float) -> tuple[int, float]:
-    """How many finalists, of so many planned, and for how many epochs each, where ``left`` epochs can be trained in all
-    and the original needs as many as each: the most that get half of the planned epochs, and at least two.
+def to_train(study: Study, entrants: Entrants) -> float:
+    """How many epochs the finals train in all, at most: what each lacks of the longest lineage, the heat of all, and
+    the final training of the finalists and the original.
     """
-    least = epochs / 2
-    count = max(min(2, finalists), max((n for n in range(finalists + 1) if trainings(n) * least <= left), default=0))
-    return count, min(epochs, max(least, round(left / trainings(count), 2)))
+    running = [study.trials[number] for number in (0, *entrants.numbers)]
+    until = max(trial.epochs for trial in running)
+    begun = sum(until + entrants.heat - trial.epochs for trial in running)
+    return begun + (min(entrants.finalists, len(entrants.numbers)) + 1) * entrants.epochs
 
 
-def trainings(finalists: int) -> float:
-    """To how many final trainings the finals come at most: the heat of all, and those of finalists and original. Heats
-    take longer for networks with a shorter lineage than the longest, which catch up there: that is not counted.
+def fields_of(
+    study: Study, goals: Sequence[Goal], quality: Goal, finalists: int, epochs: float, limits: Sequence[Limit] = ()
+) -> Iterator[Entrants]:
+    """Who may begin the finals, the dearest first: as many as are planned (see :func:`entrants_of`), then for fewer
+    finalists, down to two, and at last these two alone, without a heat.
     """
-    return HEAT * (ENTRANTS * finalists + 1) + finalists + 1
+    least = min(2, finalists)
+    for count in range(finalists, least - 1, -1):
+        yield Entrants([t.number for t in entrants_of(study, goals, quality, count, limits)], epochs, count)
+    yield Entrants([t.number for t in finalists_of(study, goals, quality, least, limits)], epochs, least)
+
+
+def affordable(study: Study, fields: Iterable[Entrants], left: float) -> Entrants:
+    """The first of some fields for which half of its epochs fit into the ``left`` ones that can be trained in all, or
+    else the last; with as many epochs as fit, at least half and at most its own.
+    """
+    for field in fields:
+        fixed = to_train(study, replace(field, epochs=0.0))
+        each = to_train(study, replace(field, epochs=1.0)) - fixed
+        epochs = floor(100 * (left - fixed) / each) / 100
+        if epochs >= field.epochs / 2:
+            break
+    return replace(field, epochs=min(field.epochs, max(field.epochs / 2, epochs)))
 
 
 def at_worst(trial: Trial) -> dict[str, float]:
@@ -166,12 +190,10 @@ def run_finals(
     is the original's.
     """
     running = [study.trials[number] for number in (0, *entrants.numbers)]
-    until = max(trial.epochs for trial in running)
-    has_heat = len(entrants.numbers) > entrants.finalists
-    total = until + (HEAT * has_heat + 1) * entrants.epochs
+    until = max(trial.epochs for trial in running) + entrants.heat
+    total = until + entrants.epochs
     on_event(FinalsBegun(len(entrants.numbers), total))
-    if has_heat:
-        until += HEAT * entrants.epochs
+    if entrants.heat:
         begun = _all_trained(study, trainer, running, until, "heat", on_event)
         running = _gone_on(study, trainer.task, begun, until, entrants.finalists, goals, on_event)
     trained = _all_trained(study, trainer, running, total, "final", on_event)

@@ -45,7 +45,7 @@ from netgraft.tasks import Task
 
 from .clock import Clock, Corrected
 from .evaluation import Check, Count, Trainer, Tune
-from .finals import Entrants, affordable, entrants_of, tolerance_of
+from .finals import Entrants, affordable, fields_of, tolerance_of
 from .run import Begun, Estimates, Plan, Run, conduct, fingerprint
 
 
@@ -161,8 +161,7 @@ def optimize(
             population=plan.population,
             on_event=run.on_event,
         )
-        count, epochs = _finals(study, plan, seconds)
-        return Entrants([t.number for t in entrants_of(study, parsed, quality, count, bounds)], epochs, count)
+        return _entrants(study, plan, parsed, quality, bounds, seconds)
 
     method = {
         "mutation": _name(mutation),
@@ -223,19 +222,21 @@ def _rungs(
     ]
 
 
-def _finals(study: Study, plan: Plan, seconds: float | None) -> tuple[int, float]:
-    """How many finalists there are to be, and for how many epochs each is trained: what the plan says, or as much of it
-    as the rest of a budget in time allows, by what an epoch cost so far.
+def _entrants(
+    study: Study, plan: Plan, goals: Sequence[Goal], quality: Goal, limits: Sequence[Limit], seconds: float | None
+) -> Entrants:
+    """Who begins the finals, and for how many epochs each is trained: what the plan says, or as much of it as the rest
+    of a budget in time allows, by what an epoch cost so far.
     """
     tuned = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
     if not tuned:
         raise EmptyFrontError(_why_empty(study))
     assert plan.final_epochs is not None, "decided by for_task"
+    fields = fields_of(study, goals, quality, plan.finalists, plan.final_epochs, limits)
     if seconds is None:
-        return plan.finalists, plan.final_epochs
+        return next(fields)
     epoch = sum(t.training for t in tuned) / sum(t.epochs - study.trials[t.parent or 0].epochs for t in tuned)
-    left = (seconds - spent(study) - plan.measure_seconds) / epoch
-    return affordable(left - max(t.epochs for t in tuned), plan.finalists, plan.final_epochs)
+    return affordable(study, fields, (seconds - spent(study) - plan.measure_seconds) / epoch)
 
 
 def _why_empty(study: Study) -> str:
