@@ -3,9 +3,9 @@
 More networks may begin than are to be finalists. After a short training, the heat, those are stopped that another one
 clearly dominates, and of the others as many go on as there are to be finalists: one halving of Jamieson & Talwalkar,
 "Non-stochastic Best Arm Identification and Hyperparameter Optimization" (AISTATS 2016), section 3. Deviations: what
-goes on is spread over the goals, not the best by one figure; and the heat has a schedule of its own, down to a learning
-rate of 0, so that everybody is judged annealed and at the same point. The final training begins there, by a whole
-schedule again.
+goes on is what together dominates most of what is better than the original, not the best by one figure; and the heat
+has a schedule of its own, down to a learning rate of 0, so that everybody is judged annealed and at the same point. The
+final training begins there, by a whole schedule again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from netgraft.errors import OptionError
 from netgraft.events import FinalBegun, FinalsBegun, FinalStopped, Listener, MeasuringBegun, RunFinished, StepDone
 from netgraft.ir import Model
 from netgraft.metrics import Goal, Limit, parse_limit
-from netgraft.search.pareto import front, spread
+from netgraft.search.pareto import front, worthiest
 from netgraft.study import Finalist, Study
 from netgraft.tasks import Task, evaluate, examples
 from netgraft.tasks.examples import png
@@ -38,6 +38,10 @@ HEAT = 0.25
 """How long the training is after which it is decided who goes on, as a multiple of the final one that follows it; of
 the network with the longest lineage, with which the others draw level there.
 """
+SOUND = 3
+"""By how many tolerances a network may be worse than the best after its short fine-tuning, and not be ruined."""
+SLACK = 0.1
+"""By how much other goals than quality may be worse than the original's, as a share of it, and a network be of use."""
 WINDOWS = 40
 """How many figures the journal keeps of the loss during a training."""
 
@@ -66,14 +70,15 @@ class Entrants:
 def finalists_of(
     study: Study, goals: Sequence[Goal], quality: Goal, count: int, limits: Sequence[Limit] = ()
 ) -> list[Trial]:
-    """The trials worth training longer: on the Pareto front, not ruined in quality, spread over the last goal.
+    """The trials worth training longer: those that together dominate most of what is better than the original (see
+    :func:`corner`), without such as are ruined in quality.
 
     Where some were measured to keep the limits on latency with the whole of their interval, only those: finalists are
     measured again, and longer.
     """
     sound = _sound(study, quality, limits)
     best_ones = [sound[i] for i in front([[goal.cost(t.scores) for goal in goals] for t in sound])]
-    return [best_ones[i] for i in spread([[goal.cost(t.scores) for goal in goals] for t in best_ones], count)]
+    return _worthiest(study, best_ones, goals, count)
 
 
 def entrants_of(
@@ -87,8 +92,22 @@ def entrants_of(
     sound = _sound(study, quality, limits)
     stopped = dominated([Rival(t.number, t.scores, t.scores["quality_error"]) for t in sound], goals)
     open_ones = [t for t in sound if t.number not in stopped]
-    chosen = spread([[goal.cost(t.scores) for goal in goals] for t in open_ones], ENTRANTS * count)
-    return [open_ones[i] for i in chosen]
+    return _worthiest(study, open_ones, goals, ENTRANTS * count)
+
+
+def corner(original: Mapping[str, float], goals: Sequence[Goal], loss: float) -> list[float]:
+    """The costs, goal by goal, up to which a network is of use to somebody who has the original with these scores: its
+    quality may be worse by ``loss``, and others by a tenth, for the sake of the rest.
+    """
+    costs = [goal.cost(original) for goal in goals]
+    return [c + (loss if g.metric == "quality" else SLACK * abs(c)) for c, g in zip(costs, goals, strict=True)]
+
+
+def _worthiest(study: Study, trials: Sequence[Trial], goals: Sequence[Goal], count: int) -> list[Trial]:
+    """Of trials as they were fine-tuned, shortly: their qualities may still lie as far below as sound ones may."""
+    original = study.trials[0]
+    within = corner(original.scores, goals, SOUND * tolerance_of(original))
+    return [trials[i] for i in worthiest([[goal.cost(t.scores) for goal in goals] for t in trials], within, count)]
 
 
 def _sound(study: Study, quality: Goal, limits: Sequence[Limit]) -> list[Trial]:
@@ -97,7 +116,7 @@ def _sound(study: Study, quality: Goal, limits: Sequence[Limit]) -> list[Trial]:
     complete = [t for t in complete if not any(limit.violation(at_worst(t)) for limit in by_time)] or complete
     if complete:
         best = min(quality.cost(t.scores) for t in (study.trials[0], *complete))
-        sound = [t for t in complete if quality.cost(t.scores) - best <= 3 * tolerance_of(study.trials[0])]
+        sound = [t for t in complete if quality.cost(t.scores) - best <= SOUND * tolerance_of(study.trials[0])]
         complete = sound or complete
     return complete
 
@@ -267,7 +286,7 @@ def _gone_on(
     of them were stopped.
     """
     if study.note("heat") is None:
-        study.add_note("heat", epochs=until, networks=_heat(task, trained[1:], most, goals))
+        study.add_note("heat", epochs=until, networks=_heat(study.trials[0], task, trained, most, goals))
     stopped = {one["number"]: one["stopped"] for one in (study.note("heat") or {})["networks"] if one["stopped"]}
     for trial, _ in trained:
         if trial.number in stopped:
@@ -275,15 +294,19 @@ def _gone_on(
     return [trial for trial, _ in trained if trial.number not in stopped]
 
 
-def _heat(task: Task, trained: Sequence[tuple[Trial, Model]], most: int, goals: Sequence[Goal]) -> list[dict[str, Any]]:
-    found = []
+def _heat(
+    original: Trial, task: Task, trained: Sequence[tuple[Trial, Model]], most: int, goals: Sequence[Goal]
+) -> list[dict[str, Any]]:
+    judged = []
     for trial, model in trained:
         score = evaluate(to_module(model), task, "validation")
-        found.append(Rival(trial.number, {**trial.scores, "quality": score.quality}, score.error))
+        judged.append(Rival(trial.number, {**trial.scores, "quality": score.quality}, score.error))
+    (beside, *found), loss = judged, tolerance_of(original)
     lost = {rival.number for rival in found if not isfinite(rival.scores["quality"])}
     better = dominated([rival for rival in found if rival.number not in lost], goals)
     open_ones = [rival for rival in found if rival.number not in better.keys() | lost]
-    kept = {open_ones[i].number for i in spread([[g.cost(r.scores) for g in goals] for r in open_ones], most)}
+    costs = [[goal.cost(rival.scores) for goal in goals] for rival in open_ones]
+    kept = {open_ones[i].number for i in worthiest(costs, corner(beside.scores, goals, loss), most)}
     reasons = {rival.number: "" if rival.number in kept else "others promised more" for rival in found}
     reasons |= {number: f"#{other} is clearly better at no higher cost" for number, other in better.items()}
     reasons |= dict.fromkeys(lost, "its quality is not a number")
