@@ -1,14 +1,14 @@
-"""What keeping and passing on what was learned brings: children of grafts, of a trained ResNet-20, at equal cost.
+"""What keeping and passing on what was learned brings: children of one edit of a trained ResNet-20, at equal cost.
 
-    python benchmarks/imitation.py ../shared/data/cifar10 --out runs/imitation [--children 12] [--epochs 2] [--seed 0]
+    python benchmarks/imitation.py ../shared/data/cifar10 --out runs/imitation [--kind graft] [--children 12] [--seed 0]
 
 Children are drawn that do not cost more than the original (by estimate) and take over less than all of its weights, one
-for each draw of the grafting mutation's random state. Each is judged right after grafting (batch-norm statistics
+for each draw of the mutation's random state. Each is judged right after grafting (batch-norm statistics
 re-estimated), after its new part has imitated the one that it replaced, and after fine-tuning with the original as
 teacher: with imitation, without it, and from scratch (fresh weights, no teacher), all three within the same processor
 time: that of ``--epochs`` of fine-tuning. Accuracy is that on the validation split. Prints a row a child, means and
-standard deviations, and in how many children imitation was ahead. Results are lines of OUT/children.jsonl; started
-again, the benchmark goes on with what is missing.
+standard deviations, and in how many children imitation was ahead. New parts imitate however large they are. Results are
+lines of OUT/KIND.jsonl; started again, the benchmark goes on with what is missing.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from statistics import mean, stdev
 
 import numpy as np
 import torch
-from kinds import trained
+from kinds import KINDS, trained
 
 from netgraft import tasks
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import latency_estimate
 from netgraft.ir import Edit, Model, apply, inherit, untrained
-from netgraft.mutations.graft import Graft
+from netgraft.mutations import Mutation
 from netgraft.recipes.evaluation import Trainer
 from netgraft.recipes.imitation import imitate
+from netgraft.recipes.run import RATES
 from netgraft.tasks import evaluate
 
 STAGES = ("grafted", "imitating", "fine-tuned", "both", "from scratch")
 
 
-def children(model: Model, seed: int) -> Iterator[tuple[Edit, Model, float]]:
-    """Grafts that change something: the edit, the child, and the share of weights that it inherited."""
+def children(model: Model, mutation: Mutation, seed: int) -> Iterator[tuple[Edit, Model, float]]:
+    """Edits that change something: the edit, the child, and the share of weights that it inherited."""
     most = latency_estimate(model.graph)
     for draw in range(seed, seed + 10_000):
-        for edit in Graft().edits(model.graph, model.weights, np.random.default_rng(draw)):
+        for edit in mutation.edits(model.graph, model.weights, np.random.default_rng(draw)):
             graph = apply(model.graph, edit)
             weights, inheritance = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
             if latency_estimate(graph) <= 1.02 * most and inheritance.share < 0.97:
@@ -68,7 +69,7 @@ def row(trainer: Trainer, child: Model, epochs: float) -> dict[str, float]:
         return result
 
     grafted = trainer.recalibrated(child)
-    taught, imitating = spent(lambda: imitate(trainer.original, child, task, seed=0).model)
+    taught, imitating = spent(lambda: imitate(trainer.original, child, task, largest=1.0, seed=0).model)
     fine_tuned, whole = spent(lambda: tuned(grafted, epochs))
     both = tuned(taught, max(0.1, epochs * (1 - imitating / whole)))
     alone = Trainer(trainer.original, task, trainer.seed, 0.1, teaching=False)
@@ -88,6 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="folder with train.parquet and test.parquet of CIFAR-10")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--kind", default="graft", choices=[kind for kind in KINDS if kind != "all"])
     parser.add_argument("--children", type=int, default=12)
     parser.add_argument("--epochs", type=float, default=2.0, help="of fine-tuning, whose time each arm has")
     parser.add_argument("--subset", type=int, default=4_000, help="training examples used (a fifth validates)")
@@ -98,13 +100,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     task = tasks.load(options.data, input_shape=(3, 32, 32), classes=10, subset=options.subset)
     model = trained(task, options.pretrain, options.out / f"resnet20-{options.subset}-{options.pretrain:g}.pt")
-    trainer = Trainer(model, task, 0, 0.05)
-    journal = options.out / "children.jsonl"
+    trainer = Trainer(model, task, 0, RATES[task.optimiser])
+    journal = options.out / f"{options.kind}.jsonl"
     done = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
     print(f"the original: {evaluate(to_module(model), task, 'validation').quality:.1f} % on the validation split\n")
-    print(f"| graft | inherited | {' | '.join(STAGES)} | imitation, in epochs |")
+    print(f"| {options.kind} | inherited | {' | '.join(STAGES)} | imitation, in epochs |")
     print("|---|---|" + "---|" * (len(STAGES) + 1))
-    for number, (edit, child, share) in enumerate(children(model, options.seed)):
+    for number, (edit, child, share) in enumerate(children(model, KINDS[options.kind], options.seed)):
         if number == options.children:
             break
         if number == len(done):

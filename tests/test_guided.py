@@ -28,6 +28,7 @@ from netgraft.predictor import load
 from netgraft.search import Budget, Guided, Population, Predictor, Rung, search
 from netgraft.search.calibration import SLOPE, Calibration
 from netgraft.search.guided import PRIOR, Guide, agreements, outcomes, promise, trust
+from netgraft.search.strategy import Spread
 from netgraft.spaces import Space
 from netgraft.study import Study
 
@@ -262,9 +263,8 @@ def run(path: Path, predictor: Predictor | None, trials: int = 10, *, resume: bo
         Rung(
             "count",
             count,
-            [Goal("agreement"), GOALS[1]],
             keep=4,
-            promise=partial(promise, QUALITY) if predictor else None,
+            choose=Spread([Goal("agreement"), GOALS[1]], partial(promise, QUALITY) if predictor else None),
         ),
         Rung("judge", judge),
     ]

@@ -96,7 +96,7 @@ def test_imitation_brings_a_child_closer_and_leaves_the_rest_alone(task: Task) -
     parent = Model(network(), weights_of(module))
     _, edit = replaced(parent.graph, ["one", "between", "two"], 3, 8)
     child = child_of(parent, edit)
-    taught = imitate(parent, child, task, steps=100, seed=1).model
+    taught = imitate(parent, child, task, steps=100, largest=1.0, seed=1).model
     x = task.train.inputs
 
     def off(model: Model) -> float:
@@ -109,7 +109,7 @@ def test_imitation_brings_a_child_closer_and_leaves_the_rest_alone(task: Task) -
     changed = {key for key in child.weights if not np.array_equal(child.weights[key], taught.weights[key])}
     assert changed & new
     assert changed - new <= {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
-    again = imitate(parent, child, task, steps=100, seed=1).model
+    again = imitate(parent, child, task, steps=100, largest=1.0, seed=1).model
     assert all(np.array_equal(again.weights[key], taught.weights[key]) for key in taught.weights)
 
 
@@ -133,8 +133,19 @@ def test_imitation_counts_as_the_part_of_an_epoch_that_it_is(task: Task) -> None
     child = child_of(parent, edit)
     share = flops(edit.replacement) / flops(child.graph)
     assert 0.1 < share < 0.9
-    assert imitate(parent, child, task, steps=10, seed=0).epochs == pytest.approx(640 / 300 * share)
-    assert imitate(parent, child, task, steps=10, images=20, seed=0).epochs == pytest.approx(200 / 300 * share)
+    found = imitate(parent, child, task, steps=10, largest=1.0, seed=0)
+    assert found.epochs == pytest.approx(640 / 300 * share)
+    few = imitate(parent, child, task, steps=10, images=20, largest=1.0, seed=0)
+    assert few.epochs == pytest.approx(200 / 300 * share)
+
+
+def test_a_part_that_is_most_of_a_network_does_not_imitate(task: Task) -> None:
+    parent = sane_model(network())
+    _, edit = replaced(parent.graph, ["one", "between", "two"], 3, 8)
+    child = child_of(parent, edit)
+    share = flops(edit.replacement) / flops(child.graph)
+    assert imitate(parent, child, task, steps=2, largest=share - 0.01, seed=0) == Imitation(child, 0.0)
+    assert imitate(parent, child, task, steps=2, largest=share + 0.01, seed=0).epochs > 0
 
 
 class Tokens(nn.Module):

@@ -17,6 +17,7 @@ from netgraft.ir import Batch, Builder, Graph, Model, TensorType, apply
 from netgraft.metrics import Goal, Limit
 from netgraft.mutations.trim import Trim
 from netgraft.search import Budget, Population, Result, Rung, search
+from netgraft.search.strategy import Spread
 from netgraft.spaces import Space
 from netgraft.study import Study
 
@@ -63,7 +64,7 @@ def fails_for_some(candidate: Candidate) -> Result:
 
 
 def rungs(judge_=judge, limits: tuple[Limit, ...] = ()) -> list[Rung]:  # type: ignore[no-untyped-def]  # a test's helper
-    return [Rung("count", count, GOALS[1:], limits, keep=5), Rung("judge", judge_)]
+    return [Rung("count", count, limits, keep=5, choose=Spread(GOALS[1:])), Rung("judge", judge_)]
 
 
 def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: bool = False, **options) -> Study:  # type: ignore[no-untyped-def]  # options of every kind
@@ -152,7 +153,7 @@ def test_a_budget_too_short_for_checking_ends_with_one_network(tmp_path: Path) -
     def counts_for_a_day(candidate: Candidate) -> Result:
         return replace(count(candidate), seconds=DAY)
 
-    dear = [Rung("count", counts_for_a_day, GOALS[1:], keep=5), Rung("judge", judge)]
+    dear = [Rung("count", counts_for_a_day, keep=5, choose=Spread(GOALS[1:])), Rung("judge", judge)]
     study = run(tmp_path, Budget(seconds=DAY), rungs=dear)
     assert sum(t.state is TrialState.COMPLETE for t in study.trials.values() if t.number) == 1
 

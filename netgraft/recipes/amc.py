@@ -24,6 +24,7 @@ from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.importance import Scores, importance_named
 from netgraft.mutations.trim import trim_several, trimmable
 from netgraft.search import Budget, Result, Rung, search
+from netgraft.search.strategy import Spread
 from netgraft.spaces import Space
 from netgraft.tasks import Task, evaluate
 
@@ -109,7 +110,7 @@ def amc(
             Learning(walk, moments, quality, episodes, run.seed),
             [
                 Rung("count", Count(begun.latency)),
-                Rung("reward", Reward(task), goals=[quality], keep=1),
+                Rung("reward", Reward(task), keep=1, choose=Spread([quality])),
                 Rung("best", Keeping(clock)),
             ],
             budget=Budget(generations=1),

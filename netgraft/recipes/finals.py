@@ -25,6 +25,7 @@ from netgraft.events import FinalBegun, FinalsBegun, FinalStopped, Listener, Mea
 from netgraft.ir import Model
 from netgraft.metrics import Goal, Limit, parse_limit
 from netgraft.search.pareto import front, worthiest
+from netgraft.search.promising import PROMISING, corner
 from netgraft.study import Finalist, Study
 from netgraft.tasks import Task, evaluate, examples
 from netgraft.tasks.examples import png
@@ -40,8 +41,6 @@ the network with the longest lineage, with which the others draw level there.
 """
 SOUND = 3
 """By how many tolerances a network may be worse than the best after its short fine-tuning, and not be ruined."""
-SLACK = 0.1
-"""By how much other goals than quality may be worse than the original's, as a share of it, and a network be of use."""
 WINDOWS = 40
 """How many figures the journal keeps of the loss during a training."""
 
@@ -71,7 +70,7 @@ def finalists_of(
     study: Study, goals: Sequence[Goal], quality: Goal, count: int, limits: Sequence[Limit] = ()
 ) -> list[Trial]:
     """The trials worth training longer: those that together dominate most of what is better than the original (see
-    :func:`corner`), without such as are ruined in quality.
+    :func:`~netgraft.search.promising.corner`), without such as are ruined in quality.
 
     Where some were measured to keep the limits on latency with the whole of their interval, only those: finalists are
     measured again, and longer.
@@ -95,18 +94,10 @@ def entrants_of(
     return _worthiest(study, open_ones, goals, ENTRANTS * count)
 
 
-def corner(original: Mapping[str, float], goals: Sequence[Goal], loss: float) -> list[float]:
-    """The costs, goal by goal, up to which a network is of use to somebody who has the original with these scores: its
-    quality may be worse by ``loss``, and others by a tenth, for the sake of the rest.
-    """
-    costs = [goal.cost(original) for goal in goals]
-    return [c + (loss if g.metric == "quality" else SLACK * abs(c)) for c, g in zip(costs, goals, strict=True)]
-
-
 def _worthiest(study: Study, trials: Sequence[Trial], goals: Sequence[Goal], count: int) -> list[Trial]:
-    """Of trials as they were fine-tuned, shortly: their qualities may still lie as far below as sound ones may."""
+    """Of trials as they were fine-tuned, shortly."""
     original = study.trials[0]
-    within = corner(original.scores, goals, SOUND * tolerance_of(original))
+    within = corner(original.scores, goals, PROMISING * tolerance_of(original))
     return [trials[i] for i in worthiest([[goal.cost(t.scores) for goal in goals] for t in trials], within, count)]
 
 

@@ -28,6 +28,12 @@ _MEMORY = 256 << 20
 """Bytes of activations that are kept, at most: where images are large, there are fewer."""
 
 
+LARGEST = 0.5
+"""The share of a network's operations that is new in it at most where it imitates: of more, fine-tuning makes more in
+the same time (``docs/results.md``).
+"""
+
+
 @dataclass(frozen=True)
 class Part:
     """What is new in a child, as a graph of its own, with the parent's values that it reads, and those that it has to
@@ -102,10 +108,12 @@ def imitate(
     images: int = 1024,
     batch_size: int = 64,
     learning_rate: float = 0.003,
+    largest: float = LARGEST,
     seed: int,
 ) -> Imitation:
     """The child with its new part trained for ``steps`` to give what the parent gives there, and batch-norm statistics
-    re-estimated; the child as it is where nothing new has weights, or training them diverged.
+    re-estimated; the child as it is where nothing new has weights, more than ``largest`` of its operations is new, or
+    training that diverged.
 
     The loss is the mean square of the difference, as a share of the variance of what is wanted; Adam, with a cosine
     from ``learning_rate`` to zero, on ``images`` training images that are not augmented. Weights that the rest of the
@@ -113,6 +121,9 @@ def imitate(
     """
     part = new_part(parent.graph, child.graph)
     if part is None or not part.graph.trainable:
+        return Imitation(child)
+    share = flops(part.graph) / max(1, flops(child.graph))
+    if share > largest:
         return Imitation(child)
     module = to_module(Model(part.graph, {key: child.weights[key] for key in part.graph.weight_types})).train()
     region = Region.of(part.graph.position)
@@ -144,7 +155,6 @@ def imitate(
     taught = replace(child, weights={**child.weights, **weights_of(module)})
     whole = to_module(taught)
     recalibrate(whole, task, batches=-(-512 // batch_size), batch_size=batch_size, seed=seed)
-    share = flops(part.graph) / max(1, flops(child.graph))
     return Imitation(replace(taught, weights=weights_of(whole)), steps * size / len(task.train) * share)
 
 

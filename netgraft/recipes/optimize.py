@@ -37,7 +37,8 @@ from netgraft.mutations.within import Within
 from netgraft.predictor import load as load_predictor
 from netgraft.search import Budget, Guided, Population, Predictor, Rung, Strategy, search, spent
 from netgraft.search.guided import promise
-from netgraft.search.strategy import Ranking
+from netgraft.search.promising import Promising
+from netgraft.search.strategy import Choice, Spread
 from netgraft.segments import Bank, default
 from netgraft.spaces import Space
 from netgraft.study import Study
@@ -141,19 +142,20 @@ def optimize(
         study, plan, bounds = begun.study, begun.plan, begun.bounds
         tolerance = tolerance_of(study.trials[0])
         by_graph = [bound for bound in bounds if bound.metric != "quality"]
+        others = [goal for goal in parsed if goal.metric != "quality"]
         strategy: Strategy = Population(parsed, quality, tolerance)
+        choose: Choice = Promising(quality, others, tolerance)
         if predictor is not None:
-            others = [goal.metric for goal in parsed if goal.metric != "quality"]
-            strategy = Guided(strategy, predictor, quality, tolerance, others)
+            strategy = Guided(strategy, predictor, quality, tolerance, [goal.metric for goal in others])
+            choose = Spread([Goal("agreement"), *others], partial(promise, quality))
         clock = None
         if plan.measure == "search" and "latency" in {goal.metric for goal in parsed} | {b.metric for b in bounds}:
             clock = Clock(begun.original, study.trials[0].scores["latency"], begun.conditions)
             strategy = Corrected(strategy)
-        ranking = None if predictor is None else partial(promise, quality)
         search(
             Space(begun.original, mutation, begun.score, by_graph),
             strategy,
-            _rungs(begun.trainer, plan, parsed, bounds, clock, ranking, begun.latency),
+            _rungs(begun.trainer, plan, bounds, clock, choose, begun.latency),
             budget=search_budget if seconds is None else replace(search_budget, seconds=plan.search_share * seconds),
             study=study,
             engine=run.engine,
@@ -204,20 +206,18 @@ def _name(mutation: Mutation) -> str:
 def _rungs(
     trainer: Trainer,
     plan: Plan,
-    goals: Sequence[Goal],
     limits: Sequence[Limit],
     clock: Clock | None,
-    ranking: Ranking | None,
+    choose: Choice,
     latency: Callable[[Graph], float],
 ) -> list[Rung]:
     assert plan.tune_epochs is not None
-    others = [goal for goal in goals if goal.metric != "quality"]
     by_graph = [limit for limit in limits if limit.metric != "quality" and not (clock and limit.metric == "latency")]
     by_quality = [limit for limit in limits if limit.metric == "quality"]
     by_time = [limit for limit in limits if limit.metric == "latency" and clock]
     return [
         Rung("count", Count(latency), limits=by_graph),
-        Rung("check", Check(trainer), goals=[Goal("agreement"), *others], keep=plan.keep, promise=ranking),
+        Rung("check", Check(trainer), keep=plan.keep, choose=choose),
         Rung("tune", Tune(trainer, plan.tune_epochs, clock, by_time, plan.imitation), limits=[*by_time, *by_quality]),
     ]
 

@@ -59,29 +59,41 @@ Ranking = Callable[[Sequence[Mapping[str, float]]], Sequence[float]]
 """A cost for each of several candidates, from the scores of all of them."""
 
 
+Choice = Callable[[Sequence[Mapping[str, float]], Sequence[Trial], int], list[int]]
+"""Chooses a number of candidates by the scores of all of them, and the trials of the generations before: indices."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A :data:`Choice`: those that :func:`pareto.spread` picks over ``goals``, spread over the last of them.
+    ``promise`` gives a cost for each candidate in place of the first goal's.
+    """
+
+    goals: Sequence[Goal]
+    promise: Ranking | None = None
+
+    def __call__(self, scores: Sequence[Mapping[str, float]], before: Sequence[Trial], count: int) -> list[int]:
+        """Indices of those chosen."""
+        costs = [[goal.cost(s) for goal in self.goals] for s in scores]
+        if self.promise is not None:
+            costs = [[first, *row[1:]] for first, row in zip(self.promise(scores), costs, strict=True)]
+        return spread(costs, count)
+
+
 @dataclass(frozen=True)
 class Rung:
     """One step of the evaluation.
 
     ``evaluate`` takes a candidate to its scores and may hand it back changed (trained). A candidate whose scores break
     one of ``limits`` is infeasible; what it has no score for, it does not break. Of the rest, at most ``keep`` go on
-    (all where None): those that :func:`pareto.spread` picks over ``goals``, spread over the last of them. ``promise``
-    sees the scores of all that stand and gives a cost for each, in place of the first goal's.
+    (all where None), which ``choose`` picks.
     """
 
     name: str
     evaluate: Callable[[Candidate], Result]
-    goals: Sequence[Goal] = ()
     limits: Sequence[Limit] = ()
     keep: int | None = None
-    promise: Ranking | None = None
-
-    def costs(self, scores: Sequence[Mapping[str, float]]) -> list[list[float]]:
-        """What :func:`pareto.spread` picks over: a row for each candidate."""
-        rows = [[goal.cost(s) for goal in self.goals] for s in scores]
-        if self.promise is None:
-            return rows
-        return [[first, *row[1:]] for first, row in zip(self.promise(scores), rows, strict=True)]
+    choose: Choice = Spread(())
 
 
 @dataclass(frozen=True)
@@ -188,7 +200,8 @@ def _climb(
                 return False
         if not last and rung.keep is not None and len(standing) > rung.keep:
             results = list(standing.values())
-            kept = set(spread(rung.costs([r.scores for r in results]), rung.keep))
+            before = [trial for trial in study.trials.values() if trial.generation < generation]
+            kept = set(rung.choose([result.scores for result in results], before, rung.keep))
             for i, result in enumerate(results):
                 if i not in kept:
                     del standing[result.candidate.number]
