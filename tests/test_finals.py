@@ -250,6 +250,13 @@ def test_who_begins_may_be_a_little_worse_than_another(study: Study) -> None:
     assert len(entrants_of(study, GOALS, GOALS[0], 1)) == ENTRANTS
 
 
+def test_where_all_lost_much_those_that_lost_least_begin(study: Study) -> None:
+    for number, quality in {1: 50.0, 2: 20.0, 3: 48.0, 4: 30.0, 5: 10.0}.items():
+        trial = study.trials[number]
+        study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality})
+    assert [t.number for t in entrants_of(study, GOALS, GOALS[0], 4)] == [1, 3]
+
+
 def test_the_report_says_who_was_stopped(tmp_path: Path) -> None:
     reason = "others promised <more>"
     with finished(tmp_path / "run") as study:

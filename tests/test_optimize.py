@@ -58,7 +58,7 @@ PLAN = ng.Plan(
     population=6,
     keep=2,
     finalists=2,
-    tune_epochs=0.5,
+    tune_epochs=2,
     final_epochs=1,
     pretrain_epochs=10,
     measure_seconds=1.0,
@@ -97,7 +97,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def optimize(source: str, out: Path, **options: Any) -> ng.Front:
     model = ng.load(source)
-    given: dict[str, Any] = {"budget": "4 trials", "plan": PLAN, "predictor": "shipped", "seed": 0} | options
+    given: dict[str, Any] = {"budget": "4 trials", "plan": PLAN, "predictor": "shipped", "seed": 1} | options
     return ng.optimize(model, ng.task("digits", model), out=out, **given)
 
 
@@ -294,7 +294,7 @@ def test_resuming_with_other_settings_is_refused(source: str, front: ng.Front) -
     with pytest.raises(StudyError, match="was run with other limits"):
         optimize(source, front.path, resume=True, limits=("flops<=0.5x",))
     with pytest.raises(StudyError, match="another seed"):
-        optimize(source, front.path, resume=True, limits=limits, seed=1)
+        optimize(source, front.path, resume=True, limits=limits, seed=2)
     with pytest.raises(StudyError, match=r"tune_epochs 0.5 \(now 2\)"):
         optimize(source, front.path, resume=True, limits=limits, plan=replace(PLAN, tune_epochs=2))
     with pytest.raises(StudyError, match="other operations allowed"):
@@ -386,7 +386,7 @@ def test_plans_that_cannot_work_are_refused(field: str) -> None:
 )
 def test_batches_are_smaller_of_few_examples_and_of_large_ones(examples: int, side: int, batch: int) -> None:
     train = Split(torch.zeros(1, 3, side, side).expand(examples, -1, -1, -1), torch.zeros(examples))
-    task = replace(ng.task("digits", ng.load("zoo:resnet20?channels=1", input_shape="1x8x8")), train=train)
+    task = replace(ng.task("digits", ng.load("zoo:resnet20?channels=1", input_shape=(1, 8, 8))), train=train)
     assert ng.Plan().for_task(task).batch_size == batch
     assert ng.Plan(batch_size=5).for_task(task).batch_size == 5
 

@@ -105,11 +105,13 @@ def _sound(study: Study, quality: Goal, limits: Sequence[Limit]) -> list[Trial]:
     complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
     by_time = [limit for limit in limits if limit.metric == "latency"]
     complete = [t for t in complete if not any(limit.violation(at_worst(t)) for limit in by_time)] or complete
-    if complete:
-        best = min(quality.cost(t.scores) for t in (study.trials[0], *complete))
-        sound = [t for t in complete if quality.cost(t.scores) - best <= SOUND * tolerance_of(study.trials[0])]
-        complete = sound or complete
-    return complete
+    original = study.trials[0]
+    for others in ([original, *complete], complete):  # where all lost much, those that lost least
+        best = min((quality.cost(t.scores) for t in others), default=0.0)
+        sound = [t for t in complete if quality.cost(t.scores) - best <= SOUND * tolerance_of(original)]
+        if sound:
+            return sound
+    return []
 
 
 @dataclass(frozen=True)
