@@ -180,14 +180,14 @@ def finalists(summary: Summary) -> Table:
     """The finalists of a run; it fits a terminal of 80 columns, where rich would cut off what does not."""
     return columns(
         f"{summary.task}: finalists, trained equally long, as multiples of the original",
-        ("network", f"test {summary.quality.unit}", "time [99 %]", "est.", "speed-up", "FLOPs", "params"),
+        ("network", f"test {summary.quality.unit}", "difference", "time [99 %]", "est.", "FLOPs", "params"),
         (
             (
                 row.label if row.is_original else label(row.number, row.digest),
                 f"{row.test:.2f}±{row.test_error:.2f}",
+                words.difference(row.difference, row.difference_error),
                 f"{row.time:.2f} [{row.low:.2f}, {row.high:.2f}]",
                 words.ratio(row.estimate),
-                f"{row.speedup:.2f}x",
                 f"{row.flops_ratio:.2f}x",
                 f"{row.parameters_ratio:.2f}x",
             )

@@ -55,7 +55,8 @@ class Front:
         return self["knee"]
 
     def fastest(self) -> Pick:
-        """The fastest of those not worse than the original by more than two standard errors, or else of all.
+        """The fastest of those not worse than the original by more than two standard errors of the difference, or else
+        of all.
 
         OptionError where none was measured to be faster than the original.
         """

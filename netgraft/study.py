@@ -42,10 +42,12 @@ class Finalist:
     """A network at the end of a run: trained longer, judged once on the test split, measured.
 
     ``number`` is its trial (0: the original, trained equally long). ``validation`` and ``test`` are in the task's unit
-    with their standard errors. ``time`` is the measured latency relative to the original's (below 1 is faster) with its
-    99 % interval; the original's own entry is the A/A null. ``latency_ms`` is its measured time. FLOPs, parameters and
-    memory (bytes) are counted. ``epochs`` is all the training since the run began, ``model`` the artifact. ``breaks``
-    names the limits that it turned out to break when it was measured.
+    with their standard errors; the ``paired`` ones are those of its difference from the original, which was judged on
+    the same examples (None: its own, and in studies from before they were kept). ``time`` is the measured latency
+    relative to the original's (below 1 is faster) with its 99 % interval; the original's own entry is the A/A null.
+    ``latency_ms`` is its measured time. FLOPs, parameters and memory (bytes) are counted. ``epochs`` is all the
+    training since the run began, ``model`` the artifact. ``breaks`` names the limits that it turned out to break when
+    it was measured.
     """
 
     number: int
@@ -64,6 +66,8 @@ class Finalist:
     epochs: float
     model: str
     breaks: str = ""
+    validation_paired_error: float | None = None
+    test_paired_error: float | None = None
 
 
 @dataclass

@@ -135,12 +135,16 @@ def finished(
     numbers: Sequence[int] = (0, 1, 2, 3),
     times: dict[int, tuple[float, float, float]] = TIMES,
     tests: dict[int, float] = TESTS,
+    paired: float | None = None,
 ) -> Study:
-    """A run with finalists, open; validation quality is that of the test split plus 0.1."""
+    """A run with finalists, open; validation quality is that of the test split plus 0.1. ``paired`` is the standard
+    error of all differences from the original, on either split.
+    """
     study = searched(path, settings, graph)
     for number in numbers:
         trial, (time, low, high), test = study.trials[number], times[number], tests[number]
         costs = [int(trial.scores[name]) for name in ("flops", "parameters", "memory")]
         measured = (test + 0.1, 0.4, test, 0.28, time, low, high, 0.8 * time)
-        study.add_finalists([Finalist(number, trial.digest, *measured, *costs, 7.5, trial.model or "")])
+        errors = (paired, paired) if number else (None, None)
+        study.add_finalists([Finalist(number, trial.digest, *measured, *costs, 7.5, trial.model or "", "", *errors)])
     return study

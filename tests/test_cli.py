@@ -142,7 +142,7 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
     assert code == 0, said
     assert "finalists" in said and (out / "report.html").is_file()
     code, said = netgraft("report", out)
-    assert code == 0 and "speed-up" in said and "…" not in said  # the table fits the terminal
+    assert code == 0 and "difference" in said and "…" not in said  # the table fits the terminal
     code, said = netgraft("export", out, "--to", tmp_path / "better")
     assert code == 0 and (tmp_path / "better" / "model.py").is_file()
     assert "replaced" not in said

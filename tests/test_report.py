@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from studies import SETTINGS, begun, finished, model_of, resnet, searched, swapped
+from studies import SETTINGS, TESTS, begun, finished, model_of, resnet, searched, swapped
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.costs.measured import CONFIDENCE
@@ -126,6 +127,13 @@ def test_fastest_keeps_the_quality_of_the_original_if_any_does(tmp_path: Path) -
     assert summary_of(tmp_path / "b", tests=poor).picks["fastest"] == 3
 
 
+def test_fastest_is_as_good_as_the_original_by_what_they_differ_in(tmp_path: Path) -> None:
+    close = TESTS | {3: 91.0}  # 0.4 below the original, whose own error is 0.4
+    assert summary_of(tmp_path / "a", tests=close, paired=0.21).picks["fastest"] == 3
+    assert summary_of(tmp_path / "b", tests=close, paired=0.19).picks["fastest"] == 2
+    assert summary_of(tmp_path / "c", tests=close, paired=0.09).picks["fastest"] == 3, "neither is: of all"
+
+
 def test_fastest_is_only_what_was_measured_to_be_faster(tmp_path: Path) -> None:
     # The interval of 1 holds 1.0; that of 2 ends there.
     times: Times = {0: (1.0, 0.995, 1.005), 1: (0.98, 0.94, 1.02), 2: (0.97, 0.94, 1.0), 3: (0.9, 0.85, 0.95)}
@@ -219,6 +227,27 @@ def test_the_original_is_picked_only_when_alone(tmp_path: Path) -> None:
 def test_headline(tmp_path: Path, interval: tuple[float, float, float], expected: str) -> None:
     summary = summary_of(tmp_path, numbers=(0, 2), times={0: (1.0, 1.0, 1.0), 2: interval})
     assert summary.headline == expected
+
+
+def test_the_difference_from_the_original_has_an_error_of_its_own(tmp_path: Path) -> None:
+    with finished(tmp_path / "run", numbers=(0, 2), paired=0.04) as study:
+        summary, page = summarize(study), render(study)
+    assert summary.headline == "1.62x faster [1.58, 1.66] at 91.2 % (original 91.4 %: -0.20 ± 0.04 points)"
+    original, row = summary.rows
+    assert (original.difference, row.difference) == (None, pytest.approx(-0.2))
+    assert page.count("<td>-0.20 ± 0.04 points</td>") == 1 and "-0.20 ± 0.04 points beside the original" in page
+
+
+def test_studies_from_before_say_nothing_of_it(tmp_path: Path) -> None:
+    with finished(tmp_path / "run", numbers=(0, 2), paired=0.04) as study:
+        journal = study.path / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for finalist in (one for line in lines for one in line.get("finalists", [])):
+        del finalist["test_paired_error"], finalist["validation_paired_error"]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    study = Study.read(study.path)
+    assert summarize(study).headline == "1.62x faster [1.58, 1.66] at 91.2 % (original 91.4 %)"
+    assert "points" not in render(study)
 
 
 @pytest.fixture(scope="module")
@@ -526,6 +555,12 @@ def test_boxes_of_a_layout_never_meet_and_wires_run_down(edges: list[set[int]]) 
         (words.quality(None), "–"),
         (words.error(0.28), "± 0.3"),
         (words.error(0.0), ""),
+        (words.difference(-0.234, 0.28, "%"), "-0.2 ± 0.3 points"),
+        (words.difference(0.0312, 0.004, "dB"), "+0.031 ± 0.004 dB"),
+        (words.difference(-0.04, 0.3), "+0.0 ± 0.3"),
+        (words.difference(0.25, 0.0, "dB"), "+0.25 dB"),
+        (words.difference(0.25, None, "%"), ""),
+        (words.difference(float("nan"), 0.1, "%"), ""),
         (words.ratio(0.617), "0.62x"),
         (words.ratio(0.9996), "1.000x"),
         (words.ratio(1), "1.00x"),

@@ -17,6 +17,7 @@ from math import floor, hypot, isfinite
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.convert.to_torch import to_module
@@ -27,8 +28,9 @@ from netgraft.metrics import Goal, Limit, parse_limit
 from netgraft.search.pareto import front, worthiest
 from netgraft.search.promising import PROMISING, corner
 from netgraft.study import Finalist, Study
-from netgraft.tasks import Task, evaluate, examples
+from netgraft.tasks import Score, SplitName, Task, evaluate, examples
 from netgraft.tasks.examples import png
+from netgraft.tasks.paired import evaluate_each, paired_error
 
 from .clock import Conditions
 from .evaluation import Trainer, counted
@@ -43,6 +45,7 @@ SOUND = 3
 """By how many tolerances a network may be worse than the best after its short fine-tuning, and not be ruined."""
 WINDOWS = 40
 """How many figures the journal keeps of the loss during a training."""
+_JUDGED: tuple[SplitName, ...] = ("validation", "test")
 
 
 def tolerance_of(original: Trial) -> float:
@@ -126,7 +129,8 @@ class Rival:
 def dominated(rivals: Sequence[Rival], goals: Sequence[Goal]) -> dict[int, int]:
     """The numbers of those that another one clearly dominates, with its number: it is as good in all other goals, and
     its quality is better by more than the standard error of a difference. That is taken as if the two were judged by
-    different examples; by the same it is rather smaller. Nobody is where quality is no goal.
+    different examples. By the same it is smaller, but speaks of these weights alone, and both are to be trained
+    further, which makes a difference of its own. Nobody is where quality is no goal.
     """
     quality = next((goal for goal in goals if goal.metric == "quality"), None)
     if quality is None:
@@ -329,10 +333,14 @@ def _judged(
     times = conditions.compare(models, models[0], seconds)
     begun = {**study.trials[0].scores, "latency": times[0].model_ms}
     bounds = [parse_limit(text, begun) for text in limits]
-    finalists = []
+    finalists: list[Finalist] = []
+    first: list[tuple[Score, Tensor]] = []
     for (trial, model), time in zip(trained, times, strict=True):
         module = to_module(model)
-        validation, test = evaluate(module, task, "validation"), evaluate(module, task, "test")
+        judged = [evaluate_each(module, task, split) for split in _JUDGED]
+        first = first or judged  # the original's
+        paired = [paired_error(task.quality, own, other) for (_, own), (_, other) in zip(judged, first, strict=True)]
+        validation, test = (score for score, _ in judged)
         costs = counted(model.graph)
         measured = costs | {"latency": time.model_ms, "quality": validation.quality}
         as_ratio = measured | {"latency": time.ratio * begun["latency"]}
@@ -355,6 +363,8 @@ def _judged(
                 epochs=epochs,
                 model=study.save_model(model),
                 breaks=", ".join(broken) if trial.number else "",
+                validation_paired_error=paired[0] if trial.number else None,
+                test_paired_error=paired[1] if trial.number else None,
             )
         )
     return finalists

@@ -96,10 +96,12 @@ def _finalist(row: Row, summary: Summary) -> _Mark:
     kind = "original" if row.is_original else "pick" if row == summary.pick else "finalist"
     label = " ".join([row.label, *summary.names(row)[:1]])
     time, low, high = words.factors([row.time, row.low, row.high])
+    unit = summary.quality.unit
+    differing = words.difference(row.difference, row.difference_error, unit)
     title = (
         f"{label}: time {time}x [{low}, {high}], {summary.quality.name} "
-        f"{words.quality(row.test, row.test_error, summary.quality.unit)} {words.error(row.test_error)}"
-    )
+        f"{words.quality(row.test, row.test_error, unit)} {words.error(row.test_error)}"
+    ) + (f" ({differing} beside the original)" if differing else "")
     return _Mark(
         kind,
         (row.low, row.time, row.high),

@@ -121,6 +121,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "quality": words.quality,
         "error": words.error,
+        "difference": words.difference,
         "ratio": words.ratio,
         "factors": words.factors,
         "number": words.count,

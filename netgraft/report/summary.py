@@ -37,11 +37,14 @@ class Scale:
 class Row:
     """A finalist as it is reported.
 
-    ``test`` and ``validation`` are in the task's unit, with standard errors. ``time`` is the measured latency as a
-    multiple of the original's with its 99 % interval (``low``, ``high``); ``speedup`` is its inverse, with the interval
-    turned round. FLOPs, parameters and memory (bytes of activations) are counted; their ratios are to the original.
-    ``estimate`` is what the search estimated of the time. ``expected`` is the validation quality after the short
-    fine-tuning that a predictor let expect, with its deviation, ``tuned`` the one that came out.
+    ``test`` and ``validation`` are in the task's unit, with standard errors; ``difference`` is how far ``test`` lies
+    above the original's, with the standard error of that, which both being judged on the same examples makes smaller
+    (None where it was not kept; ``validation_paired_error`` is the same of the validation split). ``time`` is the
+    measured latency as a multiple of the original's with its 99 % interval (``low``, ``high``); ``speedup`` is its
+    inverse, with the interval turned round. FLOPs, parameters and memory (bytes of activations) are counted; their
+    ratios are to the original. ``estimate`` is what the search estimated of the time. ``expected`` is the validation
+    quality after the short fine-tuning that a predictor let expect, with its deviation, ``tuned`` the one that came
+    out.
     ``inherited`` is the product of the shares of inherited weights along the lineage. ``origins`` says how it came
     about, step by step.
     """
@@ -71,6 +74,9 @@ class Row:
     expected_deviation: float | None = None
     tuned: float | None = None
     breaks: str = ""
+    difference: float | None = None
+    difference_error: float | None = None
+    validation_paired_error: float | None = None
 
     @property
     def is_original(self) -> bool:
@@ -126,8 +132,8 @@ class Summary:
 
     - ``best`` has the best quality, and of equals the least time;
     - ``fastest`` has the least time of those measured to be faster than the original: among the ones not worse than it
-      by more than two of its standard errors, or among all if there is no such one. Where nothing is faster, nothing
-      is called so;
+      by more than two standard errors of the difference (of the original's quality, where that is not known), or among
+      all if there is no such one. Where nothing is faster, nothing is called so;
     - ``knee`` lies furthest from the line between the two ends of the front of quality against time, where all within
       one standard error of the best quality count as equally good.
 
@@ -210,6 +216,10 @@ class Standing:
     model: str
 
     @property
+    def validation_paired_error(self) -> None:
+        """Not known: a search keeps no more than the quality of each network."""
+
+    @property
     def is_faster(self) -> bool:
         """Whether it was measured to be faster than the original; estimates show nothing."""
         return self.measured and self.time < 1
@@ -284,6 +294,8 @@ def _task(study: Study) -> tuple[str, Scale]:
 
 def _row(study: Study, finalist: Finalist) -> Row:
     path = lineage(study, finalist.number)
+    original = study.finalists.get(0)
+    paired = original is not None and finalist.test_paired_error is not None
     try:
         ratios = {name: getattr(finalist, name) / path[0].scores[name] for name in ("flops", "parameters", "memory")}
     except KeyError as error:
@@ -314,6 +326,9 @@ def _row(study: Study, finalist: Finalist) -> Row:
         expected_deviation=path[-1].scores.get("expected_deviation"),
         tuned=path[-1].scores.get("quality"),
         breaks=finalist.breaks,
+        difference=finalist.test - original.test if original and paired else None,
+        difference_error=finalist.test_paired_error,
+        validation_paired_error=finalist.validation_paired_error,
     )
 
 
@@ -327,6 +342,8 @@ class _Entrant(Protocol):
     def validation(self) -> float: ...
     @property
     def validation_error(self) -> float: ...
+    @property
+    def validation_paired_error(self) -> float | None: ...
     @property
     def time(self) -> float: ...
     @property
@@ -356,9 +373,14 @@ def _best(rows: Sequence[_E], quality: Scale) -> _E:
 def _fastest(rows: Sequence[_E], original: _E | None, quality: Scale) -> _E | None:
     good = rows
     if original is not None:
-        worst = _loss(original, quality) + 2 * original.validation_error
-        good = [row for row in rows if _loss(row, quality) <= worst]
+        good = [row for row in rows if _is_as_good(row, original, quality)]
     return min(good or rows, key=lambda row: (row.time, _loss(row, quality)), default=None)
+
+
+def _is_as_good(row: _Entrant, original: _Entrant, quality: Scale) -> bool:
+    paired = row.validation_paired_error
+    error = original.validation_error if paired is None else paired
+    return _loss(row, quality) <= _loss(original, quality) + 2 * error
 
 
 def _knee(rows: Sequence[_E], quality: Scale) -> _E:
@@ -391,7 +413,8 @@ def _headline(pick: Row, original: Row | None, quality: Scale) -> str:
     if pick.is_original:
         return f"No other network came out than the original, at {_with_unit(pick, quality)}"
     beside = f"original {_with_unit(original, quality)}" if original else "the original is not measured yet"
-    return f"{_speed(pick)} at {_with_unit(pick, quality)} ({beside})"
+    differing = words.difference(pick.difference, pick.difference_error, quality.unit)
+    return f"{_speed(pick)} at {_with_unit(pick, quality)} ({': '.join(filter(None, [beside, differing]))})"
 
 
 def _beyond(children: Sequence[Row]) -> str:

@@ -26,6 +26,20 @@ def error(value: float | None, unit: str = "") -> str:
     return "" if value is None or places is None else f"± {value:.{places}f} {unit}".rstrip()
 
 
+def difference(value: float | None, error: float | None, unit: str = "") -> str:
+    """A difference in quality, to the first digit of its standard error: ``-0.2 ± 0.3 points``, where those are of
+    percent; nothing where there is no error known.
+    """
+    if value is None or error is None or not isfinite(value) or not isfinite(error):
+        return ""
+    unit = "points" if unit == "%" else unit
+    places = decimals(error)
+    if places is None:  # one example, or two networks that do the same
+        return f"{value:+.3g} {unit}".rstrip()
+    rounded = round(value, places) + 0.0  # no -0.0
+    return f"{rounded:+.{places}f} ± {error:.{places}f} {unit}".rstrip()
+
+
 def decimals(error: float | None) -> int | None:
     """Places after the point that an error leaves meaningful; None where it says nothing."""
     if error is None or not isfinite(error) or error <= 0:

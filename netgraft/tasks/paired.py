@@ -1,0 +1,42 @@
+"""How far two networks differ that were judged on the same examples: known better than how good either is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from netgraft.tasks.task import Quality, Score, SplitName, Task, evaluate, jackknife, standard_error
+
+
+def evaluate_each(module: nn.Module, task: Task, split: SplitName) -> tuple[Score, Tensor]:
+    """As :func:`~netgraft.tasks.evaluate`, and what was measured of each example [N] or [N, ...], in their order."""
+    seen: list[Tensor] = []
+
+    def measure(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(task.quality.measure(outputs, targets))
+        return seen[-1]
+
+    score = evaluate(module, replace(task, quality=replace(task.quality, measure=measure)), split)
+    return score, torch.cat(seen).cpu().double()
+
+
+def paired_error(quality: Quality, values: Tensor, others: Tensor) -> float:
+    """How far the difference in quality of two networks may lie from that on another sample of as many examples, of
+    which ``values`` and ``others`` [N] or [N, ...] were measured (see :func:`evaluate_each`).
+
+    The standard error of the mean difference. For a proportion half a pair is added to each of the four ways in which
+    two networks can be right or wrong (Agresti & Min, "Simple improved confidence intervals for comparing matched
+    proportions", Statistics in Medicine 2005), so that it is never 0; the difference itself is left as it is. Where
+    quality is no mean, the jackknife of the difference.
+    """
+    of, count = quality.of, len(values)
+    if of is not None:
+        return jackknife(torch.stack((values, others), 1), lambda means: of(means[:, 0]) - of(means[:, 1]))
+    differences = values - others
+    if quality.span is None:
+        return standard_error(differences)
+    squares = differences.square().sum().item() + quality.span**2
+    return math.sqrt(squares - differences.sum().item() ** 2 / (count + 2)) / (count + 2)
