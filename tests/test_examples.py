@@ -21,7 +21,7 @@ from netgraft.report.page import render
 from netgraft.study import Study
 from netgraft.tasks import Mixed, Quality, Split, Task, evaluate, examples
 from netgraft.tasks.examples import SIDE, png
-from netgraft.tasks.segmentation import VOID
+from netgraft.tasks.segmentation import VOID, class_colours
 
 
 class Given(nn.Module):
@@ -107,7 +107,7 @@ def _middle(picture: Tensor) -> np.ndarray:
     return picture[top : top + SIDE, left : left + SIDE].numpy()
 
 
-def test_masks_have_a_colour_for_each_class_and_none_for_void() -> None:
+def test_masks_have_a_colour_for_each_class() -> None:
     task = tasks.segmentation("shapes", (3, 32, 32), 6, subset=2)
     masks = task.test.parts[0].targets[:1].clone()
     wrong = nn.functional.one_hot((masks.long() + 1) % 6, 6).movedim(3, 1).float()
@@ -117,9 +117,18 @@ def test_masks_have_a_colour_for_each_class_and_none_for_void() -> None:
     assert (bad.output != bad.target).any(2).all() and bad.quality == 0
     assert np.array_equal(bad.target, good.target)
     assert len(np.unique(good.target.reshape(-1, 3), axis=0)) == len(masks.unique())
+    behind = masks[0].repeat_interleave(SIDE // 32, 0).repeat_interleave(SIDE // 32, 1).numpy() == 0
+    assert behind.any() and np.array_equal(~good.target.any(2), behind), "the background is black, and nothing else is"
     masks[:, :5] = VOID
     void = replace(task, test=Split(task.test.parts[0].inputs[:1], masks))
-    assert not examples(Given(right), void)[0].target[: 5 * SIDE // 32].any()
+    assert (examples(Given(right), void)[0].target[: 5 * SIDE // 32] > 190).all()
+
+
+def test_classes_have_the_colours_of_pascal_voc() -> None:
+    known = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128)}
+    table = class_colours()
+    assert {number: tuple(table[number].tolist()) for number in known} == known
+    assert table[VOID].tolist() == [224, 224, 192] and len(table.unique(dim=0)) == len(table) == 256
 
 
 def test_points_that_are_found_have_their_dots_in_place() -> None:

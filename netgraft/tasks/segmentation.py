@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netgraft.errors import DataError
 from netgraft.tasks import shapes
-from netgraft.tasks.pictures import Pictures, colours, decoded, decoded_mask, find, rgb, split
+from netgraft.tasks.pictures import Pictures, decoded, decoded_mask, find, rgb, split
 from netgraft.tasks.task import Quality, Split, Task, softened_divergence
 from netgraft.tasks.vision import normalisation
 
@@ -130,12 +130,20 @@ def intersection_over_union(areas: Tensor) -> Tensor:
 
 
 def drawn(inputs: Tensor, targets: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures, and masks in a colour for each class; void is black."""
-    logits = _enlarged(outputs, targets)
-    table = torch.zeros(VOID + 1, 3, dtype=torch.uint8)
-    table[: logits.shape[1]] = torch.tensor(colours(logits.shape[1]), dtype=torch.uint8)
-    wanted, given = (table[mask.long()].movedim(3, 1) for mask in (targets, logits.argmax(1)))
+    """Pictures, and masks in :func:`class_colours`."""
+    table = class_colours()
+    wanted, given = (table[mask.long()].movedim(3, 1) for mask in (targets, _enlarged(outputs, targets).argmax(1)))
     return rgb(inputs), wanted, given
+
+
+def class_colours() -> Tensor:
+    """The colours in which PASCAL VOC shows its masks, uint8 [256, 3] by class number: the first class, mostly what is
+    behind everything, is black, and void nearly white. The bits of a number go to red, green and blue in turn, the
+    lowest ones becoming the highest.
+    """
+    numbers = torch.arange(VOID + 1)[:, None]
+    bits = ((numbers >> (3 * place + torch.arange(3)) & 1) << (7 - place) for place in range(3))
+    return sum(bits, torch.zeros(VOID + 1, 3, dtype=torch.int64)).to(torch.uint8)
 
 
 def imitation(outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
