@@ -39,6 +39,11 @@ def folder(tmp_path: Path) -> Folder:
 needs_avx512 = pytest.mark.skipif(not has_avx512(), reason="tables are made of AVX-512's kernels")
 
 
+def files(folder: Folder) -> set[str]:
+    """The names of the models there."""
+    return {path.name for path in (folder.path / "models").iterdir()}
+
+
 def asked(models: int = 1, baseline: bool = True) -> Asked:
     return Asked([Variant(tiny())] * models, Variant(tiny("Sigmoid")) if baseline else None, 1, 1, 0.0, 0)
 
@@ -59,8 +64,32 @@ def test_the_same_classes_come_back(folder: Folder, serving: Callable[..., Any])
     assert isinstance(found, Latency) and 0 < found.low_ms < found.high_ms
     ratios = serving(lambda: compare([tiny(), tiny("Sigmoid")], tiny(), batch=3, seconds=0, on=str(folder.path)))
     assert len(ratios) == 2 and all(isinstance(r, Ratio) and r.low < r.ratio < r.high for r in ratios)
-    left = {p.relative_to(folder.path).parts[0] for p in folder.path.rglob("*") if p.is_file()}
-    assert left == {"models"}, "nothing but the models is left, which the next job may need"
+    (left,) = [path for path in folder.path.rglob("*") if path.is_file()]
+    assert left.read_bytes() == tiny(), "nothing but the baseline is left, which the next job may have too"
+
+
+def test_a_folder_does_not_grow_with_what_is_measured(folder: Folder, serving: Callable[..., Any]) -> None:
+    for operation in ("Sigmoid", "Tanh", "Neg"):
+        serving(lambda operation=operation: compare([tiny(operation)], tiny(), seconds=0, on=str(folder.path)))
+        serving(lambda operation=operation: measure(tiny(operation), seconds=0, on=str(folder.path)))
+    assert len(files(folder)) == 1
+    with pytest.raises(MeasureError, match="cannot load"):
+        serving(lambda: measure(b"not a model", seconds=0, on=str(folder.path)))
+    assert len(files(folder)) == 1
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_what_another_job_names_stays(folder: Folder, claimed: bool) -> None:
+    job, other = asked(baseline=False).job(folder), asked().job(folder)
+    assert other.baseline and job.models == other.models
+    folder.submit("b" * 16, other)
+    claim = folder.claim("w") if claimed else None
+    folder.forget("a" * 16, job)
+    assert files(folder) == {other.models[0].file, other.baseline.file}
+    if claim:
+        claim.unlink()
+    folder.forget("b" * 16, other)
+    assert files(folder) == {other.baseline.file}
 
 
 def test_int8_is_quantised_before_it_is_sent(folder: Folder, serving: Callable[..., Any]) -> None:
@@ -95,9 +124,8 @@ def test_what_was_lost_or_damaged_is_sent_again(folder: Folder, monkeypatch: pyt
     monkeypatch.setattr("netgraft.costs.measured.remote.time.sleep", sleep)
     (ratio,) = compare([tiny()], tiny("Sigmoid"), seconds=0, on=str(folder.path))
     assert ratio.pairs == 10
-    for path in (folder.path / "models").iterdir():
-        path.write_bytes(b"damaged")
     damaged = asked().job(folder).models[0]
+    (folder.path / "models" / damaged.file).write_bytes(b"damaged")
     with pytest.raises(MeasureError, match="missing: what was there was damaged"):
         folder.variant(damaged)
     assert not (folder.path / "models" / damaged.file).exists(), "so that it is sent again"

@@ -2,7 +2,7 @@
 
 .. code-block:: text
 
-    models/SHA256.onnx        what is to be measured, by the digest of its content
+    models/SHA256.onnx        what is to be measured, by the digest of its content; of what was, baselines stay
     new/ID.json               jobs that wait
     claimed/ID.N.WORKER.json  a job at work, for the Nth time; its age is the worker's heartbeat
     done/ID.json              answers: figures, or an error
@@ -32,6 +32,7 @@ from .profile import Part
 FORMAT = 2
 TASKS = ("latency", "kernels")
 ID = r"[0-9a-f]{16}"
+MODEL = r"[0-9a-f]{64}\.(?:onnx|tflite)"
 STALE = 60.0
 """Seconds without a heartbeat after which a worker is taken to be dead."""
 ATTEMPTS = 3
@@ -172,10 +173,19 @@ class Folder:
         moved = (self.path / "done" / f"{name}.json").is_file() or any((self.path / "claimed").glob(f"{name}.*.json"))
         return "waiting" if moved else "lost"
 
-    def forget(self, name: str) -> None:
-        """Take back a job, or clear away its answer."""
+    def forget(self, name: str, job: Job) -> None:
+        """Take back a job, or clear away its answer, and with either its networks: a search asks about hundreds, and
+        devices are small. Its baseline stays, as the next job mostly has the same, and so does what other jobs name.
+        """
         for path in (self.path / "new" / f"{name}.json", self.path / "done" / f"{name}.json"):
             path.unlink(missing_ok=True)
+        needed = {job.baseline.file} if job.baseline else set()
+        for path in [*(self.path / "new").glob("*.json"), *(self.path / "claimed").glob("*.json")]:
+            if not path.name.startswith(f"{name}."):
+                with suppress(OSError):  # it moved on; should its worker miss a file, its asker sends it again
+                    needed.update(re.findall(MODEL, path.read_bytes()[:LARGEST_JOB].decode(errors="replace")))
+        for file in {model.file for model in job.models} - needed:
+            (self.path / "models" / file).unlink(missing_ok=True)
 
     def claim(self, worker: str) -> Path | None:
         """Take a job that waits, or that of a dead worker: the file it is in now, or None where there is nothing to do.
@@ -298,7 +308,7 @@ def _subject(data: Any, path: Path) -> Subject:
     names = {field.name for field in fields(Subject)}
     if not isinstance(data, dict) or set(data) != names or not all(isinstance(v, str) for v in data.values()):
         raise MeasureError(f"{path.name}: a network is an object of the texts {', '.join(sorted(names))}")
-    if not re.fullmatch(r"[0-9a-f]{64}\.(onnx|tflite)", data["file"]):
+    if not re.fullmatch(MODEL, data["file"]):
         raise MeasureError(f"{path.name}: {data['file'][:80]!r} is no name of a model file: SHA256.onnx or .tflite")
     return Subject(**data)
 

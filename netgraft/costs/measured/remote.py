@@ -94,7 +94,7 @@ def _by_folder(on: str, asked: Asked, read: Callable[[Path, str], Found]) -> Fou
             time.sleep(PAUSE)
         return read(folder.path / "done" / f"{name}.json", f"the worker of {on}")
     finally:
-        folder.forget(name)
+        folder.forget(name, job)
 
 
 def _lost_models(folder: Folder, name: str) -> bool:
