@@ -238,6 +238,12 @@ def test_the_difference_from_the_original_has_an_error_of_its_own(tmp_path: Path
     assert page.count("<td>-0.20 ± 0.04 points</td>") == 1 and "-0.20 ± 0.04 points beside the original" in page
 
 
+def test_the_headline_gives_both_networks_to_the_same_digit(tmp_path: Path) -> None:
+    with finished(tmp_path / "run", numbers=(0, 2), paired=0.4) as study:
+        study.finalists[2] = replace(study.finalists[2], test_error=1.04)
+        assert summarize(study).headline.endswith(" at 91.2 % (original 91.4 %: -0.2 ± 0.4 points)")
+
+
 def test_studies_from_before_say_nothing_of_it(tmp_path: Path) -> None:
     with finished(tmp_path / "run", numbers=(0, 2), paired=0.04) as study:
         journal = study.path / "journal.jsonl"

@@ -412,9 +412,12 @@ def _knee(rows: Sequence[_E], quality: Scale) -> _E:
 def _headline(pick: Row, original: Row | None, quality: Scale) -> str:
     if pick.is_original:
         return f"No other network came out than the original, at {_with_unit(pick, quality)}"
-    beside = f"original {_with_unit(original, quality)}" if original else "the original is not measured yet"
+    if original is None:
+        return f"{_speed(pick)} at {_with_unit(pick, quality)} (the original is not measured yet)"
+    error = min(pick.test_error, original.test_error)  # both to the same digit
+    reached, before = (words.quality(row.test, error, quality.unit) for row in (pick, original))
     differing = words.difference(pick.difference, pick.difference_error, quality.unit)
-    return f"{_speed(pick)} at {_with_unit(pick, quality)} ({': '.join(filter(None, [beside, differing]))})"
+    return f"{_speed(pick)} at {reached} ({': '.join(filter(None, [f'original {before}', differing]))})"
 
 
 def _beyond(children: Sequence[Row]) -> str:
