@@ -13,9 +13,10 @@ from reading import IMAGE, assert_same, only, ops, read
 from torch import Tensor, nn
 
 from netgraft.channels import channels
-from netgraft.convert.einsum import as_layer
+from netgraft.convert.einsum import as_layer, steps
 from netgraft.convert.from_onnx import load_onnx
 from netgraft.convert.onnx import to_onnx, verify
+from netgraft.ir import Batch
 
 
 class Mixed(nn.Module):
@@ -86,6 +87,91 @@ def test_onnx_reads_them_as_torch_does(equation: str, shape: tuple[int, ...], tm
     model = load_onnx(path)
     assert "frozen" not in ops(model) and ("linear" in ops(model)) == (len(shape) == 2)
     assert verify(path.read_bytes(), model) < 1e-5 and verify(to_onnx(model), model) < 1e-5
+
+
+SEVERAL = {
+    "bi,oij,bj->bo": [(2, 5), (3, 5, 4), (2, 4)],  # a bilinear layer
+    "bhld,bhsd,bhse->bhle": [(2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 7)],  # attention without a softmax
+    "bi,ir,ro": [(2, 8), (8, 2), (2, 8)],  # low rank
+    "b...c,cd,de,ef->b...f": [(2, 3, 3, 4), (4, 2), (2, 2), (2, 5)],
+    "abc,cd,abd->ab": [(2, 3, 4), (4, 5), (2, 3, 5)],
+}
+
+
+@pytest.mark.parametrize(("equation", "shapes"), SEVERAL.items())
+def test_a_sum_over_several_is_done_two_at_a_time(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    taken = steps(equation, shapes)
+    assert len(taken) == len(shapes) - 1
+    operands = left = [torch.randn(shape, generator=torch.Generator().manual_seed(len(shape))) for shape in shapes]
+    for step in taken:
+        # Letters of our own stand for dots, which torch does not take.
+        plain = step.equation.translate({0xE0 + i: "STUVWXYZ"[i] for i in range(8)})
+        made = torch.einsum(plain, *(left[place] for place in step.places))
+        left = [made, *(x for place, x in enumerate(left) if place not in step.places)]
+    assert len(left) == 1 and torch.allclose(left[0], torch.einsum(equation, *operands), atol=1e-4)
+
+
+def test_they_are_taken_from_left_to_right_where_they_make_a_product() -> None:
+    assert [step.places for step in steps("ba,ac,cd->bd", [(Batch(), 8), (8, 2), (2, 8)])] == [(0, 1), (0, 1)]
+    assert steps("bi,bj,bij->b", [(Batch(), 3), (Batch(), 4), (Batch(), 3, 4)])[0].places == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("ab,bc,cc->a", [(2, 3), (3, 4), (4, 4)]),  # a diagonal
+        ("ab,bc,ce->a", [(2, 3), (3, 4), (4, 5)]),  # e is in one alone
+        ("a,b,c->abc", [(2,), (3,), (4,)]),
+        ("ab,bc,cd->ad", [(2, 3), (1, 4), (4, 5)]),  # stretched
+        ("ab", [(2, 3)]),
+    ],
+)
+def test_what_cannot_be_done_by_products_has_no_steps(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    assert not steps(equation, shapes)
+
+
+class Bilinear(nn.Module):
+    """Every output a form of two parts of the input; and a layer of low rank before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.randn(6, 2))
+        self.form = nn.Parameter(torch.randn(3, 6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.einsum("b...c,rc,or->b...o", x, self.down, self.up)
+        return torch.einsum("bi,oij,bj->bo", mixed.mean(1), self.form, x.mean(1))
+
+
+def test_sums_over_three_are_read_and_weights_among_them_are_layers() -> None:
+    module = Bilinear()
+    model = read(module, torch.randn(2, 8, 4))
+    assert "frozen" not in ops(model)
+    layers = [node.weights["weight"] for node in model.graph if node.op == "linear"]
+    assert layers == ["down", "up"]
+    assert {"down", "up", "form"} == set(model.weights)
+    assert_same(module, model, torch.randn(2, 8, 4))
+    assert verify(to_onnx(model), model) < 1e-5
+
+
+def test_onnx_sums_over_three_are_read(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    held = {"form": rng.normal(size=(3, 8, 8)).astype(np.float32), "mix": rng.normal(size=(8, 8)).astype(np.float32)}
+    node = helper.make_node("Einsum", ["x", "form", "mix"], ["y"], equation="bi,oij,jk->bok")
+    graph = helper.make_graph(
+        [node],
+        "sum",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in held.items()],
+    )
+    path = tmp_path / "sum.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    model = load_onnx(path)
+    assert "frozen" not in ops(model) and ops(model).count("matmul") == 2
+    assert verify(path.read_bytes(), model) < 1e-4
 
 
 @pytest.mark.parametrize("equation", ["bcij->bcji", "bcii->bci", "bcij->bci"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from netgraft.convert.calls import Call, Operand, Result, Rule, Rules, Stored, Untranslatable, windows
-from netgraft.convert.einsum import as_layer, einsum, permuted
+from netgraft.convert.einsum import as_layer, einsum, permuted, product
 from netgraft.ir import Batch, DType, Value
 
 RULES: Final = Rules()
@@ -145,18 +145,23 @@ def _matrix(call: Call, operand: Operand, turned: bool) -> Stored | None:
 
 @RULES.add("einsum.default")
 def _einsum(call: Call) -> Operand:
+    def shape_of(x: Operand) -> tuple[int | Batch, ...]:
+        return call.emitter.type(x).shape
+
+    def two(equation: str, a: Operand, b: Operand) -> Operand | None:
+        ranks = [len(shape_of(a)), len(shape_of(b))]
+        for i, (x, operand) in enumerate(((b, a), (a, b))):
+            layer = as_layer(equation, ranks, i) if isinstance(x, Value) else None
+            weight = _matrix(call, operand, layer.turned) if layer else None
+            if layer and weight:
+                return permuted(_linear(call, permuted(x, layer.dims, call.emit), weight, None), layer.order, call.emit)
+        return product(equation, a, b, shape_of, call.emit)
+
     operands: list[Operand] = call["tensors"]
-    ranks = [call.emitter.type(x).rank for x in operands]
-    for i, operand in enumerate(operands if len(operands) == 2 else []):
-        layer = as_layer(call["equation"], ranks, i) if isinstance(operands[1 - i], Value) else None
-        weight = _matrix(call, operand, layer.turned) if layer else None
-        if layer and weight:
-            y = _linear(call, permuted(operands[1 - i], layer.dims, call.emit), weight, None)
-            return permuted(y, layer.order, call.emit)
-    product = einsum(call["equation"], operands, lambda x: call.emitter.type(x).shape, call.emit)
-    if product is None:
-        raise Untranslatable("a sum that is no product of two matrices")
-    return product
+    found = einsum(call["equation"], operands, shape_of, two)
+    if found is None:
+        raise Untranslatable("a sum that is no product of matrices")
+    return found
 
 
 @RULES.add("scaled_dot_product_attention.default", "_scaled_dot_product_flash_attention_for_cpu.default")

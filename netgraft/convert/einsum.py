@@ -1,9 +1,10 @@
-"""Einstein sums of two tensors as a product of matrices, or as a linear layer."""
+"""Einstein sums, of two tensors at a time, as a product of matrices, or as a linear layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Final, TypeVar
 
 from netgraft.ir import Batch
@@ -16,23 +17,72 @@ _X = TypeVar("_X")
 
 
 def einsum(
-    equation: str, operands: Sequence[_X], shape_of: Callable[[_X], Shape], emit: Callable[..., _X]
+    equation: str,
+    operands: Sequence[_X],
+    shape_of: Callable[[_X], Shape],
+    two: Callable[[str, _X, _X], _X | None],
 ) -> _X | None:
-    """Emits the sum as ``permute``, ``reshape`` and ``matmul`` (``emit(op, *inputs, **attributes)``), leaving out those
-    that change nothing; None where it is no product of two matrices.
+    """The sum over two or more operands; ``two`` gives a sum over two. None where it cannot be done by products."""
+    left, made = list(operands), None
+    for step in steps(equation, [shape_of(x) for x in operands]):
+        first, second = (left[place] for place in step.places)
+        made = two(step.equation, first, second)
+        if made is None:
+            return None
+        left = [made, *(x for place, x in enumerate(left) if place not in step.places)]
+    return made
+
+
+def product(equation: str, a: _X, b: _X, shape_of: Callable[[_X], Shape], emit: Callable[..., _X]) -> _X | None:
+    """Emits a sum over two operands as ``permute``, ``reshape`` and ``matmul`` (``emit(op, *inputs, **attributes)``),
+    leaving out those that change nothing; None where it is no product of two matrices.
     """
-    found = as_product(equation, *map(shape_of, operands)) if len(operands) == 2 else None
+    found = as_product(equation, shape_of(a), shape_of(b))
     if found is None:
         return None
 
     def reshaped(x: _X, shape: Shape) -> _X:
         return x if shape_of(x) == shape else emit("reshape", x, shape=shape)
 
-    a, b = (
+    left, right = (
         reshaped(permuted(x, dims, emit), shape)
-        for x, dims, shape in zip(operands, found.dims, found.shapes, strict=True)
+        for x, dims, shape in zip((a, b), found.dims, found.shapes, strict=True)
     )
-    return permuted(reshaped(emit("matmul", a, b), found.parts), found.order, emit)
+    return permuted(reshaped(emit("matmul", left, right), found.parts), found.order, emit)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A sum over two of several operands: which, and its equation. What it gives comes before all others."""
+
+    places: tuple[int, int]
+    equation: str
+
+
+def steps(equation: str, shapes: Sequence[Shape]) -> Sequence[Step]:
+    """How to do a sum over several operands of these shapes two at a time, from left to right (as torch does, without
+    opt_einsum); none where no two that are left make a product of matrices. A sum over two is one step, whatever it is.
+    """
+    if len(shapes) == 2:
+        return [Step((0, 1), equation)]
+    read = _terms(equation, [len(shape) for shape in shapes])
+    if read is None:
+        return []
+    left, taken = list(zip(read[0], shapes, strict=True)), list[Step]()
+    while len(left) > 1:
+        for places in combinations(range(len(left)), 2):
+            (first, a), (second, b) = (left[place] for place in places)
+            rest = [term for place, term in enumerate(left) if place not in places]
+            sizes = dict(zip(first, a, strict=True)) | dict(zip(second, b, strict=True))
+            needed = {*"".join(letters for letters, _ in rest), *read[1]}
+            made = "".join(letter for letter in sizes if letter in needed) if rest else read[1]
+            if as_product(pair := f"{first},{second}->{made}", a, b) is not None:
+                break
+        else:
+            return []
+        taken.append(Step(places, pair))
+        left = [(made, tuple(sizes[letter] for letter in made)), *rest]
+    return taken
 
 
 def permuted(x: _X, dims: Dims, emit: Callable[..., _X]) -> _X:
@@ -113,12 +163,12 @@ def as_layer(equation: str, ranks: Sequence[int], weight: int) -> Layer | None:
 
 
 def _terms(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
-    """The letters of the dimensions of two operands and of what is returned, with letters of their own for those that
+    """The letters of the dimensions of the operands and of what is returned, with letters of their own for those that
     ``...`` stands for, and where nothing is said of what is returned, that too; None for anything else, and diagonals.
     """
     given, arrow, returned = equation.replace(" ", "").partition("->")
     terms = given.split(",")
-    if len(terms) != 2 or len(ranks) != 2:
+    if len(terms) != len(ranks):
         return None
     if not arrow:
         once = sorted(letter for letter in {*given} if letter.isalpha() and given.count(letter) == 1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
-from netgraft.convert.einsum import Layer, as_layer, einsum, permuted
+from netgraft.convert.einsum import Layer, Shape, as_layer, einsum, permuted, product
 from netgraft.convert.onnx_known import Array
 from netgraft.convert.onnx_reading import Call, Rule, Untranslatable
 from netgraft.ir import Value
@@ -254,9 +255,13 @@ def _einsum(call: Call) -> Value:
             if layer is not None and _fits(call, x, layer, i):
                 return _layer(call, x, layer, i)
     values = call.values()
-    product = einsum(equation, values, lambda x: call.type(x).shape, call.emit)
-    if product is not None:
-        return product
+
+    def shape_of(x: Value) -> Shape:
+        return call.type(x).shape
+
+    found = einsum(equation, values, shape_of, partial(product, shape_of=shape_of, emit=call.emit))
+    if found is not None:
+        return found
     return call.torch("aten.einsum.default", equation, tuple(("input", i) for i in range(count)), inputs=values)
 
 
