@@ -58,7 +58,7 @@ def run(
         int | None, typer.Option(help="of the trainings that a search sees (default: 12, or all)")
     ] = None,
 ) -> None:
-    """Compare search algorithms on a table, in simulated time: final accuracy and regret, with their spread.
+    """Compare search algorithms on a benchmark table, in simulated time: final accuracy and regret, with their spread.
 
     random: uniform draws; rea: regularised evolution; reinforce: a softmax for each decision; bohb-model: the density
     model of BOHB, without Hyperband. Architectures without a label are left out. Times are the table's own, or (with a
@@ -110,7 +110,7 @@ def query(
     arch: Annotated[str, typer.Argument(help="an arch, or its index", show_default=False)],
     data: Data,
 ) -> None:
-    """Say everything that a table knows of one architecture."""
+    """Say everything that a benchmark table knows of one architecture."""
     table = tabular(space, data)
     which = int(arch) if re.fullmatch(r"0|[1-9]\d*", arch) and arch not in table else arch
     spelling = table.spelling(which)

@@ -39,7 +39,9 @@ def measure(
     ] = False,
     table: Annotated[
         str | None,
-        typer.Option(help="measure nothing, but estimate by a file of 'netgraft table build', or the shipped table"),
+        typer.Option(
+            help="measure nothing, but estimate by a latency table: a file of 'netgraft table build', or shipped"
+        ),
     ] = None,
 ) -> None:
     """Measure latency with a 99 % interval; of two networks, the ratio of the second to the first."""

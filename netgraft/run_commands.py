@@ -27,7 +27,7 @@ LIMIT_HELP = (
     "[bold]--limit[/] is METRIC<=NUMBER, with x for times the original's, or with a unit, on latency, flops, "
     "parameters or memory: 'flops<=0.5x', 'latency<=0.7x', 'latency<=5ms@openvino?threads=4', 'parameters<=200k'. "
     "Latency is measured, and estimated for what is not measured yet; with [bold]--measure end[/] it is only "
-    "estimated, by counting or by a [bold]--table[/], until the end."
+    "estimated, by counting or by a latency [bold]--table[/], until the end."
 )
 EXAMPLE_HELP = (
     "[bold]Example[/]\n\nnetgraft run {name} nets.py:my_net --data photos/ --limit 'flops<=0.7x' --out runs/{name}"

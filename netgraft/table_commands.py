@@ -59,8 +59,8 @@ def build(
     ] = None,
     seed: Annotated[int, typer.Option(help="the same seed measures the same networks", min=0)] = 0,
 ) -> None:
-    """Measure kernels, inside of networks, on this machine or with --on another, and write a table. The same command
-    goes on after Ctrl-C.
+    """Measure kernels, inside of networks, on this machine or with --on another, and write a latency table. The same
+    command goes on after Ctrl-C.
 
     The zoo takes a quarter of an hour to an hour of one core. The machine that measures needs a processor with AVX-512,
     whose kernels are the ones that are known; networks go there, times come back, and only numpy and onnxruntime are
@@ -114,7 +114,7 @@ def show(
     source: Annotated[str | None, typer.Argument(help="a network, to see what its kernels take")] = None,
     most: Annotated[int, typer.Option(help="how many of its kernels", min=1)] = 20,
 ) -> None:
-    """Show where a table comes from and what it holds, or by it the kernels of a network that take longest."""
+    """Show where a latency table comes from and what it holds, or by it the kernels of a network that take longest."""
     found = table_from(table)
     if source is None:
         rows = [(plain(name), plain(value)) for name, value in found.about.items()]
