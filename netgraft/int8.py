@@ -22,6 +22,7 @@ from netgraft.costs.measured.quantize import quantized
 from netgraft.errors import MeasureError
 from netgraft.ir import Model
 from netgraft.tasks import Score, Task, evaluate
+from netgraft.tasks.paired import evaluate_each, paired_error
 
 PRECISIONS = ("fp32", "int8")
 _BATCH = 32
@@ -29,7 +30,9 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Figures:
-    """A network in one precision: its quality, what it takes beside the first network in fp32, and its file."""
+    """A network in one precision: its quality, what it takes beside the first network in fp32, and its file; and how
+    well is known how far its ``test`` quality lies from the first's (None for that itself).
+    """
 
     network: str
     precision: str
@@ -37,6 +40,7 @@ class Figures:
     test: Score
     time: Ratio
     onnx: bytes = field(repr=False)
+    difference_error: float | None = None
 
 
 def side_by_side(
@@ -59,11 +63,14 @@ def side_by_side(
         for precision in PRECISIONS
     ]
     times = compare([file for _, _, file in files], files[0][2], engine=engine, seconds=seconds, seed=seed)
-    found = []
+    found: list[Figures] = []
+    first: Tensor | None = None
     for (name, precision, file), time in zip(files, times, strict=True):
         module = _Session(file)
-        validation, test = evaluate(module, task, "validation"), evaluate(module, task, "test")
-        found.append(Figures(name, precision, validation, test, time, file))
+        validation, (test, tested) = evaluate(module, task, "validation"), evaluate_each(module, task, "test")
+        error = None if first is None else paired_error(task.quality, tested, first)
+        first = tested if first is None else first
+        found.append(Figures(name, precision, validation, test, time, file, error))
     return found
 
 

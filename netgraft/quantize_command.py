@@ -14,6 +14,7 @@ from netgraft.front import Front
 from netgraft.int8 import side_by_side
 from netgraft.ir import Model
 from netgraft.recipes.run import examples_of
+from netgraft.report import words
 from netgraft.study import Study
 from netgraft.tasks import Task
 from netgraft.terminal import console, errors
@@ -52,21 +53,21 @@ def quantize(
     }
     task = _data_of(study, models["original"], data)
     found = side_by_side(models, task, images=images, engine=engine, seconds=seconds)
-    base = len(found[0].onnx)
+    first = found[0]
     rows = [
         (
             f"{one.network} {one.precision}",
             f"{one.validation.quality:.2f}±{one.validation.error:.2f}",
             f"{one.test.quality:.2f}±{one.test.error:.2f}",
+            words.difference(one.test.quality - first.test.quality, one.difference_error),
             f"{one.time.ratio:.2f} [{one.time.low:.2f}, {one.time.high:.2f}]",
-            f"{one.time.speedup:.2f}x",
-            f"{len(one.onnx) / base:.2f}x",
+            f"{len(one.onnx) / len(first.onnx):.2f}x",
         )
         for one in found
     ]
     unit = task.quality.unit
     title = f"{task.name}: in fp32 and in int8, as multiples of the original in fp32"
-    header = ("network", f"validation {unit}", f"test {unit}", "time [99 %]", "speed-up", "file")
+    header = ("network", f"valid. {unit}", f"test {unit}", "difference", "time [99 %]", "file")
     console.print(screen.columns(title, header, rows))
     if any(one.time.noisy for one in found):
         errors.print("[yellow]this machine is too busy for a sharp answer; measure again when it is quiet[/]")

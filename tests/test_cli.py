@@ -162,7 +162,9 @@ def test_optimize_interrupted_and_resumed_report_export_measure(
     assert code == 0 and "ms, 99 % interval [" in said
     quantize = ["quantize", out, "--to", tmp_path / "eight", "--images", 64, "--seconds", 1]
     code, said = netgraft(*quantize)
-    assert code == 0 and "original int8" in said and (tmp_path / "eight" / "model.int8.onnx").is_file()
+    assert (
+        code == 0 and "original int8" in said and "…" not in said and (tmp_path / "eight" / "model.int8.onnx").is_file()
+    )
     code, said = netgraft(*quantize)
     assert code == 2 and "model.int8.onnx exists" in said
     code, said = netgraft("quantize", out, "--to", tmp_path / "nine", "--data", "key-points:shapes")

@@ -24,6 +24,7 @@ def test_eight_bits_keep_the_quality_and_a_quarter_of_the_file() -> None:
     exact, eight = found
     assert exact.test.quality == pytest.approx(tasks.evaluate(to_module(model), task, "test").quality, abs=0.5)
     assert exact.test.quality > 85 and abs(eight.test.quality - exact.test.quality) < 3
+    assert exact.difference_error is None and 0 < eight.difference_error < 0.8 * eight.test.error
     assert len(eight.onnx) < 0.4 * len(exact.onnx)
     ops = {node.op_type for node in onnx.load_from_string(eight.onnx).graph.node}
     assert "QuantizeLinear" in ops and exact.time.low <= exact.time.ratio <= exact.time.high

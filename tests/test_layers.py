@@ -164,7 +164,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "recipe_command": ("data engine front mutations.* recipes.* study table_commands terminal", "typer"),
     "run_commands": ("front mutations.* recipes.* recipe_command terminal", "typer"),
     "inspect_command": ("ir.* channels.* costs.* data mutations.* proxies.* console terminal", "numpy typer"),
-    "quantize_command": ("ir.* data front int8 recipes.* study tasks.* console terminal", "typer"),
+    "quantize_command": ("ir.* data front int8 recipes.* report.* study tasks.* console terminal", "typer"),
     "measure_commands": ("console costs.measured.* table_commands terminal", "typer"),
     "cli": ("*", "numpy torch typer rich"),
 }

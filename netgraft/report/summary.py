@@ -44,8 +44,7 @@ class Row:
     inverse, with the interval turned round. FLOPs, parameters and memory (bytes of activations) are counted; their
     ratios are to the original. ``estimate`` is what the search estimated of the time. ``expected`` is the validation
     quality after the short fine-tuning that a predictor let expect, with its deviation, ``tuned`` the one that came
-    out.
-    ``inherited`` is the product of the shares of inherited weights along the lineage. ``origins`` says how it came
+    out. ``inherited`` is the product of the shares of inherited weights along the lineage. ``origins`` says how it came
     about, step by step.
     """
 
