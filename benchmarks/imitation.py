@@ -2,8 +2,8 @@
 
     python benchmarks/imitation.py ../shared/data/cifar10 --out runs/imitation [--kind graft] [--children 12] [--seed 0]
 
-Children are drawn that do not cost more than the original (by estimate) and take over less than all of its weights, one
-for each draw of the mutation's random state. Each is judged right after grafting (batch-norm statistics
+Children are drawn that do not cost more than the original (by estimate) and take over less than all of its weights or
+have a tenth less of its operations, one for each draw of the mutation's random state. Each is judged right after grafting (batch-norm statistics
 re-estimated), after its new part has imitated the one that it replaced, and after fine-tuning with the original as
 teacher: with imitation, without it, and from scratch (fresh weights, no teacher), all three within the same processor
 time: that of ``--epochs`` of fine-tuning. Accuracy is that on the validation split. Prints a row a child, means and
@@ -26,7 +26,7 @@ from kinds import KINDS, trained
 
 from netgraft import tasks
 from netgraft.convert.to_torch import to_module
-from netgraft.costs.analytic import latency_estimate
+from netgraft.costs.analytic import flops, latency_estimate
 from netgraft.ir import Edit, Model, apply, inherit, untrained
 from netgraft.mutations import Mutation
 from netgraft.recipes.evaluation import Trainer
@@ -44,7 +44,8 @@ def children(model: Model, mutation: Mutation, seed: int) -> Iterator[tuple[Edit
         for edit in mutation.edits(model.graph, model.weights, np.random.default_rng(draw)):
             graph = apply(model.graph, edit)
             weights, inheritance = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
-            if latency_estimate(graph) <= 1.02 * most and inheritance.share < 0.97:
+            changed = inheritance.share < 0.97 or flops(graph) < 0.9 * flops(model.graph)
+            if latency_estimate(graph) <= 1.02 * most and changed:
                 yield edit, Model(graph, weights, "child"), inheritance.share
                 break
 

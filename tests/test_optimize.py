@@ -295,8 +295,8 @@ def test_resuming_with_other_settings_is_refused(source: str, front: ng.Front) -
         optimize(source, front.path, resume=True, limits=("flops<=0.5x",))
     with pytest.raises(StudyError, match="another seed"):
         optimize(source, front.path, resume=True, limits=limits, seed=2)
-    with pytest.raises(StudyError, match=r"tune_epochs 0.5 \(now 2\)"):
-        optimize(source, front.path, resume=True, limits=limits, plan=replace(PLAN, tune_epochs=2))
+    with pytest.raises(StudyError, match=r"tune_epochs 2 \(now 3\)"):
+        optimize(source, front.path, resume=True, limits=limits, plan=replace(PLAN, tune_epochs=3))
     with pytest.raises(StudyError, match="other operations allowed"):
         mutation = recipe.default_mutations(ops=frozenset(["conv2d", "relu"]))
         optimize(source, front.path, resume=True, limits=limits, mutation=mutation)
