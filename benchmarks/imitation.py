@@ -3,12 +3,12 @@
     python benchmarks/imitation.py ../shared/data/cifar10 --out runs/imitation [--kind graft] [--children 12] [--seed 0]
 
 Children are drawn that do not cost more than the original (by estimate) and take over less than all of its weights or
-have a tenth less of its operations, one for each draw of the mutation's random state. Each is judged right after grafting (batch-norm statistics
-re-estimated), after its new part has imitated the one that it replaced, and after fine-tuning with the original as
-teacher: with imitation, without it, and from scratch (fresh weights, no teacher), all three within the same processor
-time: that of ``--epochs`` of fine-tuning. Accuracy is that on the validation split. Prints a row a child, means and
-standard deviations, and in how many children imitation was ahead. New parts imitate however large they are. Results are
-lines of OUT/KIND.jsonl; started again, the benchmark goes on with what is missing.
+have a tenth less of its operations, one for each draw of the mutation's random state. Each is judged right after
+grafting (batch-norm statistics re-estimated), after its new part has imitated the one that it replaced, and after fine-
+tuning with the original as teacher: with imitation, without it, and from scratch (fresh weights, no teacher), all three
+within the same processor time: that of ``--epochs`` of fine-tuning. Accuracy is that on the validation split. Prints a
+row a child, means and standard deviations, and in how many children imitation was ahead. New parts imitate however
+large they are. Results are lines of OUT/KIND.jsonl; started again, the benchmark goes on with what is missing.
 """
 
 from __future__ import annotations
