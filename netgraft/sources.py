@@ -45,7 +45,7 @@ EXPORTED = ("model.pt2", "model.onnx")
 _SEED = 0
 
 
-def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: Shape | None = None) -> Model:
+def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: Shape | str | None = None) -> Model:
     """The network that ``source`` names or is.
 
     ``zoo:NAME``
@@ -70,11 +70,12 @@ def load(source: Source, *, example_inputs: Inputs | None = None, input_shape: S
         As it is; it is not changed.
 
     A module is read by running it on ``example_inputs``: those given, or random ones of ``input_shape`` (without the
-    batch), or those that the file calls ``NAME_example_inputs`` or ``example_inputs``, or that the module has as an
-    attribute ``example_inputs``. SourceError says what is missing or wrong.
+    batch: ``(3, 32, 32)`` or ``"3x32x32"``), or those that the file calls ``NAME_example_inputs`` or
+    ``example_inputs``, or that the module has as an attribute ``example_inputs``. SourceError says what is missing or
+    wrong.
     """
     if example_inputs is None and input_shape is not None:
-        example_inputs = _images(input_shape)
+        example_inputs = _images(parse_shape(input_shape) if isinstance(input_shape, str) else input_shape)
     if isinstance(source, ExportedProgram):
         return from_exported(source)
     if isinstance(source, nn.Module):

@@ -232,7 +232,10 @@ def test_modules_classes_and_functions_of_a_file(networks: Path) -> None:
 
 def test_a_network_of_a_file_can_have_inputs_of_its_own(networks: Path) -> None:
     assert load(f"{networks}:flat").graph.inputs[0].type.shape == (Batch(), 5)
-    assert load(f"{networks}:net", input_shape=(3, 6, 4)).graph.inputs[0].type.shape == (Batch(), 3, 6, 4)
+    for shape in ((3, 6, 4), "3x6x4"):
+        assert load(f"{networks}:net", input_shape=shape).graph.inputs[0].type.shape == (Batch(), 3, 6, 4)
+    with pytest.raises(SourceError, match="'3,6,4' is no shape"):
+        load(f"{networks}:net", input_shape="3,6,4")
     given = torch.randn(2, 3, 5, 5)
     assert load(f"{networks}:net", example_inputs=given).graph.inputs[0].type.shape == (Batch(), 3, 5, 5)
 
