@@ -5,8 +5,9 @@
 ``forms``: every form of every convolution of a ResNet-20, one by one: how often its Fisher potential is not below the
 original layer's, on one mini-batch of CIFAR-10. ``speed``: a ResNet-34, a ResNeXt-29 (2x64d) and a DenseNet through
 the recipe: how many candidates are legal, and how fast the fastest are, measured in onnxruntime beside the original.
-``accuracy``: a ResNet-34 of a quarter of the width, trained on CIFAR-10 (kept in ``--out``), and random candidates that
-inherit its weights, all trained equally long; and how well Fisher potential, FLOPs and parameters rank their accuracy.
+``accuracy``: the same networks of a quarter of their width (``--networks``), trained on CIFAR-10 (kept in ``--out``),
+and random candidates that inherit their weights, all trained equally long; and how well Fisher potential, FLOPs and
+parameters rank their accuracy.
 
 All three in turn, or those named with ``--parts``. How Fisher potential ranks trained networks of NAS-Bench-201 is part
 of ``benchmarks/training_free.py``.
@@ -37,6 +38,7 @@ from netgraft.mutations.program import Program
 from netgraft.proxies import of_task
 from netgraft.recipes.program import drawn, fastest_legal
 from netgraft.recipes.proposals import Potential, child_of
+from netgraft.recipes.run import RATES
 from netgraft.zoo.resnet import Bottleneck
 
 SPEED = {"ResNet-34": 64, "ResNeXt-29 (2x64d)": 32, "DenseNet-BC-40": 32}
@@ -56,7 +58,8 @@ def main() -> None:
     parser.add_argument("--subset", type=int, default=10_000, help="training examples used (a fifth validates)")
     parser.add_argument("--epochs", type=float, default=5.0, help="for which the original is trained")
     parser.add_argument("--tune", type=float, default=1.0, help="epochs for it and for each child afterwards")
-    parser.add_argument("--children", type=int, default=10, help="of the third part")
+    parser.add_argument("--children", type=int, default=10, help="of each network of the third part")
+    parser.add_argument("--networks", nargs="+", default=list(SPEED), choices=list(SPEED), help="of the third part")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -128,9 +131,14 @@ def run_speed(options: argparse.Namespace) -> None:
 
 
 def run_accuracy(options: argparse.Namespace) -> None:
-    """Prints the third table."""
-    name, size = "ResNet-34", 64
-    model = network(name, size, 0.25)
+    """Prints the third table, a network at a time."""
+    for name in options.networks:
+        accuracy_of(name, options)
+
+
+def accuracy_of(name: str, options: argparse.Namespace) -> None:
+    """Prints what candidates of one network come to."""
+    model = network(name, SPEED[name], 0.25)
     task = load_data(options.data, model, subset=options.subset)
     model = trained(model, task, options)
     places, candidates = drawn(model, options.children, seed=1)
@@ -164,7 +172,7 @@ def run_accuracy(options: argparse.Namespace) -> None:
 
 def trained(model: Model, task: tasks.Task, options: argparse.Namespace) -> Model:
     """The network after its training, from ``--out`` where it is."""
-    kept = options.out / f"resnet34-{options.subset}-{options.epochs:g}.safetensors"
+    kept = options.out / f"{model.name.partition(' ')[0].lower()}-{options.subset}-{options.epochs:g}.safetensors"
     if not kept.exists():
         module = to_module(model)
         tasks.train(module, task, tasks.Schedule(options.epochs), seed=0)
@@ -176,7 +184,8 @@ def trained(model: Model, task: tasks.Task, options: argparse.Namespace) -> Mode
 def tuned(model: Model, task: tasks.Task, options: argparse.Namespace) -> tasks.Score:
     """Validation accuracy after the same short training for everybody."""
     module = to_module(model)
-    tasks.train(module, task, tasks.Schedule(options.tune, learning_rate=0.05), seed=0)
+    tasks.train(module, task, tasks.Schedule(options.tune, learning_rate=RATES[task.optimiser]), seed=0)
+    tasks.recalibrate(module, task, batches=8, seed=0)
     return tasks.evaluate(module, task, "validation")
 
 

@@ -91,6 +91,16 @@ SUBJECTS = {
 }
 
 
+LOOKS = {
+    "original": ("0.4", "o"),
+    "netgraft, fastest": ("#1f5fbf", "o"),
+    "netgraft, best": ("#1f5fbf", "^"),
+    "uniform width": ("#b45f06", "s"),
+    "Torch-Pruning": ("#a02020", "D"),
+}
+"""The colour and the mark of each way in a picture."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A row of one seed: ``test`` by the name of the data, ``seconds`` of processor time that it took in all."""
@@ -115,6 +125,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20, help="networks that a search fine-tunes")
     parser.add_argument("--seconds", type=float, default=30.0, help="of the measurement that is reported")
+    parser.add_argument("--picture", type=Path, help="draw the table into this file, too")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -127,9 +138,12 @@ def main() -> None:
             print(f"\n{name}, seed {seed}", *read(file), sep="\n", flush=True)
     print("\n| subject | network | test | measured latency [99 %] | FLOPs | parameters | processor time, min |")
     print("|---|---|---|---|---|---|---|")
-    for name in options.subjects:
-        for line in lines([read(options.out / name / f"{seed}.json") for seed in range(options.seeds)]):
+    found = {n: [read(options.out / n / f"{seed}.json") for seed in range(options.seeds)] for n in options.subjects}
+    for name, seeds in found.items():
+        for line in lines(seeds):
             print(f"| {name} | {line}")
+    if options.picture:
+        draw(found, options.picture)
 
 
 def read(file: Path) -> list[Entry]:
@@ -159,6 +173,29 @@ def lines(seeds: list[list[Entry]]) -> Iterator[str]:
 def _spread(values: list[float], form: str) -> str:
     middle, low, high = (format(value, form) for value in (mean(values), min(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({low} to {high})"
+
+
+def draw(found: dict[str, list[list[Entry]]], file: Path) -> None:
+    """A panel a subject: how far each network's quality is from the original's, against its measured time."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(
+        1, len(found), figsize=(3.4 * len(found), 3.4), layout="constrained", squeeze=False
+    )
+    for panel, (name, seeds) in zip(panels[0], found.items(), strict=True):
+        for way, (colour, marker) in LOOKS.items():
+            points = [(e, entries[0]) for entries in seeds for e in entries if e.way == way]
+            times = [entry.latency for entry, _ in points]
+            gains = [entry.test[""] - original.test[""] for entry, original in points]
+            panel.plot(times, gains, marker, color=colour, label=way, markersize=8, alpha=0.8)
+        panel.axhline(0, color="0.5", linewidth=0.8)
+        panel.axvline(1, color="0.5", linewidth=0.8)
+        panel.set_title(name)
+        panel.set_xlabel("measured time, original = 1")
+    panels[0][0].set_ylabel("quality, less the original's")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(file, dpi=160)
 
 
 def run(name: str, seed: int, options: argparse.Namespace) -> list[Entry]:
