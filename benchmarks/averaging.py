@@ -31,6 +31,7 @@ from torch.optim.swa_utils import AveragedModel
 from netgraft import tasks, zoo
 from netgraft.convert.to_torch import to_module
 from netgraft.ir import Model, apply, inherit
+from netgraft.mutations.graft import Graft
 from netgraft.mutations.trim import Trim
 from netgraft.recipes.evaluation import Trainer
 from netgraft.tasks import Schedule, Split, Task, evaluate, recalibrate, train
@@ -79,7 +80,7 @@ def trainings(
     fresh = zoo.build("resnet20")
     yield {"what": "from scratch", "epochs": scratch} | row(fresh, task, Schedule(scratch), seed, None)
     trainer = Trainer(original, task, seed, 0.05)
-    _, graft, _ = next(children(original, 1000 * seed))
+    _, graft, _ = next(children(original, Graft(), 1000 * seed))
     for what, child in (("graft", graft), ("trim", trimmed(original, seed))):
         begun = trainer.recalibrated(child)
         for epochs in lengths:

@@ -27,6 +27,7 @@ from scipy.stats import spearmanr
 from netgraft import tasks
 from netgraft.convert.to_torch import to_module
 from netgraft.ir import Model
+from netgraft.mutations.graft import Graft
 from netgraft.recipes.evaluation import Trainer
 from netgraft.recipes.finals import HEAT
 from netgraft.tasks import evaluate
@@ -75,7 +76,7 @@ def main() -> None:
     for number in range(options.children):
         if number == len(done):
             seed = 1000 * number
-            child = trimmed(original, seed) if number % 2 else next(children(original, seed))[1]
+            child = trimmed(original, seed) if number % 2 else next(children(original, Graft(), seed))[1]
             done.append(row(trainer, child, number, options.tune, options.final))
             with journal.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")

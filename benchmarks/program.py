@@ -143,7 +143,7 @@ def accuracy_of(name: str, options: argparse.Namespace) -> None:
     model = trained(model, task, options)
     places, candidates = drawn(model, options.children, seed=1)
     potential = Potential(model, places, of_task(task, options.batch, 0))
-    children = [child_of(model, edits) for edits in candidates]
+    children = [child_of(model, edits)[0] for edits in candidates]
     times = compare(children, model, seconds=2.0 * len(children))
     start = tasks.evaluate(to_module(model), task, "validation")
     whole = tuned(model, task, options)
