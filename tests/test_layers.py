@@ -125,6 +125,10 @@ LAYERS: dict[str, tuple[str, str]] = {
     "loops.lower": ("ir.* loops.nest", "numpy"),
     "loops": ("loops.nest loops.rewrites loops.forms loops.lower", ""),
     "mutations.*": ("ir.* channels.* segments.* fit loops.*", "numpy"),
+    "tasks.task": ("", "torch"),
+    "tasks.running": ("tasks.task", "torch"),
+    "tasks.judging": ("tasks.task tasks.running", "torch"),
+    "tasks.training": ("tasks.task tasks.running", "torch"),
     "tasks.*": ("convert.* metrics", "numpy torch torchmetrics pyarrow PIL sklearn"),
     "proxies.*": ("ir.* convert.* tasks.*", "numpy torch"),
     # the search and its memory

@@ -41,7 +41,7 @@ LATENCY_SECONDS = 5.0
 
 
 RATES = {"sgd": 0.02, "adam": 0.05}
-"""The learning rates of fine-tuning, by what a task is trained with (Adam takes :data:`netgraft.tasks.task.ADAM` of
+"""The learning rates of fine-tuning, by what a task is trained with (Adam takes :data:`netgraft.tasks.training.ADAM` of
 it): faster, what weights knew is lost that a short training does not bring back (``docs/results.md``).
 """
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from netgraft.errors import DataError
-from netgraft.tasks.task import Split, SplitName, Task, judge
+from netgraft.tasks.judging import judge
+from netgraft.tasks.task import Split, SplitName, Task
 
 COUNT = 3
 """How many examples are looked at."""
