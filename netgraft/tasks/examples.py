@@ -45,9 +45,9 @@ def examples(module: nn.Module, task: Task, split: SplitName = "test", count: in
     found = []
     for one in _spread(task, split, count):
         outputs, values = judge(module, task, one)
-        drawn = _checked(task, task.draw(one.inputs, one.targets, outputs))
+        drawn = _checked(task, task.draw(one.inputs.cpu(), one.targets.cpu(), outputs.cpu()))
         given, wanted, made = map(_middle, drawn)
-        found.append(Example(given, wanted, made, task.quality.over(values).item()))
+        found.append(Example(given, wanted, made, task.quality.over(values.cpu()).item()))
     return found
 
 

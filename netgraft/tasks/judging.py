@@ -1,6 +1,6 @@
 """How good a network is on a task: its quality with a standard error, and how far it agrees with a teacher.
 
-`evaluate` and `agreement` always compute in float32, as the exported network does.
+`evaluate` and `agreement` always compute in float32, as the exported network does, on the task's device.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from netgraft.tasks.running import in_mode, prepared, row_batches
+from netgraft.tasks.device import moved, with_doubles
+from netgraft.tasks.running import prepared, row_batches, running, training_rows
 from netgraft.tasks.task import Split, SplitName, Task
 
 _EVALUATION_BATCH = 256
-
 _EVALUATION_VALUES = 1 << 22
 """Numbers that a batch for judging holds at most, or else a single example: whole pictures are large."""
 
@@ -34,21 +34,26 @@ class Score:
 def evaluate(module: nn.Module, task: Task, split: SplitName) -> Score:
     """Judge `module` on a whole split, in eval mode and float32; its own modes are restored."""
     values: list[Tensor] = []
-    loss = 0.0
-    for batch in _judged_together(task.split(split).parts):
-        outputs, measured = judge(module, task, batch)
-        values.append(measured.double())
-        loss += task.loss(outputs, batch.targets).item() * len(batch)
-    value, of = torch.cat(values), task.quality.of
+    losses: list[tuple[Tensor, int]] = []
+    with torch.no_grad(), running(module, task.device, training=False):
+        for batch in _judged_together(task.split(split).parts):
+            outputs, measured = judge(module, task, batch)
+            values.append(measured)
+            losses.append((task.loss(outputs, moved(batch.targets, outputs.device)), len(batch)))
+    value, of = torch.cat(values).cpu().double(), task.quality.of  # read at the end: until then nobody waits
+    loss = sum(loss.item() * count for loss, count in losses) / len(value)
     error = standard_error(value, task.quality.span) if of is None else jackknife(value, of)
-    return Score(quality=task.quality.over(value).item(), error=error, loss=loss / len(value))
+    return Score(quality=task.quality.over(value).item(), error=error, loss=loss)
 
 
 def judge(module: nn.Module, task: Task, batch: Split) -> tuple[Tensor, Tensor]:
-    """The outputs of `module` for a batch, in eval mode and float32, and what the task's quality measures of each."""
-    with torch.no_grad(), in_mode(module, training=False):
-        outputs = module(prepared(task, batch.inputs))
-        return outputs, task.quality.measure(outputs, batch.targets)
+    """The outputs of `module` for a batch, in eval mode and float32, and what the task's quality measures of each; both
+    where the task is, or on the CPU where that cannot measure in float64.
+    """
+    with torch.no_grad(), running(module, task.device, training=False):
+        outputs = module(prepared(task, moved(batch.inputs, task.device)))
+        outputs = moved(outputs, with_doubles(task.device))
+        return outputs, task.quality.measure(outputs, moved(batch.targets, outputs.device))
 
 
 def standard_error(values: Tensor, span: float | None = None) -> float:
@@ -85,9 +90,9 @@ Answers = Sequence[tuple[Tensor, Tensor]]
 def answers(teacher: nn.Module, task: Task, *, batches: int, batch_size: int = 128, seed: int) -> Answers:
     """What `teacher` says on so many training batches, in eval mode, in float32: for many to be compared with."""
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad(), in_mode(teacher, training=False):
+    with torch.no_grad(), running(teacher, task.device, training=False):
         return [
-            (rows, teacher(prepared(task, task.train.inputs[rows])))
+            (rows, teacher(prepared(task, training_rows(task, rows)[0])))
             for rows in islice(row_batches(len(task.train), batch_size, generator), batches)
         ]
 
@@ -97,9 +102,9 @@ def agreement(module: nn.Module, task: Task, answers: Answers) -> float:
 
     A cheap check that needs no training and no targets, in eval mode, in float32, at temperature 1.
     """
-    with torch.no_grad(), in_mode(module, training=False):
+    with torch.no_grad(), running(module, task.device, training=False):
         losses = [
-            task.imitate(module(prepared(task, task.train.inputs[rows])), outputs, 1.0).item()
+            task.imitate(module(prepared(task, training_rows(task, rows)[0])), outputs, 1.0).item()
             for rows, outputs in answers
         ]
     return sum(losses) / len(losses)

@@ -1,13 +1,15 @@
-"""How a network is run on the examples of a task, in training and in judging alike."""
+"""How a network is run on the examples of a task, in training and in judging alike: on the task's device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from netgraft.tasks.device import computing, moved
 from netgraft.tasks.task import Task
 
 
@@ -21,6 +23,13 @@ def row_batches(examples: int, batch_size: int, generator: torch.Generator) -> I
         rows = rows[batch_size:]
 
 
+def training_rows(task: Task, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Training examples by their row numbers, as stored, and their targets, on the task's device."""
+    inputs, targets = task.train.inputs, task.train.targets
+    rows = moved(rows, inputs.device)
+    return moved(inputs[rows], task.device), moved(targets[rows], task.device)
+
+
 def prepared(task: Task, inputs: Tensor) -> Tensor:
     """A stored batch as the network takes it; images channels-last, the layout in which convolutions are fastest."""
     if inputs.ndim == 4:
@@ -29,12 +38,19 @@ def prepared(task: Task, inputs: Tensor) -> Tensor:
 
 
 @contextmanager
-def in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a module into train or eval mode, and each of its parts back into its own mode afterwards."""
+def running(module: nn.Module, device: torch.device, *, training: bool) -> Iterator[None]:
+    """A module on a device, in train or eval mode; afterwards it is where it was, and each of its parts in its mode."""
     before = [(part, part.training) for part in module.modules()]
+    first = next(chain(module.parameters(), module.buffers()), None)
+    home = device if first is None else first.device
     module.train(training)
     try:
-        yield
+        if home != device:
+            module.to(device)
+        with computing(device):
+            yield
     finally:
+        if home != device:
+            module.to(home)
         for part, was_training in before:
             part.training = was_training

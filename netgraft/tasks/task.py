@@ -8,7 +8,7 @@ carries and in nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from netgraft.errors import DataError
+from netgraft.tasks.device import CPU, device_named, moved, room
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -47,6 +48,15 @@ class Split:
         """Itself alone, as all examples have one size."""
         return (self,)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the examples take."""
+        return self.inputs.nbytes + self.targets.nbytes
+
+    def to(self, device: torch.device) -> Split:
+        """The same examples on a device."""
+        return Split(moved(self.inputs, device), moved(self.targets, device))
+
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.inputs.shape[1:])) or "single"
         return f"Split({len(self):,} examples: {shape} {_type(self.inputs)} inputs, {_type(self.targets)} targets)"
@@ -72,6 +82,15 @@ class Mixed:
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the examples take."""
+        return sum(part.nbytes for part in self.parts)
+
+    def to(self, device: torch.device) -> Mixed:
+        """The same examples on a device."""
+        return Mixed(tuple(part.to(device) for part in self.parts))
 
     def __repr__(self) -> str:
         return f"Mixed({len(self):,} examples of {len(self.parts):,} sizes)"
@@ -131,6 +150,11 @@ class Task:
       between images.
     - `classes`: names of the outputs, empty where they have none.
     - `notes`: what was done to the data that its owner may want to know, one sentence each.
+    - `device`: where networks are trained and judged on it; see :meth:`to`.
+
+    On another device than the CPU these functions are given tensors there, and must make theirs there, too; only
+    `draw` always has them on the CPU, and the `generator` is the CPU's everywhere, so that a seed draws the same
+    examples: `torch.rand(n, generator=generator).to(inputs.device)`.
     """
 
     name: str
@@ -146,6 +170,47 @@ class Task:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     draw: Draw | None = None
+    device: torch.device = CPU
+
+    def to(self, device: str | torch.device) -> Task:
+        """The task on a device, as :func:`~netgraft.tasks.device.device_named` reads it: whoever trains or judges a
+        network on it does so there, wherever the network was. ``auto`` leaves a task that is on one where it is.
+
+        The data goes along if it takes a quarter of the memory that is free there at most; if not, it stays where it is
+        and follows batch by batch. OptionError for a device that cannot be used, DataError where `augment` or `prepare`
+        does not work there.
+        """
+        if device == "auto" and self.device != CPU:
+            return self
+        device = device_named(device)
+        splits = (self.train, self.validation, self.test)
+        place = device if sum(split.nbytes for split in splits) <= room(device) else CPU
+        task = replace(
+            self,
+            train=self.train.to(place),
+            validation=self.validation.to(place),
+            test=self.test.to(place),
+            device=device,
+        )
+        if device != CPU:
+            task._check_functions()
+        return task
+
+    def _check_functions(self) -> None:
+        """DataError where the task's own functions do not work where it is, before anything is trained."""
+        inputs, targets = (moved(part[:2], self.device) for part in (self.train.inputs, self.train.targets))
+        doing = "augment"
+        try:
+            if self.augment is not None:
+                inputs, _ = self.augment(inputs, targets, torch.Generator().manual_seed(0))
+            doing = "prepare"
+            self.prepare(inputs)
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"{doing} of the task {self.name} does not work on {self.device}: {reason}. It must make its "
+                "tensors where those are that it is given (inputs.device); the device cpu always works"
+            ) from None
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name} {len(self.split(name)):,}" for name in get_args(SplitName))

@@ -1,9 +1,11 @@
-"""How a network is trained on a task, and its batch-norm statistics are estimated anew. Everything runs on the CPU.
+"""How a network is trained on a task, and its batch-norm statistics are estimated anew: on the task's device.
 
-Precision and determinism. Training runs in bfloat16 (`torch.autocast`) where the processor multiplies bfloat16 in
-hardware (see `native_bf16`) and in float32 elsewhere; `recalibrate` always computes in float32, as the exported network
-does. A training is reproducible bit by bit under its seed on one machine with one version of torch and one number of
-threads. Another processor, precision or number of threads sums in another order and gives slightly different weights.
+Precision and determinism. Training runs in bfloat16 (`torch.autocast`) where the device multiplies bfloat16 in hardware
+(see `native_bf16`) and in float32 elsewhere; `recalibrate` always computes in float32, as the exported network does. A
+training is reproducible bit by bit under its seed on one processor with one version of torch and one number of threads.
+Another device, precision or number of threads sums in another order and gives slightly different weights. On CUDA
+convolutions and products are computed alike each time; a few operations (the gradient of bilinear scaling, say) sum in
+an order that torch does not promise.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -22,13 +24,16 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from netgraft.errors import OptionError, SourceError
-from netgraft.tasks.running import in_mode, prepared, row_batches
+from netgraft.tasks.device import CPU, random_from
+from netgraft.tasks.running import prepared, row_batches, running, training_rows
 from netgraft.tasks.task import Task
 
 Precision = Literal["auto", "bf16", "fp32"]
 
 ADAM = 0.02
 """The share of a schedule's learning rate, which is SGD's, that Adam (Kingma & Ba, ICLR 2015) takes: 0.001 of 0.05."""
+LOOK = 20
+"""Steps after which the loss is looked at where the CPU does not compute it: to look is to wait until it is there."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,17 @@ class Trained:
 
 
 @cache
-def native_bf16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware (AVX512-BF16 or AMX), so that training in it is faster.
+def native_bf16(device: torch.device = CPU) -> bool:
+    """Whether a device multiplies bfloat16 in hardware (this processor by AVX512-BF16 or AMX, CUDA since Ampere), so
+    that training in it is faster.
 
-    Emulated bfloat16 is slower than float32, and so is counted as absent. A torch that cannot tell (older than 2.10)
-    and other processors count as absent too: training is then slower, never wrong.
+    Emulated bfloat16 is slower than float32, and so is counted as absent. A torch that cannot tell of processors (older
+    than 2.10), other processors and other devices count as absent too: training is then slower, never wrong.
     """
-    if not hasattr(torch.cpu, "get_capabilities"):
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(feature, False) for feature in ("avx512_bf16", "amx_bf16"))
@@ -126,50 +135,61 @@ def train(
     distillation: Distillation = _EVENLY,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> Trained:
-    """Train `module` in place on the task's training split and leave it in eval mode, without gradients.
+    """Train `module` in place on the task's training split and leave it in eval mode, without gradients, where it was.
 
     The order of examples, their augmentation and the module's own randomness (dropout) follow from `seed`; the caller's
     random state is left alone. With a `teacher`, the loss is mixed with the imitation of its outputs (Hinton et al.,
     "Distilling the Knowledge in a Neural Network", 2015, section 2). `on_step(step, total, loss)` is called after each
     step, counted from 1, with the loss before it; what it raises ends the training there and reaches the caller. A loss
-    that is not finite ends it with `diverged=True`. Raises `SourceError` if the module has nothing to train.
+    that is not finite ends it with `diverged=True`. On another device than the CPU the losses of :data:`LOOK` steps are
+    read at once, so both are noticed up to so many steps later. Raises `SourceError` if the module has nothing to
+    train.
     """
     began = time.perf_counter()
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise SourceError(f"nothing to train: no parameter of {type(module).__name__} requires a gradient")
     total = schedule.steps(len(task.train))
-    optimiser = _optimiser(module, schedule, task)
+    every = 1 if task.device == CPU else LOOK
     share = ADAM if task.optimiser == "adam" else 1.0
     generator = torch.Generator().manual_seed(seed)
     losses: list[float] = []
-    taught = nullcontext() if teacher is None else in_mode(teacher, training=False)
-    with torch.random.fork_rng(), _trained_form(module), taught:
-        torch.manual_seed(seed)
+    unread: list[Tensor] = []
+    taught = nullcontext() if teacher is None else running(teacher, task.device, training=False)
+    with random_from(seed, task.device), _trained_form(module, task.device), taught:
+        optimiser = _optimiser(module, schedule, task)
         average = averaged(module, schedule.average * total) if schedule.average else None
         for step, rows in enumerate(islice(row_batches(len(task.train), schedule.batch_size, generator), total)):
             for group in optimiser.param_groups:
                 group["lr"] = share * schedule.rate(step, total)
             inputs, targets = _varied(task, rows, generator)
             inputs = prepared(task, inputs)
-            with _autocast(schedule.precision):
+            with _autocast(schedule.precision, task.device):
                 outputs = module(inputs)
             loss = task.loss(outputs.float(), targets)
             if teacher is not None:
-                with torch.no_grad(), _autocast(schedule.precision):
+                with torch.no_grad(), _autocast(schedule.precision, task.device):
                     wanted = teacher(inputs)
                 imitation = task.imitate(outputs.float(), wanted.float(), distillation.temperature)
                 loss = torch.lerp(loss, imitation, distillation.weight)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                break
+            unread.append(loss.detach())
+            told = len(losses)
+            if len(unread) == every or step + 1 == total:
+                losses += [one.item() for one in unread]
+                unread.clear()
+                if not all(map(math.isfinite, losses[told:])):
+                    break
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimiser.step()
             if average is not None:
                 average.update_parameters(module)
             if on_step is not None:
-                on_step(step + 1, total, losses[-1])
+                for number, seen in enumerate(losses[told:], told + 1):
+                    on_step(number, total, seen)
         if average is not None:
             module.load_state_dict(average.module.state_dict())
-    optimiser.zero_grad()
+        optimiser.zero_grad()
+    losses = losses[: 1 + next((at for at, seen in enumerate(losses) if not math.isfinite(seen)), len(losses))]
     tail = losses[-max(1, len(losses) // 10) :]
     return Trained(
         steps=len(losses),
@@ -223,7 +243,7 @@ def recalibrate(module: nn.Module, task: Task, *, batches: int = 16, batch_size:
         return
     momenta = [norm.momentum for norm in norms]
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad(), in_mode(module, training=False):
+    with torch.no_grad(), running(module, task.device, training=False):
         for norm in norms:
             norm.train()
             norm.reset_running_stats()
@@ -237,8 +257,6 @@ def recalibrate(module: nn.Module, task: Task, *, batches: int = 16, batch_size:
 
 def _optimiser(module: nn.Module, schedule: Schedule, task: Task) -> torch.optim.Optimizer:
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise SourceError(f"nothing to train: no parameter of {type(module).__name__} requires a gradient")
     if task.optimiser == "adam":
         return torch.optim.Adam(parameters, lr=ADAM * schedule.learning_rate, fused=True)
     return torch.optim.SGD(
@@ -255,22 +273,26 @@ def _optimiser(module: nn.Module, schedule: Schedule, task: Task) -> torch.optim
 
 def _varied(task: Task, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Training examples and their targets, augmented where the task has a way to."""
-    inputs, targets = task.train.inputs[rows], task.train.targets[rows]
+    inputs, targets = training_rows(task, rows)
     return (inputs, targets) if task.augment is None else task.augment(inputs, targets, generator)
 
 
-def _autocast(precision: Precision) -> torch.autocast:
-    bf16 = native_bf16() if precision == "auto" else precision == "bf16"
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16)
+def _autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    bf16 = native_bf16(device) if precision == "auto" else precision == "bf16"
+    if not bf16 and device.type not in ("cpu", "cuda"):
+        return nullcontext()  # not every device has an autocast to be switched off
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
 @contextmanager
-def _trained_form(module: nn.Module) -> Iterator[None]:
-    """Train mode with channels-last weights; afterwards eval mode with weights laid out as others expect them."""
-    module.train()
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads miss this one
+def _trained_form(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Train mode on a device with channels-last weights; afterwards eval mode where the module was, with weights laid
+    out as others expect them.
+    """
     try:
-        yield
+        with running(module, device, training=True):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads miss this
+            yield
     finally:
         module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as above
         module.eval()
