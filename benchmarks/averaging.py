@@ -4,7 +4,7 @@
 
 With each seed a ResNet-20 for CIFAR-10 is trained from scratch, and two children of a trained one (a graft and a trim,
 drawn anew for each seed) are fine-tuned for each of ``--epochs`` with it as teacher. During each training averages over
-several shares of its steps (``netgraft.tasks.task.averaged``) are taken of the same weights, so that arms differ in
+several shares of its steps (``netgraft.tasks.training.averaged``) are taken of the same weights, so that arms differ in
 nothing else. Prints for each length of training the accuracy of the last weights on images of the test split, and by
 how many points each average differs from that: mean and standard error over trainings; with the averaged statistics of
 batch norms, and for one share with statistics estimated anew. Results are lines of OUT/trainings.jsonl; started again,
@@ -35,7 +35,7 @@ from netgraft.mutations.graft import Graft
 from netgraft.mutations.trim import Trim
 from netgraft.recipes.evaluation import Trainer
 from netgraft.tasks import Schedule, Split, Task, evaluate, recalibrate, train
-from netgraft.tasks.task import averaged
+from netgraft.tasks.training import averaged
 
 SHARES = (0.05, 0.1, 0.2)
 ANEW = 0.1

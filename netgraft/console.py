@@ -14,6 +14,7 @@ from rich.table import Table
 from netgraft.candidate import Trial, TrialState
 from netgraft.events import (
     CandidateJudged,
+    DeviceChanged,
     Event,
     FinalBegun,
     FinalsBegun,
@@ -68,6 +69,13 @@ class Watcher:
         match event:
             case PretrainingBegun(epochs):
                 self._show(f"training the original for {epochs:g} epochs")
+            case DeviceChanged(before, now):
+                self.console.print(
+                    f"[yellow]note:[/] the run was on {before} and goes on on {now}: trainings come out slightly "
+                    "different there",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             case LimitScaled(limit, milliseconds, share):
                 self._show(f"the original takes {milliseconds:.3g} ms here, so {limit} is taken as {share:.2f}x")
             case StepDone(step, total):

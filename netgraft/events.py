@@ -16,6 +16,14 @@ class PretrainingBegun:
 
 
 @dataclass(frozen=True)
+class DeviceChanged:
+    """The run goes on on another device (``now``) than ``before``: trainings come out slightly different there."""
+
+    before: str
+    now: str
+
+
+@dataclass(frozen=True)
 class LimitScaled:
     """A limit on latency was given in a unit of time; the original takes ``original_ms`` on this machine, so it is kept
     to as ``share`` of the original's time.
@@ -116,6 +124,7 @@ class RunInterrupted:
 
 Event = (
     PretrainingBegun
+    | DeviceChanged
     | LimitScaled
     | StepDone
     | ProposingBegun

@@ -57,6 +57,7 @@ def side_by_side(
     The ranges of activations are those of so many training ``images``, drawn by ``seed``. Quality is what onnxruntime
     computes, the engine that times are measured on may be another. MeasureError where a network cannot be quantised.
     """
+    task = task.to("cpu")  # where onnxruntime computes
     files = [
         (name, precision, _file(model, task, precision, images, seed))
         for name, model in models.items()

@@ -19,7 +19,8 @@ from netgraft.mutations.fixed import fixed_by
 from netgraft.recipes import Plan
 from netgraft.study import check_unused
 from netgraft.table_commands import table_from
-from netgraft.terminal import InputShape, Source, evolve, load, pretrain_epochs
+from netgraft.tasks.device import CPU, described, device_named
+from netgraft.terminal import InputShape, Source, console, evolve, heard, load, note, pretrain_epochs
 
 
 def _common(
@@ -72,6 +73,13 @@ def _common(
     only: Annotated[
         list[str] | None, typer.Option(help="change nothing but what this pattern matches, such as 'stages.2.*'")
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="where networks are trained and judged: auto (CUDA where there is some, or else the CPU), cpu, cuda, "
+            "cuda:1 or mps; latency is measured as ever"
+        ),
+    ] = "auto",
     engine: Annotated[str, typer.Option(help="inline, or processes:N to evaluate N networks at a time")] = "inline",
 ) -> None:
     """The arguments and options of every recipe's command."""
@@ -131,6 +139,7 @@ def _run(
     on: str | None,
     freeze: list[str] | None,
     only: list[str] | None,
+    device: str,
     engine: str,
 ) -> None:
     arguments = own()
@@ -139,7 +148,13 @@ def _run(
     latencies = table_from(table) if table else None
     model = load(source, input_shape)
     fixed_by(model.graph, freeze or [], only or [])  # a wrong pattern is better heard of before data is read
+    device_named(device)  # likewise
     task = load_data(data, model, subset=subset, normalize=normalize)
+    with heard() as notices:
+        task = task.to(device)
+    note(notices)
+    if task.device != CPU:
+        console.print(f"networks are trained and judged on {described(task.device)}", highlight=False)
     plan = Plan(
         finalists=finalists,
         tune_epochs=tune_epochs,
@@ -164,6 +179,7 @@ def _run(
             only=only or [],
             table=latencies,
             on=on,
+            device=task.device,
             engine=workers,
             settings={"source": source, "data": data, "subset": subset, "normalize": normalize, "command": command},
         )

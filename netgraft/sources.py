@@ -191,7 +191,7 @@ def _from_zoo(text: str, example_inputs: Inputs | None) -> Model:
     given = dict(parse_qsl(query, keep_blank_values=True))
     shape = parse_shape(given.pop("input")) if "input" in given else None
     options = {option: _number(option, value) for option, value in given.items()}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         module = zoo.build(name, **options)
     if shape is None:
@@ -267,7 +267,7 @@ def _build(builder: Any, path: Path, name: str) -> Any:
             "network, and name that"
         )
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             return builder()
     except Exception as error:
@@ -317,7 +317,7 @@ def _run(path: Path) -> Mapping[str, Any]:
     sys.path.insert(0, str(path.resolve().parent))
     sys.modules[name] = module
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_SEED)
             spec.loader.exec_module(module)
     except SyntaxError as error:

@@ -36,9 +36,18 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test trains on by itself is the CPU on every machine, but for tests that are for a graphics card."""
+    if torch.cuda.is_available() and not request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr("netgraft.tasks.device._automatic", lambda: torch.device("cpu"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that use the real data sets, and skip them where there are none."""
+    """Mark the tests that use the real data sets, and skip them where there are none; likewise those for a GPU."""
     for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU, and torch finds no CUDA here"))
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.shared_data)
         if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():

@@ -205,6 +205,8 @@ class Network(nn.Module):
                 return values[value].shape[axis] * times // held
             case Device():
                 return values[node.inputs[0]].device
+            case Constant("device", name):
+                return next((held.device for held in values.values()), torch.device(name))  # where the network runs
             case Constant(kind, name):
                 return constant(kind, name)
             case Data(value):

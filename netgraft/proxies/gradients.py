@@ -25,7 +25,7 @@ def snip(probe: Probe) -> float:
     """
     weights = probe.model.weights
     return sum(
-        float((torch.as_tensor(weights[key], dtype=torch.float64) * gradient).abs().sum())
+        float((torch.as_tensor(weights[key], dtype=torch.float64) * gradient.cpu()).abs().sum())
         for key, gradient in probe.whole.weights.items()
     )
 

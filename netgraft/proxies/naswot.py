@@ -24,7 +24,9 @@ def naswot(probe: Probe) -> float:
         if len(probe.whole.values[value]) % n:
             continue  # the same for every example
         signs = (probe.whole.values[value].reshape(n, -1) > 0).float().mul_(2).sub_(1)
-        kernel += ((signs @ signs.T).double() + signs.shape[1]) / 2  # agreements, from agreements less disagreements
+        kernel += (
+            (signs @ signs.T).cpu().double() + signs.shape[1]
+        ) / 2  # agreements, from agreements less disagreements
     if not kernel.any():
         raise MeasureError(f"{probe.model.name} has no ReLU, or activation like it, to look at")
     return float(torch.linalg.slogdet(kernel).logabsdet)

@@ -16,6 +16,8 @@ from netgraft.errors import MeasureError, NetgraftError
 from netgraft.ir import Batch, Graph, Model, Node, Value, untrained
 from netgraft.ir.ops import CONVOLUTIONS, TRANSPOSED
 from netgraft.tasks import Task
+from netgraft.tasks.device import computing, moved, random_from, with_doubles
+from netgraft.tasks.running import training_rows
 
 LAYERS = CONVOLUTIONS | TRANSPOSED | {"linear"}
 """The operations whose weights are learned and mixed: what proxies call a layer."""
@@ -34,7 +36,8 @@ Loss = Callable[[Tensor | tuple[Tensor, ...], Sequence[Tensor]], Tensor]
 @dataclass(frozen=True, eq=False)
 class Minibatch:
     """Inputs [N, ...] of a network, one for each that it has, with targets [N, ...]; ``loss(outputs, targets)`` gives a
-    scalar, outputs being what the network returns. ``origin`` says for people where it came from.
+    scalar, outputs being what the network returns. ``origin`` says for people where it came from. Networks are run on
+    the device that it is on.
     """
 
     inputs: tuple[Tensor, ...]
@@ -64,10 +67,11 @@ class Minibatch:
 
 
 def of_task(task: Task, size: int = 64, seed: int = 0) -> Minibatch:
-    """Training examples of a task, not augmented, drawn by ``seed``; its own loss."""
+    """Training examples of a task, not augmented, drawn by ``seed``, on the task's device; its own loss."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(task.train), generator=generator)[:size]
-    inputs, targets = task.prepare(task.train.inputs[rows]), task.train.targets[rows]
+    inputs, targets = (moved(part, with_doubles(task.device)) for part in training_rows(task, rows))
+    inputs = task.prepare(inputs)
 
     def loss(outputs: Tensor | tuple[Tensor, ...], targets: Sequence[Tensor]) -> Tensor:
         assert isinstance(outputs, Tensor), "tasks are for networks with one output"
@@ -168,12 +172,12 @@ class Probe:
         watched = Graph.known(graph.inputs, graph.nodes, (*graph.outputs, *known), graph.returns)
         keys = list(dict.fromkeys(node.weights["weight"] for node in self.layers))
         try:
+            device = batch.inputs[0].device
             module = to_module(replace(self.model, graph=watched)).train()
             for parameter in module.parameters():
                 parameter.data = _laid_out(parameter.data)
-            parameters = dict(module.named_parameters())
-            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed)
+            parameters = dict(module.to(device).named_parameters())
+            with torch.enable_grad(), computing(device), random_from(self.seed, device):
                 found = module(*map(_laid_out, batch.inputs))
                 given = (found,) if isinstance(found, Tensor) else found
                 outputs, values = given[: len(graph.outputs)], given[len(graph.outputs) :]
@@ -200,7 +204,7 @@ def gradients_of(scalar: Tensor, by: Sequence[Tensor]) -> list[Tensor]:
     if scalar.requires_grad and wanted:
         found = torch.autograd.grad(scalar, wanted, allow_unused=True, materialize_grads=True)
     known = {id(x): gradient for x, gradient in zip(wanted, found, strict=False)}
-    return [known[id(x)] if id(x) in known else torch.zeros(x.shape) for x in by]
+    return [known[id(x)] if id(x) in known else torch.zeros(x.shape, device=x.device) for x in by]
 
 
 def without(graph: Graph, ops: frozenset[str]) -> Graph:

@@ -33,7 +33,12 @@ def synflow(probe: Probe) -> float:
     }
     keys = {node.weights["weight"] for node in probe.layers}
     try:
-        module = to_module(replace(probe.model, graph=graph, weights=magnitudes)).double().eval()
+        module = (
+            to_module(replace(probe.model, graph=graph, weights=magnitudes))
+            .double()
+            .eval()
+            .to(probe.batch.inputs[0].device)
+        )
         inputs = [
             torch.ones_like(x[: len(x) // len(probe.batch)], dtype=torch.float64)
             if x.is_floating_point()

@@ -104,13 +104,13 @@ def amc(
         clock = None
         if metric == "latency" and begun.plan.measure == "search":
             clock = Clock(original, study.trials[0].scores["latency"], begun.conditions)
-        moments = Moments.of(original, task, images=images, seed=run.seed)
+        moments = Moments.of(original, begun.task, images=images, seed=run.seed)
         search(
             Space(original, NOTHING, begun.score),
             Learning(walk, moments, quality, episodes, run.seed),
             [
                 Rung("count", Count(begun.latency)),
-                Rung("reward", Reward(task), keep=1, choose=Spread([quality])),
+                Rung("reward", Reward(begun.task), keep=1, choose=Spread([quality])),
                 Rung("best", Keeping(clock)),
             ],
             budget=Budget(generations=1),

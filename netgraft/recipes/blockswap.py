@@ -122,7 +122,7 @@ def blockswap(
 
     def find(begun: Begun, probed: Probed) -> Sequence[Proposal]:
         return largest_potential(
-            *(begun.original, task, wanted.bound / (1 + TOLERANCE)),  # none of them breaks the limit
+            *(begun.original, begun.task, wanted.bound / (1 + TOLERANCE)),  # none of them breaks the limit
             candidates=candidates,
             keep=keep,
             batch=batch,

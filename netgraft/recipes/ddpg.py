@@ -59,7 +59,7 @@ class Agent:
         self.rng = np.random.default_rng(seed)
         self.memory: deque[tuple[Step, float]] = deque(maxlen=memory)
         self.average: float | None = None
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.actor, self.critic = _Actor(features), _Critic(features)
         self.slow_actor, self.slow_critic = deepcopy(self.actor), deepcopy(self.critic)

@@ -19,6 +19,8 @@ from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.costs.analytic import flops
 from netgraft.ir import DType, Graph, Model, Node, Region, Value
 from netgraft.tasks import Task, recalibrate
+from netgraft.tasks.device import random_from
+from netgraft.tasks.running import running
 
 from .looking import Look, some_training_data
 
@@ -125,17 +127,17 @@ def imitate(
     share = flops(part.graph) / max(1, flops(child.graph))
     if share > largest:
         return Imitation(child)
-    module = to_module(Model(part.graph, {key: child.weights[key] for key in part.graph.weight_types})).train()
+    module = to_module(Model(part.graph, {key: child.weights[key] for key in part.graph.weight_types}))
     region = Region.of(part.graph.position)
-    free = [p for key, p in module.named_parameters() if p.requires_grad and not region.others(child.graph, key)]
+    free = [key for key, p in module.named_parameters() if p.requires_grad and not region.others(child.graph, key)]
     if not free:
         return Imitation(child)
     batches, size = _activations(parent, part, task, images, batch_size, seed)
     scales = [None if v is None else _variance([wanted[i] for _, wanted in batches]) for i, v in enumerate(part.wanted)]
-    optimiser = torch.optim.Adam(free, lr=learning_rate)
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    seen: list[Tensor] = []
+    with random_from(seed, task.device), running(module, task.device, training=True):
+        optimiser = torch.optim.Adam([p for key, p in module.named_parameters() if key in free], lr=learning_rate)
         for step in range(steps):
             given, wanted = batches[int(torch.randint(len(batches), (), generator=generator))]
             outputs = module(*given)
@@ -146,12 +148,13 @@ def imitate(
                 if w is not None and scale is not None
             ]
             loss = torch.stack(losses).mean()
-            if not isfinite(loss.item()):
-                return Imitation(child)
+            seen.append(loss.detach())
             optimiser.param_groups[0]["lr"] = learning_rate * (1 + cos(pi * step / steps)) / 2
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimiser.step()
+    if not all(isfinite(loss.item()) for loss in seen):  # read at the end: to read is to wait
+        return Imitation(child)
     taught = replace(child, weights={**child.weights, **weights_of(module)})
     whole = to_module(taught)
     recalibrate(whole, task, batches=-(-512 // batch_size), batch_size=batch_size, seed=seed)

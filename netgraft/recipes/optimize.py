@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from netgraft.candidate import TrialState
 from netgraft.engine import Engine, Inline
@@ -85,6 +86,7 @@ def optimize(
     predictor: Predictor | Literal["shipped"] | None = None,
     table: Estimates | None = None,
     on: str | None = None,
+    device: str | torch.device = "auto",
     settings: Mapping[str, Any] | None = None,
     on_event: Listener = nobody,
 ) -> Front:
@@ -114,6 +116,7 @@ def optimize(
         only=only,
         table=table,
         on=on,
+        device=device,
         engine=engine or Inline(),
         settings=settings or {},
         on_event=on_event,

@@ -56,7 +56,7 @@ def program(
 
     def find(begun: Begun, probed: Probed) -> Sequence[Proposal]:
         return fastest_legal(
-            *(begun.original, task),
+            *(begun.original, begun.task),
             candidates=candidates,
             keep=keep,
             batch=batch,

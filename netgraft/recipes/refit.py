@@ -17,6 +17,7 @@ from netgraft.channels import Site, channels
 from netgraft.convert.to_torch import to_module, weights_of
 from netgraft.ir import Batch, Carry, Edit, Graph, Keep, Model, Node, Slice, Value, apply, inherit
 from netgraft.tasks import Task, recalibrate
+from netgraft.tasks.running import running
 
 from .looking import Look, some_training_data
 
@@ -25,11 +26,12 @@ def gradients(model: Model, task: Task, *, images: int = 512, seed: int) -> dict
     """Gradients of the task's loss by the keys of the weights, on some training images (eval mode): for
     :class:`~netgraft.mutations.importance.Taylor`.
     """
-    module = to_module(model).eval()
-    for inputs, targets in some_training_data(task, images, seed):
-        loss = task.loss(module(inputs), targets) * len(inputs) / images
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    return {key: p.grad.numpy() for key, p in module.named_parameters() if p.grad is not None}
+    module = to_module(model)
+    with running(module, task.device, training=False):
+        for inputs, targets in some_training_data(task, images, seed):
+            loss = task.loss(module(inputs), targets) * len(inputs) / images
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return {key: p.grad.cpu().numpy() for key, p in module.named_parameters() if p.grad is not None}
 
 
 def magnitudes(model: Model, task: Task, *, images: int = 512, seed: int) -> dict[Site, npt.NDArray[np.floating]]:
@@ -47,7 +49,7 @@ def magnitudes(model: Model, task: Task, *, images: int = 512, seed: int) -> dic
         found = look(inputs)
         for value, dim in sites:
             size = found[value].abs().transpose(0, dim).flatten(1).mean(dim=1)
-            total[value, dim] = total[value, dim] + size.numpy() * len(inputs) / images
+            total[value, dim] = total[value, dim] + size.cpu().numpy() * len(inputs) / images
     return dict(total)
 
 
@@ -204,7 +206,8 @@ def _sampled(
 ) -> tuple[Tensor, Tensor]:
     """What a layer reads at some places, with a one for its bias, and what it should give there."""
     sample = _at_places if node.op == "conv2d" else _at_tokens
-    x, y = (part.double() for part in sample(node, features, targets, positions, generator))
+    # Equations of many thousands of sums are solved in float64, which is at home on the CPU.
+    x, y = (part.cpu().double() for part in sample(node, features, targets, positions, generator))
     if "bias" in node.weights:
         x = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], dim=1)
     return x, y

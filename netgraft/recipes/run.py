@@ -24,13 +24,23 @@ from netgraft.costs.analytic import latency_estimate
 from netgraft.costs.measured.flags import machine
 from netgraft.engine import Engine, Inline
 from netgraft.errors import DataError, OptionError, StudyError
-from netgraft.events import LimitScaled, Listener, PretrainingBegun, RunInterrupted, StepDone, TrialRecorded, nobody
+from netgraft.events import (
+    DeviceChanged,
+    LimitScaled,
+    Listener,
+    PretrainingBegun,
+    RunInterrupted,
+    StepDone,
+    TrialRecorded,
+    nobody,
+)
 from netgraft.front import Front
 from netgraft.ir import Graph, Model, render
 from netgraft.metrics import Limit, parse_goals, parse_limit
 from netgraft.spaces.space import GraphScores
 from netgraft.study import Study
 from netgraft.tasks import Score, SplitName, Task, evaluate
+from netgraft.tasks.device import CPU, described
 
 from .clock import HERE, Conditions
 from .evaluation import Trainer, counted
@@ -41,7 +51,7 @@ LATENCY_SECONDS = 5.0
 
 
 RATES = {"sgd": 0.02, "adam": 0.05}
-"""The learning rates of fine-tuning, by what a task is trained with (Adam takes :data:`netgraft.tasks.task.ADAM` of
+"""The learning rates of fine-tuning, by what a task is trained with (Adam takes :data:`netgraft.tasks.training.ADAM` of
 it): faster, what weights knew is lost that a short training does not bring back (``docs/results.md``).
 """
 
@@ -148,6 +158,7 @@ class RunOptions(TypedDict, total=False):
     only: Sequence[str]
     table: Estimates | None
     on: str | None
+    device: str | torch.device
     engine: Engine
     settings: Mapping[str, Any]
     on_event: Listener
@@ -161,7 +172,8 @@ class Run:
     The parts of the network that the patterns ``freeze`` match are left as they are, and all but those that ``only``
     matches: patterns of module paths such as ``head.*``, as :func:`netgraft.mutations.fixed.fixed_by` reads them. With
     a ``table`` latency is estimated by it (:mod:`netgraft.costs.tables`) instead of by counting. It is measured ``on``
-    another machine if one is named: a folder that ``netgraft worker`` serves there, or ``ssh://host``. ``engine``
+    another machine if one is named: a folder that ``netgraft worker`` serves there, or ``ssh://host``. Networks are
+    trained and judged on the ``device`` that :meth:`netgraft.tasks.Task.to` puts the task on. ``engine``
     evaluates candidates (:mod:`netgraft.engine`). ``settings`` is kept in run.json and shown in the report (how the run
     was called). ``on_event`` hears what happens, as :mod:`netgraft.events`.
     """
@@ -174,6 +186,7 @@ class Run:
     only: Sequence[str] = ()
     table: Estimates | None = None
     on: str | None = None
+    device: str | torch.device = "auto"
     engine: Engine = field(default_factory=Inline)
     settings: Mapping[str, Any] = field(default_factory=dict)
     on_event: Listener = nobody
@@ -192,6 +205,11 @@ class Begun:
     latency: Callable[[Graph], float]
     bounds: Sequence[Limit]
     conditions: Conditions
+
+    @property
+    def task(self) -> Task:
+        """The task, on the device of the run."""
+        return self.trainer.task
 
     @property
     def original(self) -> Model:
@@ -219,6 +237,7 @@ def conduct(
     """
     latency = run.table.latency if run.table else latency_estimate
     score = partial(counted, latency=latency)
+    task = task.to(run.device)
     # Before any work is done.
     conditions = Conditions.of([parse_limit(text, score(model.graph) | {"quality": 1.0}) for text in limits], run.on)
     conditions.check()
@@ -243,6 +262,7 @@ def conduct(
         "examples": examples_of(task),
         "table": "none" if run.table is None else run.table.digest,
         "threads": torch.get_num_threads(),
+        "device": described(task.device),
         **({"on": run.on} if run.on else {}),
         "goals": list(goals),
         "limits": list(limits),
@@ -265,6 +285,8 @@ def conduct(
     with _opened(Path(run.out), asked, run.resume) as study:
         try:
             torch.set_num_threads(study.settings["threads"])  # sums come out differently with another number
+            if not study.finalists:
+                _note_device(study, described(task.device), run.on_event)
             original = _original(study, model, task, plan, run.seed, score, run.on_event)
             run.on_event(TrialRecorded(study.trials[0]))
             assert plan.learning_rate is not None and plan.batch_size is not None, "decided by for_task"
@@ -289,6 +311,20 @@ def conduct(
         except KeyboardInterrupt:
             run.on_event(RunInterrupted())
     return Front(Study.read(Path(run.out)))
+
+
+def _note_device(study: Study, device: str, on_event: Listener) -> None:
+    """Keeps it in the journal, and tells it, where a run goes on on another device than before."""
+    before = (study.note("device") or study.settings).get("device", str(CPU))  # the first runs knew no other
+    if device != before:
+        study.add_note("device", device=device)
+        on_event(DeviceChanged(before, device))
+        warnings.warn(
+            f"the run in {study.path} goes on on {device}; so far it was on {before}: what is trained from here on "
+            "comes out slightly different from what it would there",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _check_table(table: Estimates, conditions: Conditions) -> None:
@@ -372,7 +408,7 @@ def _opened(out: Path, asked: Mapping[str, Any], resume: bool) -> Study:
 def examples_of(task: Task) -> str:
     """Names the examples of a task, split by split."""
     parts = [part for name in get_args(SplitName) for part in task.split(name).parts]
-    return fingerprint(*(array.numpy() for part in parts for array in (part.inputs, part.targets)))
+    return fingerprint(*(array.cpu().numpy() for part in parts for array in (part.inputs, part.targets)))
 
 
 def fingerprint(*parts: str | npt.NDArray[Any]) -> str:
@@ -418,7 +454,8 @@ def _judge(model: Model, task: Task) -> Score:
         score = evaluate(to_module(model), task, "validation")
     except (RuntimeError, LookupError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{model.name} cannot be judged on {task.name}: {reason}") from None
+        hint = "" if task.device == CPU else f" (on {task.device}; the CPU, --device cpu, may do)"
+        raise DataError(f"{model.name} cannot be judged on {task.name}: {reason}{hint}") from None
     if not isfinite(score.quality):
         raise DataError(f"{model.name} has the {task.quality.name} {score.quality} on {task.name}, which is no number")
     return score

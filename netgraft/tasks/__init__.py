@@ -10,29 +10,12 @@
 from __future__ import annotations
 
 from netgraft.tasks.examples import Example, examples
+from netgraft.tasks.judging import Answers, Score, agreement, answers, evaluate
 from netgraft.tasks.key_points import key_points
 from netgraft.tasks.restoration import denoising, super_resolution
 from netgraft.tasks.segmentation import segmentation
-from netgraft.tasks.task import (
-    Answers,
-    Distillation,
-    Mixed,
-    Precision,
-    Quality,
-    Schedule,
-    Score,
-    Split,
-    SplitName,
-    Task,
-    Trained,
-    agreement,
-    answers,
-    classification,
-    evaluate,
-    native_bf16,
-    recalibrate,
-    train,
-)
+from netgraft.tasks.task import Mixed, Quality, Split, SplitName, Task, classification
+from netgraft.tasks.training import Distillation, Precision, Schedule, Trained, native_bf16, recalibrate, train
 from netgraft.tasks.vision import load
 
 __all__ = [

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from netgraft.errors import DataError
-from netgraft.tasks.task import Split, SplitName, Task, judge
+from netgraft.tasks.judging import judge
+from netgraft.tasks.task import Split, SplitName, Task
 
 COUNT = 3
 """How many examples are looked at."""
@@ -44,9 +45,9 @@ def examples(module: nn.Module, task: Task, split: SplitName = "test", count: in
     found = []
     for one in _spread(task, split, count):
         outputs, values = judge(module, task, one)
-        drawn = _checked(task, task.draw(one.inputs, one.targets, outputs))
+        drawn = _checked(task, task.draw(one.inputs.cpu(), one.targets.cpu(), outputs.cpu()))
         given, wanted, made = map(_middle, drawn)
-        found.append(Example(given, wanted, made, task.quality.over(values).item()))
+        found.append(Example(given, wanted, made, task.quality.over(values.cpu()).item()))
     return found
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from netgraft.errors import DataError, OptionError
 from netgraft.tasks import shapes
+from netgraft.tasks.device import moved
 from netgraft.tasks.images import SPELLINGS
 from netgraft.tasks.pictures import colours, decoded, rgb, split
 from netgraft.tasks.segmentation import shifted
@@ -95,14 +96,14 @@ class MoveAndMirror:
 
     def __call__(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         count, _, height, width = inputs.shape
-        top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
-        mirrored = torch.rand(count, generator=generator) < 0.5
-        moved = shifted(inputs, self.padding, top, left, 0)
-        images = torch.where(mirrored.view(-1, 1, 1, 1), moved.flip(3), moved)
+        top, left = moved(torch.randint(2 * self.padding + 1, (2, count), generator=generator), inputs.device)
+        mirrored = moved(torch.rand(count, generator=generator) < 0.5, inputs.device)
+        cut = shifted(inputs, self.padding, top, left, 0)
+        images = torch.where(mirrored.view(-1, 1, 1, 1), cut.flip(3), cut)
         targets = targets.clone()
         targets[:, :, 0] += (self.padding - left)[:, None]
         targets[:, :, 1] += (self.padding - top)[:, None]
-        other = targets[:, list(self.pairs)]
+        other = targets[:, moved(torch.tensor(self.pairs), targets.device)]
         other[:, :, 0] = width - other[:, :, 0]
         targets = torch.where(mirrored.view(-1, 1, 1), other, targets)
         inside = (targets[:, :, :2] >= 0).all(2) & (targets[:, :, 0] < width) & (targets[:, :, 1] < height)
@@ -118,8 +119,8 @@ def map_difference(outputs: Tensor, targets: Tensor, size: tuple[int, int]) -> T
     away a guess is right. The Gaussians' deviation is a 32nd of the map's height, as 2 of 64 in the paper.
     """
     height, width = outputs.shape[2:]
-    y = (torch.arange(height) + 0.5) * size[0] / height
-    x = (torch.arange(width) + 0.5) * size[1] / width
+    y = (torch.arange(height, device=targets.device) + 0.5) * size[0] / height
+    x = (torch.arange(width, device=targets.device) + 0.5) * size[1] / width
     deviation = max(1.0, height / 32) * size[0] / height
     along = [
         torch.exp(-((places - targets[:, :, i, None]) ** 2) / (2 * deviation**2)) for i, places in ((1, y), (0, x))

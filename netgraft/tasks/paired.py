@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from netgraft.tasks.task import Quality, Score, SplitName, Task, evaluate, jackknife, standard_error
+from netgraft.tasks.judging import Score, evaluate, jackknife, standard_error
+from netgraft.tasks.task import Quality, SplitName, Task
 
 
 def evaluate_each(module: nn.Module, task: Task, split: SplitName) -> tuple[Score, Tensor]:

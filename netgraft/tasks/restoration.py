@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from netgraft.errors import DataError, OptionError
+from netgraft.tasks.device import moved
 from netgraft.tasks.pictures import Pictures, Pixels, continued, decoded, find, rgb, split, tiles
 from netgraft.tasks.task import Mixed, Quality, Split, Task
 
@@ -128,7 +129,7 @@ class Noise:
 
     def on(self, clean: Tensor, generator: torch.Generator) -> Tensor:
         """The pictures with noise, rounded to whole numbers but not clipped: int16."""
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = moved(torch.randn(clean.shape, generator=generator), clean.device)
         return noise.mul_(self.sigma).add_(clean).round_().to(torch.int16)
 
 
@@ -140,7 +141,7 @@ def turned(inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple
     if inputs.shape[2] == inputs.shape[3]:
         changes.append(lambda x: x.transpose(2, 3))
     for change in changes:
-        chosen = (torch.rand(len(inputs), generator=generator) < 0.5).view(-1, 1, 1, 1)
+        chosen = moved(torch.rand(len(inputs), generator=generator) < 0.5, inputs.device).view(-1, 1, 1, 1)
         inputs, targets = (torch.where(chosen, change(x), x) for x in (inputs, targets))
     return inputs, targets
 
@@ -217,7 +218,7 @@ def _luminance(pixels: Tensor, border: int) -> Tensor:
     """Y of BT.601 of pictures [N, C, H, W] from 0 to 255 in three channels, or their only channel; without a border."""
     pixels = pixels.float()
     if pixels.shape[1] == 3:
-        weights = torch.tensor([65.481, 128.553, 24.966]) / 255
+        weights = moved(torch.tensor([65.481, 128.553, 24.966]) / 255, pixels.device)
         pixels = torch.einsum("nchw,c->nhw", pixels, weights)[:, None] + 16
     return pixels[:, :, border : pixels.shape[2] - border, border : pixels.shape[3] - border]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from netgraft.errors import DataError
 from netgraft.tasks import shapes
+from netgraft.tasks.device import moved
 from netgraft.tasks.pictures import Pictures, decoded, decoded_mask, find, rgb, split
 from netgraft.tasks.task import Quality, Split, Task, softened_divergence
 from netgraft.tasks.vision import normalisation
@@ -80,8 +81,8 @@ class CropAndMirror:
 
     def __call__(self, inputs: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         count = len(inputs)
-        top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
-        mirrored = (torch.rand(count, generator=generator) < 0.5).view(-1, 1, 1, 1)
+        top, left = moved(torch.randint(2 * self.padding + 1, (2, count), generator=generator), inputs.device)
+        mirrored = moved(torch.rand(count, generator=generator) < 0.5, inputs.device).view(-1, 1, 1, 1)
         made = []
         for tensor, filling in ((inputs, 0), (targets[:, None], VOID)):
             crops = shifted(tensor, self.padding, top, left, filling)
@@ -95,7 +96,7 @@ def shifted(tensor: Tensor, padding: int, top: Tensor, left: Tensor, filling: in
     """
     count, _, height, width = tensor.shape
     padded = F.pad(tensor, (padding,) * 4, value=filling)
-    return padded.unfold(2, height, 1).unfold(3, width, 1)[torch.arange(count), :, top, left]
+    return padded.unfold(2, height, 1).unfold(3, width, 1)[torch.arange(count, device=top.device), :, top, left]
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

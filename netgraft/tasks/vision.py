@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from netgraft.errors import DataError, NetgraftError, OptionError
 from netgraft.tasks.datasets import READ_ONCE, read
+from netgraft.tasks.device import moved
 from netgraft.tasks.images import KINDS, Collection, Images, decode, find
 from netgraft.tasks.task import Split, Task, classification
 
@@ -36,7 +37,7 @@ class Normalise:
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        mean, std = (moved(torch.tensor(values).view(1, -1, 1, 1), images.device) for values in (self.mean, self.std))
         return torch.sub(images, mean).div_(std)
 
 
@@ -54,10 +55,10 @@ class CropAndFlip:
         count, _, height, width = images.shape
         padded = F.pad(images, (self.padding,) * 4)
         crops = padded.unfold(2, height, 1).unfold(3, width, 1)  # [N, C, top, left, H, W], a view: nothing is copied
-        top, left = torch.randint(2 * self.padding + 1, (2, count), generator=generator)
-        images = crops[torch.arange(count), :, top, left]
+        top, left = moved(torch.randint(2 * self.padding + 1, (2, count), generator=generator), images.device)
+        images = crops[torch.arange(count, device=images.device), :, top, left]
         if self.flip:
-            mirrored = torch.rand(count, generator=generator) < 0.5
+            mirrored = moved(torch.rand(count, generator=generator) < 0.5, images.device)
             images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
         return images, targets
 
