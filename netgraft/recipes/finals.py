@@ -80,27 +80,25 @@ def finalists_of(
     """
     sound = _sound(study, quality, limits)
     best_ones = [sound[i] for i in front([[goal.cost(t.scores) for goal in goals] for t in sound])]
-    return _worthiest(study, best_ones, goals, count)
+    return _worthiest(study, best_ones, goals, count, tolerance_of(study.trials[0]))
 
 
 def entrants_of(
     study: Study, goals: Sequence[Goal], quality: Goal, count: int, limits: Sequence[Limit] = ()
 ) -> list[Trial]:
     """As :func:`finalists_of`, for ``count`` finalists :data:`ENTRANTS` times as many: those that no other one clearly
-    dominates, as their short fine-tunings tell little more.
+    dominates, as their short fine-tunings tell little more; of which the heat tells who catches up.
     """
     if all(goal.metric != "quality" for goal in goals):
         return finalists_of(study, goals, quality, count, limits)  # training decides nothing
     sound = _sound(study, quality, limits)
     stopped = dominated([Rival(t.number, t.scores, t.scores["quality_error"]) for t in sound], goals)
     open_ones = [t for t in sound if t.number not in stopped]
-    return _worthiest(study, open_ones, goals, ENTRANTS * count)
+    return _worthiest(study, open_ones, goals, ENTRANTS * count, PROMISING * tolerance_of(study.trials[0]))
 
 
-def _worthiest(study: Study, trials: Sequence[Trial], goals: Sequence[Goal], count: int) -> list[Trial]:
-    """Of trials as they were fine-tuned, shortly."""
-    original = study.trials[0]
-    within = corner(original.scores, goals, PROMISING * tolerance_of(original))
+def _worthiest(study: Study, trials: Sequence[Trial], goals: Sequence[Goal], count: int, loss: float) -> list[Trial]:
+    within = corner(study.trials[0].scores, goals, loss)
     return [trials[i] for i in worthiest([[goal.cost(t.scores) for goal in goals] for t in trials], within, count)]
 
 

@@ -30,7 +30,7 @@ _MEMORY = 256 << 20
 """Bytes of activations that are kept, at most: where images are large, there are fewer."""
 
 
-LARGEST = 0.5
+LARGEST = 0.4
 """The share of a network's operations that is new in it at most where it imitates: of more, fine-tuning makes more in
 the same time (``docs/results.md``).
 """
