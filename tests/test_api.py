@@ -49,6 +49,7 @@ def test_signatures() -> None:
         "predictor",
         "table",
         "on",
+        "device",
         "settings",
         "on_event",
     ]
