@@ -117,7 +117,7 @@ def main() -> None:
         tune_epochs=options.tune_epochs,
         final_epochs=options.final_epochs,
         finalists=3,
-    )
+    ).for_task(task)
     front = ng.optimize(
         untrained,
         task,
@@ -139,8 +139,9 @@ def main() -> None:
     equally_long = study.load_model(study.finalists[0].model)
     extra = study.finalists[0].epochs
     baseline = to_onnx(equally_long)
-    trainer = Trainer(original, task, options.seed, plan.learning_rate)
-    scratch = Trainer(original, task, options.seed, 0.1, teaching=False)
+    assert plan.learning_rate is not None and plan.batch_size is not None, "decided by for_task"
+    trainer = Trainer(original, task, options.seed, plan.learning_rate, batch_size=plan.batch_size)
+    scratch = Trainer(original, task, options.seed, 0.1, teaching=False, batch_size=plan.batch_size)
 
     def finish(model: Model) -> Model:
         return trained(trainer.train(trainer.recalibrated(model), extra, "final", 0), model)
