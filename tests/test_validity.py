@@ -20,7 +20,7 @@ from netgraft.ir import Batch, Builder, Edit, Graph, Keep, Model, Region, Tensor
 from netgraft.segments import default
 
 DRAWS = 400
-"""For each of the golden graphs; ``benchmarks/validity.py`` is the same for more networks and many more draws."""
+"""For each of the golden graphs; ``benchmarks/every_child.py`` is the same for more networks and many more draws."""
 
 
 @cache

@@ -1,6 +1,6 @@
 """Is every child a network? Draws children by the thousand, builds them, and counts what is wrong with any of them.
 
-    python benchmarks/validity.py [--count 100000] [--seed 0] [--out validity] [--networks resnet20 ...]
+    python benchmarks/every_child.py [--count 100000] [--seed 0] [--out validity] [--networks resnet20 ...]
         [--ways program ...]
 
 From each network in turn a hundred children: grafts, random regions replaced through random wirings by random segments
