@@ -19,8 +19,9 @@ import copy
 import json
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from types import TracebackType
 
 import numpy as np
 import onnxruntime
@@ -51,14 +52,21 @@ class Failure:
     message: str
 
 
-@contextmanager
-def _finding(kind: str, found: list[Failure]) -> Iterator[None]:
+@dataclass(frozen=True)
+class _Finding(AbstractContextManager[None, bool]):
     """Whatever is raised inside becomes a failure of this kind."""
-    try:
-        yield
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        found.append(Failure(kind, f"{type(error).__name__} at {place.name}:{place.lineno}: {error}"))
+
+    kind: str
+    found: list[Failure]
+
+    def __exit__(
+        self, type_: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        place = traceback.extract_tb(trace)[-1]
+        self.found.append(Failure(self.kind, f"{type(error).__name__} at {place.name}:{place.lineno}: {error}"))
+        return True
 
 
 def check_edit(parent: Model, edit: Edit) -> tuple[Graph | None, list[Failure]]:
@@ -71,14 +79,14 @@ def check_edit(parent: Model, edit: Edit) -> tuple[Graph | None, list[Failure]]:
     """
     found: list[Failure] = []
     child: Graph | None = None
-    with _finding("edit", found):
+    with _Finding("edit", found):
         child = apply(parent.graph, edit)
         found += _outside(parent.graph, edit, child)
         if edit_from_data(json.loads(json.dumps(edit_to_data(edit)))) != edit:
             found.append(Failure("edit", "the edit read from its own JSON is another edit"))
     if child is None:
         return None, found
-    with _finding("digest", found):
+    with _Finding("digest", found):
         anew = Graph(child.inputs, child.nodes, child.outputs)
         if dict(anew.types) != dict(child.types) or dict(anew.weight_types) != dict(child.weight_types):
             found.append(Failure("shapes", "the shape rules give other types than the child declares"))
@@ -88,7 +96,7 @@ def check_edit(parent: Model, edit: Edit) -> tuple[Graph | None, list[Failure]]:
             said, counted = change(parent.graph, edit), count(anew) - count(parent.graph)
             if said != counted:
                 found.append(Failure(kind, f"the edit is said to add {said}, it adds {counted}"))
-    with _finding("weights", found):
+    with _Finding("weights", found):
         if not is_affordable(edit.replacement):
             return child, found
         weights, inheritance = inherit(parent.graph, edit, parent.weights, np.random.default_rng(0))
@@ -136,7 +144,7 @@ def is_affordable(graph: Graph) -> bool:
 def check_text(graph: Graph) -> list[Failure]:
     """Whether a graph, written and read again, is the same in every node, type and digit of its digest."""
     found: list[Failure] = []
-    with _finding("text", found):
+    with _Finding("text", found):
         read = parse(render(graph))
         if read.nodes != graph.nodes or read.digest != graph.digest or dict(read.types) != dict(graph.types):
             found.append(Failure("text", "the graph read from its own text is another one"))
@@ -155,7 +163,7 @@ def check_run(graph: Graph, seed: int = 0) -> list[Failure]:
     values = tuple(v for v in graph.types if v.node in graph)
     everything = Graph(graph.inputs, graph.nodes, graph.outputs + values)
     device = "cpu" if is_affordable(graph) else "meta"
-    with _finding("builds", found):
+    with _Finding("builds", found):
         with torch.device(device):
             module = to_module(sane_model(everything, seed) if device == "cpu" else _blank(everything))
         returned = _tuple(module(*random_inputs(graph, 2, seed, device)))
@@ -202,8 +210,10 @@ def _gradients(module: torch.nn.Module, outputs: Sequence[Tensor], seed: int) ->
         return
     generator = torch.Generator().manual_seed(seed)
     told = [o for o in outputs if o.requires_grad]
-    total = sum((o * torch.randn(o.shape, generator=generator).to(o.device)).sum() for o in told)
-    gradients = torch.autograd.grad(total, list(trained.values()), allow_unused=True) if told else [None] * len(trained)
+    drawn = [torch.randn(o.shape, generator=generator).to(o) for o in told]
+    gradients: Sequence[Tensor | None] = [None] * len(trained)
+    if told:
+        gradients = torch.autograd.grad(told, list(trained.values()), drawn, allow_unused=True)
     for name, gradient in zip(trained, gradients, strict=True):
         if gradient is None:
             yield Failure("gradients", f"no output depends on {name}")
@@ -218,7 +228,7 @@ def check_onnx(graph: Graph, seed: int = 0, tolerance: float = 1e-4) -> list[Fai
     network that magnifies rounding errors may be off by ``ROUNDING`` times what torch's float32 is from its float64.
     """
     found: list[Failure] = []
-    with _finding("onnx", found):
+    with _Finding("onnx", found):
         model = sane_model(graph, seed)
         session = _session(to_onnx(model))
         module = to_module(model).eval()
