@@ -34,7 +34,7 @@ from netgraft.ir import Model, apply, inherit
 from netgraft.mutations.graft import Graft
 from netgraft.mutations.trim import Trim
 from netgraft.recipes.evaluation import Trainer
-from netgraft.tasks import Schedule, Split, Task, evaluate, recalibrate, train
+from netgraft.tasks import Mixed, Schedule, Split, Task, evaluate, recalibrate, train
 from netgraft.tasks.training import averaged
 
 SHARES = (0.05, 0.1, 0.2)
@@ -60,8 +60,9 @@ def row(module: nn.Module, task: Task, schedule: Schedule, seed: int, teacher: n
     return found | {"anew": evaluate(anew, task, "test").quality}
 
 
-def first(split: Split, examples: int) -> Split:
-    """So many examples of it."""
+def first(split: Split | Mixed, examples: int) -> Split:
+    """So many examples of it, which are of one size."""
+    (split,) = split.parts
     return Split(split.inputs[:examples], split.targets[:examples])
 
 

@@ -51,6 +51,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 CLOSE, ONNX_CLOSE, EXACT = 1e-5, 1e-4, 1e-10
 _PATIENCE = 10
@@ -246,9 +247,9 @@ def examine(module: Any, inputs: tuple[Any, ...]) -> dict[str, Any]:
         worst = max(difference(back.train(training), original.train(training), xs) for xs in given)
         if worst <= CLOSE:
             return worst
-        exact = [copy.deepcopy(part).double().train(training) for part in (back, original)]
+        ours, theirs = (copy.deepcopy(part).double().train(training) for part in (back, original))
         wide = [[x.double() if x.is_floating_point() else x for x in xs] for xs in given]
-        off = max(difference(*exact, xs) for xs in wide)
+        off = max(difference(ours, theirs, xs) for xs in wide)
         return f"f64 {off:.0e}" if off <= EXACT else f"off by {worst:.2g} ({off:.2g} in float64)"
 
     ask("FLOPs known", lambda: known_flops(model))
@@ -279,7 +280,8 @@ def exports() -> Iterator[dict[bool, float]]:
     """
     import torch
 
-    export, seconds = torch.export.export, {}
+    export = torch.export.export
+    seconds: dict[bool, float] = {}
 
     def timed(module: Any, *args: Any, **options: Any) -> Any:
         start = time.process_time()
@@ -288,11 +290,8 @@ def exports() -> Iterator[dict[bool, float]]:
         return program
 
     export(torch.nn.ReLU(), (torch.zeros(2, 3),), strict=False)  # what only the first export loads
-    torch.export.export = timed
-    try:
+    with patch.object(torch.export, "export", timed):
         yield seconds
-    finally:
-        torch.export.export = export
 
 
 def tensors(returned: Any) -> Iterator[Any]:

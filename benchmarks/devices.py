@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 
-from netgraft.devices import Known, fit, hardware, save
+from netgraft.devices import Known, Prior, fit, hardware, save
 from netgraft.spaces.tabular import Benchmark, tabular
 
 TABLES = {"nats-tss": "nasbench201/latency_ms.parquet", "fbnet": "hardware/fbnet_latency_ms.parquet"}
@@ -28,7 +28,10 @@ TABLES = {"nats-tss": "nasbench201/latency_ms.parquet", "fbnet": "hardware/fbnet
 
 def known_devices(table: Benchmark) -> tuple[Known, dict[str, np.ndarray]]:
     """The devices of a table, and their latencies of the architectures that anybody measured."""
-    columns = {metric.partition("@")[2]: table.labels.costs[metric] for metric in table.labels.metrics}
+    columns = {
+        metric.partition("@")[2]: np.array([table.labels.cost(i, metric) for i in range(len(table))], np.float64)
+        for metric in table.labels.metrics
+    }
     measured = ~np.isnan(np.array(list(columns.values()))).all(0)
     archs = [arch for arch, known in zip(table.archs, measured, strict=True) if known]
     latencies = {device: column[measured] for device, column in columns.items()}
@@ -106,19 +109,21 @@ def report(table: Benchmark, known: Known, latencies: dict[str, np.ndarray]) -> 
         prior = known.prior(without=kin, planned=40)
         usable = [place[arch] for arch in prior.plan if not np.isnan(ms[place[arch]])]
         rng = np.random.default_rng(0)
-        random = rng.choice(np.flatnonzero(~np.isnan(ms)), 20, replace=False)
+        random = rng.choice(np.flatnonzero(~np.isnan(ms)), 20, replace=False).tolist()
         close = known.prior(without=[device], planned=40)
         close_usable = [place[arch] for arch in close.plan if not np.isnan(ms[place[arch]])]
         scores = {}
         error = covered = 0.0
-        for label, source, chosen in [
-            ("10", prior, usable[:10]),
-            ("20", prior, usable[:20]),
-            ("random", prior, random),
-            ("close", close, close_usable[:20]),
-        ]:
+        arms: dict[str, tuple[Prior, list[int]]] = {
+            "10": (prior, usable[:10]),
+            "20": (prior, usable[:20]),
+            "random": (prior, random),
+            "close": (close, close_usable[:20]),
+        }
+        for label, (source, chosen) in arms.items():
             rest = np.setdiff1d(np.flatnonzero(~np.isnan(ms)), chosen)
-            found = fit(source, [known.archs[i] for i in chosen], ms[chosen]).predict([known.archs[i] for i in rest])
+            fitted = fit(source, [known.archs[i] for i in chosen], ms[chosen].tolist())
+            found = fitted.predict([known.archs[i] for i in rest])
             scores[label] = correlation(found.ms, ms[rest])
             if label == "20":
                 error = float(np.median(np.abs(found.ms / ms[rest] - 1)))

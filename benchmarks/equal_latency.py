@@ -135,7 +135,7 @@ class TorchPruning:
         for start in range(0, 512, 128):
             rows = slice(start, start + 128)
             task = self.task
-            task.loss(module(task.prepare(task.train.inputs[rows])), task.train.targets[rows]).backward()
+            torch.autograd.backward(task.loss(module(task.prepare(task.train.inputs[rows])), task.train.targets[rows]))
         return self._pruned(module, ratio, tp.importance.GroupTaylorImportance(), everywhere=True)
 
     def _module(self) -> nn.Module:
@@ -151,7 +151,7 @@ class TorchPruning:
         import torch_pruning as tp
 
         (given,) = self.model.graph.inputs
-        x = torch.zeros(2, *given.type.shape[1:])
+        x = torch.zeros(given.type.concrete(2))
         held = {id for id, why in channels(self.model.graph).held.items() if why == "the network's output"}
         ignored = [part for name, part in module.named_modules() if name in held]
         pruner = tp.pruner.BasePruner(

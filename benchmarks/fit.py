@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import autogo_milp
 import numpy as np
@@ -32,6 +32,7 @@ from netgraft.convert.autogo import load_autogo
 from netgraft.convert.to_torch import to_module
 from netgraft.errors import GraphError
 from netgraft.fit import NoFit, choice, fit
+from netgraft.fit.dims import Sum
 from netgraft.ir import Graph, Model, Region, Signature
 from netgraft.segments import Line, Segment, Vocabulary, default, head
 
@@ -188,10 +189,10 @@ def compare(title: str, pairs: Sequence[Pair]) -> None:
     programs = 0
     with_program = []
 
-    def counting(*args: Any) -> dict[int, int]:
+    def counting(pulls: choice.Pulls, sums: Sequence[Sum], names: Sequence[str]) -> dict[int, int]:
         nonlocal programs
         programs += 1
-        return solved(*args)
+        return solved(pulls, sums, names)
 
     def staged(pair: Pair) -> Graph | None:
         before = programs
@@ -200,9 +201,8 @@ def compare(title: str, pairs: Sequence[Pair]) -> None:
         return result
 
     checked: dict[str, bool] = {}
-    choice.solved = counting
-    mine = measure(pairs, staged, checked)
-    choice.solved = solved
+    with patch.object(choice, "solved", counting):
+        mine = measure(pairs, staged, checked)
     begun = time.perf_counter()
     for pair in pairs:
         fit(pair.segment, pair.signature)

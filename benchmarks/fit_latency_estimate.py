@@ -30,8 +30,9 @@ def chain(length: int, channels: int, kernel: int, size: int, groups: int = 1) -
     builder = Builder()
     y = builder.input("x", TensorType((Batch(), channels, size, size)))
     for _ in range(length):
-        window = {"kernel": (kernel, kernel), "padding": (kernel // 2, kernel // 2), "groups": groups}
-        y = builder.add("relu", builder.add("conv2d", y, out_channels=channels, **window))
+        sizes, padding = (kernel, kernel), (kernel // 2, kernel // 2)
+        y = builder.add("conv2d", y, out_channels=channels, kernel=sizes, padding=padding, groups=groups)
+        y = builder.add("relu", y)
     return builder.build(y)
 
 

@@ -16,7 +16,7 @@ import argparse
 import resource
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, wraps
@@ -32,7 +32,7 @@ from netgraft import segments, sources
 from netgraft.costs.analytic import flops, flops_change, parameters, parameters_change
 from netgraft.engine import collect_rarely
 from netgraft.fit import choice
-from netgraft.ir import Batch, Builder, Graph, Region, TensorType
+from netgraft.ir import Batch, Builder, Graph, Region, TensorType, Value
 from netgraft.mutations import graft
 from netgraft.mutations.graft import Graft, Proposal
 
@@ -87,7 +87,7 @@ class Stopwatch:
     """Processor time by stage, without that of the stages within it."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.calls: Counter[str] = Counter()
         self._running: list[str] = []
         self._last = time.process_time()
@@ -190,11 +190,14 @@ def growth(grafting: Graft, count: int, seed: int) -> None:
 def residual(blocks: int) -> Graph:
     """A plain residual network for 32x32 images, of basic blocks that all have 16 channels."""
     b = Builder()
-    window = {"out_channels": 16, "kernel": (3, 3), "padding": (1, 1), "bias": False}
-    x = b.add("conv2d", b.input("image", TensorType((Batch(), 3, 32, 32))), **window)
+
+    def convolved(x: Value) -> Value:
+        return b.add("conv2d", x, out_channels=16, kernel=(3, 3), padding=(1, 1), bias=False)
+
+    x = convolved(b.input("image", TensorType((Batch(), 3, 32, 32))))
     for _ in range(blocks):
-        y = b.add("relu", b.add("batch_norm", b.add("conv2d", x, **window)))
-        x = b.add("relu", b.add("add", x, b.add("batch_norm", b.add("conv2d", y, **window))))
+        y = b.add("relu", b.add("batch_norm", convolved(x)))
+        x = b.add("relu", b.add("add", x, b.add("batch_norm", convolved(y))))
     pooled = b.add("flatten", b.add("adaptive_avg_pool2d", x, size=(1, 1)))
     return b.build(b.add("linear", pooled, out_features=10))
 

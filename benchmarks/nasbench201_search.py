@@ -278,7 +278,9 @@ class Surrogate:
         across = self._kernel(cells, seen, scale, weight)
         own = 1 + weight * (self.prior[cells] ** 2 if self.prior is not None else 0.0)
         variance = own - (across * cho_solve(factor, across.T).T).sum(1)
-        return across @ cho_solve(factor, y) + np.sqrt(np.maximum(variance, 0)) * rng.standard_normal(len(cells))
+        mean = across @ cho_solve(factor, y)
+        draw: Floats = mean + np.sqrt(np.maximum(variance, 0)) * rng.standard_normal(len(cells))
+        return draw
 
     def _kernel(self, a: Ints, b: Ints, scale: float, weight: float) -> Floats:
         x, y = self.encoding[a], self.encoding[b]
@@ -330,7 +332,7 @@ def counted(file: Path) -> Floats:
 
 def standardised(scores: Floats) -> Floats:
     """With mean 0 and deviation 1; 0 where there is no score."""
-    centred = (scores - np.nanmean(scores)) / np.nanstd(scores)
+    centred: Floats = (scores - np.nanmean(scores)) / np.nanstd(scores)
     return np.nan_to_num(centred)
 
 

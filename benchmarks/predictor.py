@@ -175,8 +175,13 @@ def methods(of: Bench, baselines: bool) -> dict[str, Method]:
         found["PSC as published"] = partial(psc, of, True)
         found["the same GNN, whole graph"] = partial(psc, of, False)
     for name, counts in of.counts.items():
-        found[name] = lambda rows, asked, seed, counts=counts: counts[asked]
+        found[name] = partial(counted, counts)
     return found
+
+
+def counted(counts: Floats, rows: Ints, asked: Ints, seed: int) -> Floats:
+    """Sizes as scores, which no training changes."""
+    return counts[asked]
 
 
 def by_kind(of: Bench, rows: Ints, values: Floats) -> Floats:
@@ -202,7 +207,7 @@ def accuracy(options: argparse.Namespace, name: str = "nasbench201") -> None:
 
         wanted = methods(of, name == "nasbench201" and seed < options.baselines)
         for method, work in wanted.items():
-            said = of.kept(key_of(method, 80, seed), lambda work=work, s=seed, r=rows, a=asked: work(r, a, s))
+            said = of.kept(key_of(method, 80, seed), partial(work, rows, asked, seed))
             results.setdefault(method, []).append(judge(said))
         for method, values in also(options.also, of).items():
             results.setdefault(method, []).append(judge(values[asked]))
@@ -226,7 +231,7 @@ def few(options: argparse.Namespace) -> None:
             unseen = ~np.isin(of.kind[others], of.kind[rows])
             for method, work in methods(of, seed < options.baselines).items():
                 key = key_of(method, "few", count, seed)
-                said = of.kept(key, lambda work=work, s=seed, r=rows, a=others: work(r, a, s))
+                said = of.kept(key, partial(work, rows, others, seed))
                 truth = of.labels[others]
                 got = kendalltau(said[unseen], truth[unseen])[0], kendalltau(said, truth)[0]
                 results.setdefault((count, method), []).append(got)
@@ -255,7 +260,7 @@ def transfer(options: argparse.Namespace) -> None:
                 for method, with_source in both_ways.items():
                     said, deviation = target.kept(
                         key_of("netgraft", method, "with deviations", seed),
-                        lambda w=with_source, s=source, t=target, k=taken, a=asked, n=seed: _moved(s, t, w, k, a, n),
+                        partial(_moved, source, target, with_source, taken, asked, seed),
                         whole=True,
                     )
                     off = np.abs(said - truth) / deviation
@@ -346,7 +351,7 @@ def choice(options: argparse.Namespace) -> None:
         rows, asked = of.split(seed, HALVES)[:2]
         rng = np.random.default_rng(seed)
         said = {
-            method: of.kept(key_of(method, "half", seed), lambda work=work, s=seed, r=rows, a=asked: work(r, a, s))
+            method: of.kept(key_of(method, "half", seed), partial(work, rows, asked, seed))
             for method, work in methods(of, seed < options.baselines).items()
         }
         said["random"] = rng.random(len(asked))
@@ -408,12 +413,12 @@ def cuts(options: argparse.Namespace) -> None:
     for seed in range(min(2, options.seeds)):
         rows, _, asked = of.split(seed)
         predictor = trained(drawn(), of.features[rows], ["g"] * len(rows), of.labels[rows], seed)
-        said = predictor.estimate(of.features[asked])
+        estimates = predictor.estimate(of.features[asked])
         ordered = np.sort(of.labels[rows])
         truth = norm.ppf((np.searchsorted(ordered, of.labels[asked]) + 0.5) / (len(ordered) + 1))
-        errors = np.abs(truth - said.mean) / said.deviation
-        wrong = spearmanr(np.abs(truth - said.mean), said.deviation)[0]
-        got.append(((errors <= 1).mean(), (errors <= 2).mean(), said.deviation.mean(), wrong))
+        off = np.abs(truth - estimates.mean)
+        errors, wrong = off / estimates.deviation, spearmanr(off, estimates.deviation)[0]
+        got.append(((errors <= 1).mean(), (errors <= 2).mean(), estimates.deviation.mean(), wrong))
     header = ["within 1 deviation", "within 2", "mean deviation", "rank correlation of error and deviation"]
     table(
         "How often the truth is within the stated deviation (normal: 0.683, 0.954)",
@@ -452,9 +457,9 @@ def speed(options: argparse.Namespace) -> None:
     rows.append(
         ["one by one", f"{300 / took:,.0f} a second", f"greatest difference {np.abs(alone - said[:300]).max():.1e}"]
     )
-    nodes = f"{min(sizes)} to {max(sizes)} nodes (mean {np.mean(sizes):.1f})"
+    long = f"{min(sizes)} to {max(sizes)} nodes (mean {np.mean(sizes):.1f})"
     kinds = len({segment.digest for segment in segments})
-    title = f"Scoring {len(segments):,} segments ({kinds} different) of {nodes} in a network of {len(graph)}"
+    title = f"Scoring {len(segments):,} segments ({kinds} different) of {long} in a network of {len(graph)}"
     table(title, ["", "speed", "time"], rows)
 
 

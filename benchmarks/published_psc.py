@@ -57,8 +57,15 @@ class Cells:
         reach = edges > 0
         for _ in range(5):
             reach |= np.einsum("gij,gjk->gik", reach.astype(np.float32), reach.astype(np.float32)) > 0
-        tensors = [torch.from_numpy(array) for array in (ops, np.minimum(kernels, 7), biases, shapes, edges, there)]
-        return cls(*tensors, reach)
+        return cls(
+            ops=torch.from_numpy(ops),
+            kernels=torch.from_numpy(np.minimum(kernels, 7)),
+            biases=torch.from_numpy(biases),
+            shapes=torch.from_numpy(shapes),
+            edges=torch.from_numpy(edges),
+            there=torch.from_numpy(there),
+            reach=reach,
+        )
 
     def parts(self, rows: npt.NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """A random cut of each network: 0 for P, 1 for S (a run of its order), 2 for C, and 3 where nothing is."""

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from averaging import first
 from safetensors.numpy import load_file, save_file
 
 import netgraft as ng
@@ -114,8 +115,7 @@ def run_of(out: Path, recipe: Callable[..., Front], *given: object, **options: A
 def run_amc(options: argparse.Namespace) -> None:
     """Prints the table of AMC."""
     task = tasks.load(options.data, input_shape=(3, 32, 32), classes=10, subset=options.subset)
-    few = tasks.Split(*(part[: options.validation] for part in (task.validation.inputs, task.validation.targets)))
-    whole_task, task = task, replace(task, validation=few)
+    whole_task, task = task, replace(task, validation=first(task.validation, options.validation))
     torch.manual_seed(0)
     name = options.network if options.width == 1 else f"{options.network}-{options.width:g}"
     model = from_module(zoo.build(options.network, width=options.width), torch.zeros(2, 3, 32, 32), name=name)
@@ -146,9 +146,9 @@ def run_amc(options: argparse.Namespace) -> None:
         plan = ng.Plan(final_epochs=1)
         given = {"limit": limit, "episodes": options.episodes, "multiple": options.multiple, "seed": seed, "plan": plan}
         trials = run_of(out, amc, model, task, **given)[1:]
-        quality, network = best_of(ng.Study.read(out), trials, whole_task)
+        found, network = best_of(ng.Study.read(out), trials, whole_task)
         late = np.mean([trial.scores["quality"] for trial in trials[-10:]])
-        quality = f"{quality:.1f} (the last 10: {late:.1f})"
+        quality = f"{found:.1f} (the last 10: {late:.1f})"
         print(f"| AMC | {seed} | {tested(network)} | {quality} | {len(trials)} |", flush=True)
         if seed in options.chance:
             found, network, count = by_chance(model, task, moments, bound, options, seed)

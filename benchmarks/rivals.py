@@ -85,7 +85,10 @@ SUBJECTS = {
     ),
     "dncnn": Subject(
         *("dncnn", {"width": 0.25, "depth": 8}, (40, 40)),
-        *("denoising:{data}/super_resolution/t91.parquet,{data}/denoise/cbsd68.parquet?sigma=25", 12, 0.5, 2),
+        data="denoising:{data}/super_resolution/t91.parquet,{data}/denoise/cbsd68.parquet?sigma=25",
+        pretrain=12,
+        tune=0.5,
+        final=2,
     ),
     "unet": Subject("unet", {"width": 0.125, "classes": 11}, (96, 128), "segmentation:{data}/camvid", 30, 2, 8),
 }
