@@ -219,7 +219,9 @@ def run(name: str, seed: int, options: argparse.Namespace) -> list[Entry]:
             population=24, finalists=3, tune_epochs=subject.tune, final_epochs=subject.final, measure_seconds=20
         ),
     )
-    searched = time.process_time() - began
+    clock = out / f"seed-{seed}.seconds"  # what was searched before counts, too
+    searched = time.process_time() - began + (float(clock.read_text()) if clock.exists() else 0.0)
+    clock.write_text(f"{searched:.1f}")
     summary, study = front.summary, front.study
     longer = study.load_model(study.finalists[0].model)
     networks: dict[str, tuple[Model, float]] = {"original": (longer, 0.0)}
