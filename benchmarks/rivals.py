@@ -197,7 +197,7 @@ def draw(found: dict[str, list[list[Entry]]], file: Path) -> None:
         panel.set_xlabel("measured time, original = 1")
     panels[0][0].set_ylabel("quality, less the original's")
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * len(found)), frameon=False)
     figure.savefig(file, dpi=160)
 
 
