@@ -22,7 +22,8 @@ from netgraft.costs.measured.quantize import quantized
 from netgraft.errors import MeasureError
 from netgraft.ir import Model
 from netgraft.tasks import Score, Task, evaluate
-from netgraft.tasks.paired import evaluate_each, paired_error
+from netgraft.tasks.judging import evaluate_each
+from netgraft.tasks.paired import paired_error
 
 PRECISIONS = ("fp32", "int8")
 _BATCH = 32

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from netgraft.tasks import Mixed, Quality, Split, Task, classification, evaluate
-from netgraft.tasks.judging import jackknife, standard_error
-from netgraft.tasks.paired import evaluate_each, paired_error
+from netgraft.tasks.judging import evaluate_each, jackknife, standard_error
+from netgraft.tasks.paired import paired_error
 
 
 def measured(outputs: Tensor, targets: Tensor) -> Tensor:

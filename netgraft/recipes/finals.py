@@ -30,7 +30,8 @@ from netgraft.search.promising import PROMISING, corner
 from netgraft.study import Finalist, Study
 from netgraft.tasks import Score, SplitName, Task, evaluate, examples
 from netgraft.tasks.examples import png
-from netgraft.tasks.paired import evaluate_each, paired_error
+from netgraft.tasks.judging import evaluate_each
+from netgraft.tasks.paired import paired_error
 
 from .clock import Conditions
 from .evaluation import Trainer, counted

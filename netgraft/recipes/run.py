@@ -83,8 +83,8 @@ class Plan:
     quarter of that beforehand, where time allows it, and those that promise least are stopped there.
     ``pretrain_epochs`` trains the original first, for networks that come without trained weights. ``batch_size`` is of
     every training. ``search_share`` is the part of a time budget spent before the finals. With a ``teacher``, the
-    original, what is new in a network first imitates for ``imitation`` steps what it replaced, in
-    :func:`netgraft.optimize` (0: not at all).
+    original, what is new in a network, unless it is much of it, first imitates for ``imitation`` steps what it
+    replaced, in :func:`netgraft.optimize` (0: not at all).
 
     ``measure`` says when latency is measured. ``search``: every network before it is fine-tuned, shortly, where latency
     is a goal or limited; the estimate that screens the others is corrected by that, and limits hold for what was

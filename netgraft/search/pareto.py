@@ -92,12 +92,14 @@ def worthiest(costs: Sequence[Sequence[float]], reference: Sequence[float], coun
     chosen: list[int] = []
     while len(chosen) < count:
         layer: list[int] = []
+        covered = 0.0
         left = [i for i in range(len(costs)) if i not in chosen]
         while left and len(chosen) + len(layer) < count:
             volumes = [volume([costs[j] for j in (*layer, i)], reference) for i in left]
             best = int(np.argmax(volumes))
-            if volumes[best] <= volume([costs[j] for j in layer], reference) * (1 + 1e-9):
+            if volumes[best] <= covered * (1 + 1e-9):
                 break  # beyond what sums in another order differ by
+            covered = volumes[best]
             layer.append(left.pop(best))
         if not layer:
             rest = spread([costs[i] for i in left], count - len(chosen))

@@ -33,6 +33,11 @@ class Score:
 
 def evaluate(module: nn.Module, task: Task, split: SplitName) -> Score:
     """Judge `module` on a whole split, in eval mode and float32; its own modes are restored."""
+    return evaluate_each(module, task, split)[0]
+
+
+def evaluate_each(module: nn.Module, task: Task, split: SplitName) -> tuple[Score, Tensor]:
+    """As :func:`evaluate`, and what was measured of each example [N] or [N, ...], in their order."""
     values: list[Tensor] = []
     losses: list[tuple[Tensor, int]] = []
     with torch.no_grad(), running(module, task.device, training=False):
@@ -43,7 +48,7 @@ def evaluate(module: nn.Module, task: Task, split: SplitName) -> Score:
     value, of = torch.cat(values).cpu().double(), task.quality.of  # read at the end: until then nobody waits
     loss = sum(loss.item() * count for loss, count in losses) / len(value)
     error = standard_error(value, task.quality.span) if of is None else jackknife(value, of)
-    return Score(quality=task.quality.over(value).item(), error=error, loss=loss)
+    return Score(quality=task.quality.over(value).item(), error=error, loss=loss), value
 
 
 def judge(module: nn.Module, task: Task, batch: Split) -> tuple[Tensor, Tensor]:

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from netgraft.tasks.judging import Score, evaluate, jackknife, standard_error
-from netgraft.tasks.task import Quality, SplitName, Task
-
-
-def evaluate_each(module: nn.Module, task: Task, split: SplitName) -> tuple[Score, Tensor]:
-    """As :func:`~netgraft.tasks.evaluate`, and what was measured of each example [N] or [N, ...], in their order."""
-    seen: list[Tensor] = []
-
-    def measure(outputs: Tensor, targets: Tensor) -> Tensor:
-        seen.append(task.quality.measure(outputs, targets))
-        return seen[-1]
-
-    score = evaluate(module, replace(task, quality=replace(task.quality, measure=measure)), split)
-    return score, torch.cat(seen).cpu().double()
+from netgraft.tasks.judging import jackknife, standard_error
+from netgraft.tasks.task import Quality
 
 
 def paired_error(quality: Quality, values: Tensor, others: Tensor) -> float:
     """How far the difference in quality of two networks may lie from that on another sample of as many examples, of
-    which ``values`` and ``others`` [N] or [N, ...] were measured (see :func:`evaluate_each`).
+    which ``values`` and ``others`` [N] or [N, ...] were measured (see
+    :func:`~netgraft.tasks.judging.evaluate_each`).
 
     The standard error of the mean difference. For a proportion half a pair is added to each of the four ways in which
     two networks can be right or wrong (Agresti & Min, "Simple improved confidence intervals for comparing matched
