@@ -5,7 +5,7 @@
 
 Takes folders of runs of ``amc`` on a network (they need not have ended), one a seed. Of each the network with the
 best quality, as it came out of the search, without any training, is measured in onnxruntime beside the original.
-Torch-Pruning (DepGraph) prunes the same original as little as makes it as fast when it is measured, in two ways: its
+Torch-Pruning (DepGraph) prunes the same original to what is nearest to it when it is measured, in two ways: its
 GroupMagnitudeImportance with the same ratio everywhere, and its GroupTaylorImportance with one threshold for the whole
 network; widths are rounded to multiples of four, as ``amc``'s were. Batch-norm statistics are re-estimated where that
 helps, and every network is fine-tuned with the same schedule, examples and seed, with the original as teacher. Accuracy
@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,6 @@ from netgraft.ir import Model
 MULTIPLE = 4
 STEPS = 64
 """Ratios that are tried are multiples of one over this."""
-WITHIN = 1.05
-"""How much slower than ours the other's network may be measured: its latencies are a staircase."""
 
 
 def main() -> None:
@@ -68,19 +67,19 @@ def main() -> None:
     for seed, study in enumerate(studies):
         best = max((t for t in study.trials.values() if t.number and t.model), key=lambda t: t.scores["quality"])
         ours = study.load_model(best.model or "")
-        bound = WITHIN * measured(ours, model)
+        time_ = measured(ours, model)
         networks = {
             "netgraft": ours,
-            "Torch-Pruning, magnitude, one ratio": as_fast(by_magnitude, bound),
-            "Torch-Pruning, Taylor, one threshold": as_fast(by_taylor, bound),
+            "Torch-Pruning, magnitude, one ratio": as_fast(by_magnitude, time_),
+            "Torch-Pruning, Taylor, one threshold": as_fast(by_taylor, time_),
         }
         ratios = compare(list(networks.values()), model, seconds=options.seconds)
         for (way, network), ratio in zip(networks.items(), ratios, strict=True):
             before, tuned = qualities(network, model, task, options.tune_epochs, seed)
             after.setdefault(way, []).append(tuned)
             share = flops(network.graph) / flops(model.graph)
-            time_ = f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-            print(f"| {way} | {seed} | {time_} | {share:.2f}x | {before:.1f} | {tuned:.1f} |", flush=True)
+            latency = f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+            print(f"| {way} | {seed} | {latency} | {share:.2f}x | {before:.1f} | {tuned:.1f} |", flush=True)
     for way, found in after.items():
         print(f"\n{way}: {np.mean(found):.2f} % (from {min(found):.1f} to {max(found):.1f})")
     print(f"\n{time.process_time():.0f} s of processor time")
@@ -104,13 +103,15 @@ def qualities(network: Model, model: Model, task: tasks.Task, epochs: float, see
     return before, tasks.evaluate(module, task, "test").quality
 
 
-def as_fast(prune: Callable[[int], tuple[Model, float]], bound: float) -> Model:
-    """What the smallest ratio leaves with which it is measured to take at most ``bound`` of the model's time."""
+def as_fast(prune: Callable[[int], tuple[Model, float]], target: float) -> Model:
+    """What a ratio leaves whose measured time is the nearest to ``target``, as a share of the model's: latencies are a
+    staircase, of which two steps lie about it.
+    """
     low, high = 0, STEPS - 4
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if prune(middle)[1] <= bound else (middle, high)
-    return prune(high)[0]
+        low, high = (low, middle) if prune(middle)[1] <= target else (middle, high)
+    return min((prune(low), prune(high)), key=lambda pruned: abs(log(pruned[1] / target)))[0]
 
 
 @dataclass(frozen=True, eq=False)

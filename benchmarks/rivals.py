@@ -1,13 +1,19 @@
 """What netgraft makes of a network, beside uniform width scaling and Torch-Pruning at the same measured latency.
 
     OMP_NUM_THREADS=1 python benchmarks/rivals.py ../shared/data --out runs/rivals [--subjects vgg16 unet] [--seeds 3]
+        [--parts picks searches]
 
 Each subject is a network of the zoo and its data. The network is trained once. Then, for each seed, netgraft evolves it
 within its own latency, and two of the finalists are taken, as ``netgraft export`` picks them by validation: the fastest
 without a loss, and the best. A narrower network of the zoo, and what Torch-Pruning (DepGraph, group magnitude) leaves
-of the original, are brought to the measured latency of each: as wide as is at most 5 % slower. All are trained for the
+of the original, are brought to the measured latency of each: as wide as is nearest to it. All are trained for the
 same number of epochs more, with the original as teacher; the narrower one, which has no weights to begin with, as long
 as the original was before. Test data is asked once, and all are measured interleaved.
+
+Images that are classified have a second part: two other searches, which end with the same training. Random grafts
+fine-tune as many networks as netgraft did, without any choice, and the best by validation goes on. The other makes
+AutoGO's own choices: its predictor and FLOPs alone say which network is the best at no more FLOPs, and that is trained
+from scratch (:mod:`rival_searches`).
 
 What was done is kept in OUT, and not done again. Prints one table with the mean over the seeds, and the lowest and
 highest. Needs ``pip install netgraft[bench]``.
@@ -19,15 +25,16 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
-from equal_latency import STEPS, WITHIN, TorchPruning, as_fast, measured
+from equal_latency import STEPS, TorchPruning, as_fast, measured
+from rival_searches import autogo_choice, random_grafts
 from safetensors.numpy import load_file, save_file
 
 import netgraft as ng
@@ -36,7 +43,8 @@ from netgraft.convert.from_torch import from_module
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import flops, parameters
 from netgraft.costs.measured import compare
-from netgraft.ir import Model
+from netgraft.front import Front
+from netgraft.ir import Model, untrained
 from netgraft.recipes.evaluation import Trainer
 from netgraft.recipes.run import batch_size_of
 
@@ -94,6 +102,8 @@ SUBJECTS = {
 }
 
 
+PARTS = {"picks": tuple(SUBJECTS), "searches": ("resnet20", "vgg16", "mobilenet_v2")}
+"""The subjects of each part."""
 PICKS = ("fastest", "best")
 LOOKS = {
     "original": ("0.4", "o"),
@@ -125,6 +135,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with cifar10/, super_resolution/, denoise/ and camvid/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20, help="networks that a search fine-tunes")
     parser.add_argument("--seconds", type=float, default=30.0, help="of the measurement that is reported")
@@ -132,16 +143,17 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    for seed in range(options.seeds):
-        for name in options.subjects:
-            file = options.out / name / f"{seed}.json"
-            if not file.exists():
-                entries = run(name, seed, options)
-                file.write_text(json.dumps([asdict(entry) for entry in entries], indent=1))
-            print(f"\n{name}, seed {seed}", *read(file), sep="\n", flush=True)
+    for part in options.parts:
+        for seed in range(options.seeds):
+            for name in options.subjects:
+                file = options.out / name / f"{part}-{seed}.json"
+                if name in PARTS[part] and not file.exists():
+                    entries = run(name, part, seed, options)
+                    file.write_text(json.dumps([asdict(entry) for entry in entries], indent=1))
+                    print(f"\n{name}, {part}, seed {seed}", *entries, sep="\n", flush=True)
     print("\n| subject | network | test | measured latency [99 %] | FLOPs | parameters | processor time, min |")
     print("|---|---|---|---|---|---|---|")
-    found = {n: [read(options.out / n / f"{seed}.json") for seed in range(options.seeds)] for n in options.subjects}
+    found = {n: [list(read(options.out / n, seed)) for seed in range(options.seeds)] for n in options.subjects}
     for name, seeds in found.items():
         for line in lines(seeds):
             print(f"| {name} | {line}")
@@ -149,9 +161,11 @@ def main() -> None:
         draw(found, options.picture)
 
 
-def read(file: Path) -> list[Entry]:
+def read(folder: Path, seed: int) -> Iterator[Entry]:
     """The rows of one seed."""
-    return [Entry(**entry) for entry in json.loads(file.read_text())]
+    for part in PARTS:
+        if (file := folder / f"{part}-{seed}.json").exists():
+            yield from (Entry(**entry) for entry in json.loads(file.read_text()))
 
 
 def lines(seeds: list[list[Entry]]) -> Iterator[str]:
@@ -201,48 +215,42 @@ def draw(found: dict[str, list[list[Entry]]], file: Path) -> None:
     figure.savefig(file, dpi=160)
 
 
-def run(name: str, seed: int, options: argparse.Namespace) -> list[Entry]:
-    """One seed of one subject."""
+def run(name: str, part: str, seed: int, options: argparse.Namespace) -> list[Entry]:
+    """One part of one seed of one subject."""
     subject, out = SUBJECTS[name], options.out / name
-    untrained = from_module(subject.build(), subject.example, name=subject.network)
-    task = data.task(subject.data.format(data=options.data), untrained, subset=subject.subset)
-    original = pretrained(subject, untrained, task, out / "original.safetensors")
-    began = time.process_time()
-    front = ng.optimize(
-        *(original, task),
-        limits=["latency<=1x"],
-        budget=f"{options.trials} trials",
-        out=out / f"seed-{seed}",
-        seed=seed,
-        resume=True,
-        plan=ng.Plan(
-            population=24, finalists=3, tune_epochs=subject.tune, final_epochs=subject.final, measure_seconds=20
-        ),
-    )
-    clock = out / f"seed-{seed}.seconds"  # what was searched before counts, too
-    searched = time.process_time() - began + (float(clock.read_text()) if clock.exists() else 0.0)
-    clock.write_text(f"{searched:.1f}")
+    fresh = from_module(subject.build(), subject.example, name=subject.network)
+    task = data.task(subject.data.format(data=options.data), fresh, subset=subject.subset)
+    original = pretrained(subject, fresh, task, out / "original.safetensors")
+    front, searched = evolved(subject, original, task, out, seed, options.trials)
     summary, study = front.summary, front.study
     longer = study.load_model(study.finalists[0].model)
-    networks: dict[str, tuple[Model, float]] = {"original": (longer, 0.0)}
-    epochs = study.finalists[0].epochs
-    plan = study.settings["recipe"]
+    epochs, plan = study.finalists[0].epochs, study.settings["recipe"]
     trainer = Trainer(original, task, seed, plan["learning_rate"], batch_size=plan["batch_size"])
-    for number in dict.fromkeys(summary.picks[pick] for pick in PICKS if pick in summary.picks):
-        ours = study.load_model(study.finalists[number].model)
-        said = " and ".join(pick for pick in PICKS if summary.picks.get(pick) == number)
-        networks[f"netgraft, {said}"] = ours, searched
-        bound = WITHIN * measured(ours, original)
-        for way, make in {"uniform width": narrowed, "Torch-Pruning": pruned}.items():
-            began = time.process_time()
-            try:
-                model = make(subject, original, task, bound, seed)
-            except Exception as error:  # whatever it raises for a network that it cannot prune
-                print(f"{way} fails on {name}: {error}", flush=True)
-                continue
-            trained = trainer.train(trainer.recalibrated(model), epochs, "final", 0)
-            if trained is not None:
-                networks[f"{way}, as fast as the {said}"] = trained, time.process_time() - began
+    networks: dict[str, tuple[Model, float]] = {}
+    makes: dict[str, tuple[Callable[[], Model], float]] = {}  # and the epochs that are left to train what is made
+    if part == "picks":
+        networks["original"] = longer, 0.0
+        for number in dict.fromkeys(summary.picks[pick] for pick in PICKS if pick in summary.picks):
+            ours = study.load_model(study.finalists[number].model)
+            said = " and ".join(pick for pick in PICKS if summary.picks.get(pick) == number)
+            networks[f"netgraft, {said}"] = ours, searched
+            asked = (subject, original, task, measured(ours, original), seed)
+            makes[f"uniform width, as fast as the {said}"] = partial(narrowed, *asked), epochs
+            makes[f"Torch-Pruning, as fast as the {said}"] = partial(pruned, *asked), epochs
+    else:
+        grafts = partial(random_grafts, original, trainer, options.trials, subject.tune, plan["imitation"], seed)
+        makes["random grafts"] = grafts, epochs - subject.tune
+        makes["AutoGO's choices"] = partial(chosen_by_autogo, subject, original, task, seed), epochs
+    for way, (make, left) in makes.items():
+        began = time.process_time()
+        try:
+            model = make()
+        except Exception as error:  # whatever a rival raises for a network that it cannot prune
+            print(f"{way} fails on {name}: {error}", flush=True)
+            continue
+        trained = trainer.train(trainer.recalibrated(model), left, "final", 0)
+        if trained is not None:
+            networks[way] = trained, time.process_time() - began
     ratios = compare([model for model, _ in networks.values()], longer, seconds=options.seconds)
     return [
         Entry(
@@ -255,6 +263,34 @@ def run(name: str, seed: int, options: argparse.Namespace) -> list[Entry]:
         )
         for (way, (model, seconds)), ratio in zip(networks.items(), ratios, strict=True)
     ]
+
+
+def evolved(
+    subject: Subject, original: Model, task: tasks.Task, out: Path, seed: int, trials: int
+) -> tuple[Front, float]:
+    """What netgraft makes of the original, and the seconds of processor time that it took in all."""
+    clock = out / f"seed-{seed}.seconds"
+    before = float(clock.read_text()) if clock.exists() else 0.0  # until it was interrupted
+    began = time.process_time()
+    front = ng.optimize(
+        *(original, task),
+        limits=["latency<=1x"],
+        budget=f"{trials} trials",
+        out=out / f"seed-{seed}",
+        seed=seed,
+        resume=True,
+        plan=ng.Plan(
+            population=24, finalists=3, tune_epochs=subject.tune, final_epochs=subject.final, measure_seconds=20
+        ),
+    )
+    seconds = before + time.process_time() - began
+    clock.write_text(f"{seconds:.1f}")
+    return front, seconds
+
+
+def chosen_by_autogo(subject: Subject, original: Model, task: tasks.Task, seed: int) -> Model:
+    """What AutoGO's choices lead to, trained as long as the original was."""
+    return scratch(untrained(autogo_choice(original.graph, seed), "chosen", seed), task, subject, seed)
 
 
 def qualities(subject: Subject, model: Model, task: tasks.Task, folder: Path) -> dict[str, float]:
@@ -286,21 +322,21 @@ def scratch(model: Model, task: tasks.Task, subject: Subject, seed: int) -> Mode
     return trained
 
 
-def narrowed(subject: Subject, original: Model, task: tasks.Task, bound: float, seed: int) -> Model:
-    """The widest network of the zoo that is measured to take at most ``bound`` of the original's time, trained."""
+def narrowed(subject: Subject, original: Model, task: tasks.Task, target: float, seed: int) -> Model:
+    """The network of the zoo that is measured to take the most nearly ``target`` of the original's, trained."""
 
     def scaled(ratio: int) -> tuple[Model, float]:
         torch.manual_seed(seed)
         model = from_module(subject.build(1 - ratio / STEPS), subject.example, name="narrower")
         return model, measured(model, original)
 
-    return scratch(as_fast(cache(scaled), bound), task, subject, seed)
+    return scratch(as_fast(cache(scaled), target), task, subject, seed)
 
 
-def pruned(subject: Subject, original: Model, task: tasks.Task, bound: float, seed: int) -> Model:
-    """What Torch-Pruning leaves of the original within the same time; nothing of it is drawn."""
+def pruned(subject: Subject, original: Model, task: tasks.Task, target: float, seed: int) -> Model:
+    """What Torch-Pruning leaves of the original in about the same time; nothing of it is drawn."""
     rival = TorchPruning(subject.build, original, task)
-    return as_fast(cache(rival.by_magnitude), bound)
+    return as_fast(cache(rival.by_magnitude), target)
 
 
 if __name__ == "__main__":

@@ -82,8 +82,9 @@ class Study:
     _journal: BinaryIO | None = None
 
     @classmethod
-    def create(cls, path: Path, settings: Mapping[str, Any]) -> Study:
+    def create(cls, path: str | Path, settings: Mapping[str, Any]) -> Study:
         """A new run in an empty or new folder; StudyError if it holds a run already."""
+        path = Path(path)
         try:
             (path / "models").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -98,8 +99,9 @@ class Study:
         return cls(path, settings, _journal=journal)
 
     @classmethod
-    def open(cls, path: Path) -> Study:
+    def open(cls, path: str | Path) -> Study:
         """An existing run, to go on with; StudyError where it is missing, damaged or in use."""
+        path = Path(path)
         if not (path / "run.json").is_file():
             raise StudyError(f"{path} is no run folder: it has no run.json")
         journal = _locked(path)  # before reading: nobody may write in between
@@ -114,8 +116,9 @@ class Study:
         return study
 
     @classmethod
-    def read(cls, path: Path) -> Study:
-        """An existing run, to look at."""
+    def read(cls, path: str | Path) -> Study:
+        """An existing run, to look at; StudyError where it is missing or damaged."""
+        path = Path(path)
         if not (path / "run.json").is_file():
             raise StudyError(f"{path} is no run folder: it has no run.json")
         try:

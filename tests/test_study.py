@@ -51,6 +51,14 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         assert one.origin == other.origin
 
 
+def test_a_folder_can_be_named_by_text(run: Path) -> None:
+    assert list(Study.read(str(run)).trials) == [0, 1, 2]
+    with Study.open(str(run)) as study:
+        assert study.path == run
+    with Study.create(f"{run}-2", SETTINGS) as other:
+        assert other.path == run.with_name("run-2")
+
+
 def test_recorded_edits_can_be_replayed(tmp_path: Path) -> None:
     from netgraft.ir import apply
 
