@@ -34,6 +34,7 @@ from trim import trimmed
 from netgraft.channels import channels
 from netgraft.convert.from_torch import from_module
 from netgraft.convert.to_torch import to_module
+from netgraft.errors import NetgraftError
 from netgraft.ir import Model, apply, inherit
 from netgraft.mutations.importance import Filters
 
@@ -134,15 +135,12 @@ def halved_by_torch_pruning(module: nn.Module, inputs: tuple[Any, ...]) -> nn.Mo
     """The same, by Torch-Pruning."""
     import torch_pruning as tp
 
-    model = from_module(module, inputs)
-    held = {id for id, why in channels(model.graph).held.items() if why == "the network's output"}
-    ignored = [part for name, part in module.named_modules() if name in held]
     pruner = tp.pruner.GroupNormPruner(
         module,
         inputs,
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=0.5,
-        ignored_layers=ignored,
+        ignored_layers=last_layers(module, inputs),
         num_heads={layer: heads for _, heads, layers in attentions(module) for layer in layers.values()},
         output_transform=tensors,
     )
@@ -154,6 +152,24 @@ def halved_by_torch_pruning(module: nn.Module, inputs: tuple[Any, ...]) -> nn.Mo
             for attribute in sizes.keys() & vars(part).keys():
                 setattr(part, attribute, sizes[attribute])
     return module
+
+
+def last_layers(module: nn.Module, inputs: tuple[Any, ...]) -> list[nn.Module]:
+    """The layers whose channels are those of the outputs; where netgraft cannot read the network, at least those that
+    give them.
+    """
+    try:
+        held = channels(from_module(module, inputs).graph).held.items()
+    except NetgraftError:
+        given: list[tuple[nn.Module, object]] = []
+        hooks = [part.register_forward_hook(lambda part, _, y: given.append((part, y))) for part in module.modules()]
+        with torch.no_grad():
+            outputs = tensors(module(*inputs))
+        for hook in hooks:
+            hook.remove()
+        return [part for part, y in given if not any(part.children()) and any(y is output for output in outputs)]
+    names = {id for id, why in held if why == "the network's output"}
+    return [part for name, part in module.named_modules() if name in names]
 
 
 def attentions(module: nn.Module) -> Iterator[tuple[nn.Module, int, dict[str, nn.Linear]]]:

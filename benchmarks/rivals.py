@@ -99,6 +99,8 @@ SUBJECTS = {
         final=2,
     ),
     "unet": Subject("unet", {"width": 0.125, "classes": 11}, (96, 128), "segmentation:{data}/camvid", 30, 2, 8),
+    "unet_shapes": Subject("unet", {"width": 0.125, "classes": 6}, (64, 64), "segmentation:shapes", 80, 2, 8),
+    "hourglass": Subject("hourglass", {"width": 0.125, "classes": 5}, (64, 64), "key-points:shapes", 80, 4, 16),
 }
 
 

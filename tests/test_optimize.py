@@ -389,6 +389,7 @@ def test_batches_are_smaller_of_few_examples_and_of_large_ones(examples: int, si
     task = replace(ng.task("digits", ng.load("zoo:resnet20?channels=1", input_shape=(1, 8, 8))), train=train)
     assert ng.Plan().for_task(task).batch_size == batch
     assert ng.Plan(batch_size=5).for_task(task).batch_size == 5
+    assert ng.Plan().for_task(replace(task, optimiser="adam")).batch_size == min(batch, 16)  # many steps restore better
 
 
 def test_a_network_that_cannot_be_judged_on_the_data_is_refused(source: str, tmp_path: Path) -> None:

@@ -56,8 +56,10 @@ it): faster, what weights knew is lost that a short training does not bring back
 """
 
 
-LARGEST_BATCH = 128
-"""Examples that a batch of training holds at most, unless the user says otherwise."""
+LARGEST_BATCH = {"sgd": 128, "adam": 16}
+"""Examples that a batch of training holds at most, unless the user says otherwise, by what a task is trained with:
+networks that restore pictures need many steps (``docs/results.md``).
+"""
 BATCH_VALUES = 1 << 22
 """Numbers in the inputs of a batch at most, by the same: pictures are large."""
 EPOCH_STEPS = 10
@@ -68,7 +70,8 @@ def batch_size_of(task: Task) -> int:
     """Examples in a batch of training: the largest power of two that :data:`LARGEST_BATCH`, :data:`BATCH_VALUES` and
     :data:`EPOCH_STEPS` allow, but not below 8: batch norms need some.
     """
-    most = min(LARGEST_BATCH, len(task.train) // EPOCH_STEPS, BATCH_VALUES // max(1, task.train.inputs[0].numel()))
+    fitting = BATCH_VALUES // max(1, task.train.inputs[0].numel())
+    most = min(LARGEST_BATCH[task.optimiser], len(task.train) // EPOCH_STEPS, fitting)
     return max(8, 1 << (max(1, most).bit_length() - 1))
 
 
