@@ -1,7 +1,7 @@
 """What netgraft makes of a network, beside uniform width scaling and Torch-Pruning at the same measured latency.
 
     OMP_NUM_THREADS=1 python benchmarks/rivals.py ../shared/data --out runs/rivals [--subjects vgg16 unet] [--seeds 3]
-        [--parts picks searches]
+        [--parts picks searches fastnas]
 
 Each subject is a network of the zoo and its data. The network is trained once. Then, for each seed, netgraft evolves it
 within its own latency, and two of the finalists are taken, as ``netgraft export`` picks them by validation: the fastest
@@ -13,7 +13,8 @@ as the original was before. Test data is asked once, and all are measured interl
 Images that are classified have a second part: two other searches, which end with the same training. Random grafts
 fine-tune as many networks as netgraft did, without any choice, and the best by validation goes on. The other makes
 AutoGO's own choices: its predictor and FLOPs alone say which network is the best at no more FLOPs, and that is trained
-from scratch (:mod:`rival_searches`).
+from scratch (:mod:`rival_searches`). The third part, for who has it installed, is NVIDIA's FastNAS at the latency of
+both picks (:mod:`fastnas`).
 
 What was done is kept in OUT, and not done again. Prints one table with the mean over the seeds, and the lowest and
 highest. Needs ``pip install netgraft[bench]``.
@@ -32,8 +33,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 from equal_latency import STEPS, TorchPruning, as_fast, measured
+from fastnas import FastNAS
 from rival_searches import autogo_choice, random_grafts
 from safetensors.numpy import load_file, save_file
 
@@ -104,14 +107,20 @@ SUBJECTS = {
 }
 
 
-PARTS = {"picks": tuple(SUBJECTS), "searches": ("resnet20", "vgg16", "mobilenet_v2")}
+CLASSIFIERS = ("resnet20", "vgg16", "mobilenet_v2")
+PARTS = {"picks": tuple(SUBJECTS), "searches": CLASSIFIERS, "fastnas": CLASSIFIERS}
 """The subjects of each part."""
 PICKS = ("fastest", "best")
+COLUMNS = 4
+"""Panels beside each other in a picture, at most."""
 LOOKS = {
     "original": ("0.4", "o"),
     "netgraft": ("#1f5fbf", "o"),
     "uniform width": ("#b45f06", "s"),
     "Torch-Pruning": ("#a02020", "D"),
+    "FastNAS": ("#2e7d32", "^"),
+    "random grafts": ("#7b4fa3", "v"),
+    "AutoGO's choices": ("#00838f", "P"),
 }
 """The colour and the mark of each way in a picture."""
 
@@ -137,7 +146,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with cifar10/, super_resolution/, denoise/ and camvid/")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--subjects", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--parts", nargs="+", default=["picks", "searches"], choices=list(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20, help="networks that a search fine-tunes")
     parser.add_argument("--seconds", type=float, default=30.0, help="of the measurement that is reported")
@@ -198,11 +207,17 @@ def draw(found: dict[str, list[list[Entry]]], file: Path) -> None:
     """A panel a subject: how far each network's quality is from the original's, against its measured time."""
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(
-        1, len(found), figsize=(3.4 * len(found), 3.4), layout="constrained", squeeze=False
-    )
-    for panel, (name, seeds) in zip(panels[0], found.items(), strict=True):
-        for way, (colour, marker) in LOOKS.items():
+    rows = -(-len(found) // COLUMNS)
+    columns = -(-len(found) // rows)
+    figure, grid = pyplot.subplots(rows, columns, figsize=(3.4 * columns, 3.2 * rows + 0.4), layout="constrained")
+    panels = np.ravel(grid)
+    met = {e.way.partition(",")[0] for seeds in found.values() for entries in seeds for e in entries}
+    ways = [way for way in LOOKS if way in met]
+    for unused in panels[len(found) :]:
+        unused.axis("off")
+    for panel, (name, seeds) in zip(panels, found.items(), strict=False):
+        for way in ways:
+            colour, marker = LOOKS[way]
             points = [(e, entries[0]) for entries in seeds for e in entries if e.way.partition(",")[0] == way]
             times = [entry.latency for entry, _ in points]
             gains = [entry.test[""] - original.test[""] for entry, original in points]
@@ -211,9 +226,10 @@ def draw(found: dict[str, list[list[Entry]]], file: Path) -> None:
         panel.axvline(1, color="0.5", linewidth=0.8)
         panel.set_title(name)
         panel.set_xlabel("measured time, original = 1")
-    panels[0][0].set_ylabel("quality, less the original's")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * len(found)), frameon=False)
+    for panel in panels[::columns]:
+        panel.set_ylabel("quality, less the original's")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 2 * columns), frameon=False)
     figure.savefig(file, dpi=160)
 
 
@@ -230,19 +246,25 @@ def run(name: str, part: str, seed: int, options: argparse.Namespace) -> list[En
     trainer = Trainer(original, task, seed, plan["learning_rate"], batch_size=plan["batch_size"])
     networks: dict[str, tuple[Model, float]] = {}
     makes: dict[str, tuple[Callable[[], Model], float]] = {}  # and the epochs that are left to train what is made
-    if part == "picks":
-        networks["original"] = longer, 0.0
-        for number in dict.fromkeys(summary.picks[pick] for pick in PICKS if pick in summary.picks):
-            ours = study.load_model(study.finalists[number].model)
-            said = " and ".join(pick for pick in PICKS if summary.picks.get(pick) == number)
-            networks[f"netgraft, {said}"] = ours, searched
-            asked = (subject, original, task, measured(ours, original), seed)
-            makes[f"uniform width, as fast as the {said}"] = partial(narrowed, *asked), epochs
-            makes[f"Torch-Pruning, as fast as the {said}"] = partial(pruned, *asked), epochs
-    else:
+    if part == "searches":
         grafts = partial(random_grafts, original, trainer, options.trials, subject.tune, plan["imitation"], seed)
         makes["random grafts"] = grafts, epochs - subject.tune
         makes["AutoGO's choices"] = partial(chosen_by_autogo, subject, original, task, seed), epochs
+    else:
+        if part == "picks":
+            networks["original"] = longer, 0.0
+        for number in dict.fromkeys(summary.picks[pick] for pick in PICKS if pick in summary.picks):
+            ours = study.load_model(study.finalists[number].model)
+            said = " and ".join(pick for pick in PICKS if summary.picks.get(pick) == number)
+            target = measured(ours, original)
+            if part == "fastnas":
+                rival = FastNAS(subject.build, original, task, out / "fastnas.pth")
+                makes[f"FastNAS, as fast as the {said}"] = partial(as_fast, cache(rival.without), target), epochs
+                continue
+            networks[f"netgraft, {said}"] = ours, searched
+            asked = (subject, original, task, target, seed)
+            makes[f"uniform width, as fast as the {said}"] = partial(narrowed, *asked), epochs
+            makes[f"Torch-Pruning, as fast as the {said}"] = partial(pruned, *asked), epochs
     for way, (make, left) in makes.items():
         began = time.process_time()
         try:
