@@ -51,7 +51,7 @@ from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.costs.analytic import flops
 from netgraft.ir import Graph
 from netgraft.metrics import Goal
-from netgraft.search import Population
+from netgraft.search import Outlook, Population
 from netgraft.search.tabular import Algorithm, RegularizedEvolution, Reinforce
 from netgraft.spaces import Space
 from netgraft.spaces.families import nasbench201_benchmark
@@ -226,7 +226,7 @@ def population(
 
     for _ in range(INITIAL):
         judge(queries.draw(rng), None)
-    strategy = Population(goals, quality, tolerance=1.0)
+    strategy = Population(goals, Outlook(quality), tolerance=1.0)
     space = cast(Space, Cells(queries))
     while True:
         wanted = KEPT if score is None else PROPOSED

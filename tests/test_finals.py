@@ -31,6 +31,7 @@ from netgraft.recipes.finals import (
 )
 from netgraft.report import summarize
 from netgraft.report.page import render
+from netgraft.search import Outlook
 from netgraft.study import Study
 from netgraft.tasks import Score
 
@@ -178,7 +179,7 @@ def test_a_budget_in_time_is_kept_however_long_lineages_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float, entrants: int, finalists: int, epochs: float
 ) -> None:
     with lineages(tmp_path / "run") as study:
-        fields = list(fields_of(study, GOALS, GOALS[0], 4, 20.0))
+        fields = list(fields_of(study, GOALS, Outlook(GOALS[0]), 4, 20.0))
         field = affordable(study, fields, left)
         assert (len(field.numbers), field.finalists, field.epochs) == (entrants, finalists, epochs)
         trainer = Made()
@@ -246,15 +247,15 @@ def test_who_begins_may_be_a_little_worse_than_another(study: Study) -> None:
     for number, quality in scores.items():
         trial = study.trials[number]
         study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality})
-    assert [t.number for t in entrants_of(study, GOALS, GOALS[0], 4)] == [1, 2, 4, 5]
-    assert len(entrants_of(study, GOALS, GOALS[0], 1)) == ENTRANTS
+    assert [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0]), 4)] == [1, 2, 4, 5]
+    assert len(entrants_of(study, GOALS, Outlook(GOALS[0]), 1)) == ENTRANTS
 
 
 def test_where_all_lost_much_those_that_lost_least_begin(study: Study) -> None:
     for number, quality in {1: 50.0, 2: 20.0, 3: 48.0, 4: 30.0, 5: 10.0}.items():
         trial = study.trials[number]
         study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality})
-    assert [t.number for t in entrants_of(study, GOALS, GOALS[0], 4)] == [1, 3]
+    assert [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0]), 4)] == [1, 3]
 
 
 def test_the_report_says_who_was_stopped(tmp_path: Path) -> None:

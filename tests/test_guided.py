@@ -25,7 +25,7 @@ from netgraft.mutations.graft import Graft
 from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
 from netgraft.predictor import load
-from netgraft.search import Budget, Guided, Population, Predictor, Rung, search
+from netgraft.search import Budget, Guided, Outlook, Population, Predictor, Rung, search
 from netgraft.search.calibration import SLOPE, Calibration
 from netgraft.search.guided import PRIOR, Guide, agreements, outcomes, promise, trust
 from netgraft.search.strategy import Spread
@@ -258,7 +258,7 @@ def test_a_draft_and_the_edit_it_becomes_give_the_same_child() -> None:
 
 def run(path: Path, predictor: Predictor | None, trials: int = 10, *, resume: bool = False, on_event=nobody) -> Study:  # type: ignore[no-untyped-def]  # a test's helper
     model = network()
-    strategy = Population(GOALS, GOALS[0], 1.0)
+    strategy = Population(GOALS, Outlook(GOALS[0]), 1.0)
     rungs = [
         Rung(
             "count",

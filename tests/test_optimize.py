@@ -382,7 +382,7 @@ def test_plans_that_cannot_work_are_refused(field: str) -> None:
 
 @pytest.mark.parametrize(
     ("examples", "side", "batch"),
-    [(50_000, 32, 128), (1_000, 8, 64), (367, 100, 32), (20, 8, 8), (50_000, 224, 16), (50_000, 1024, 8)],
+    [(50_000, 32, 128), (1_000, 8, 32), (367, 100, 16), (20, 8, 8), (50_000, 224, 16), (50_000, 1024, 8)],
 )
 def test_batches_are_smaller_of_few_examples_and_of_large_ones(examples: int, side: int, batch: int) -> None:
     train = Split(torch.zeros(1, 3, side, side).expand(examples, -1, -1, -1), torch.zeros(examples))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from netgraft.candidate import Trial, TrialState
 from netgraft.metrics import Goal
+from netgraft.search import Outlook
 from netgraft.search.promising import LEAST, SLACK, Expectation, Promising, corner
 from netgraft.search.strategy import Spread
 
@@ -52,7 +53,7 @@ SOME = [candidate(0.01, 0.98), candidate(0.09, 0.7), candidate(4.0, 0.2), candid
 
 
 def test_what_is_expected_to_be_ruined_gives_way() -> None:
-    choose = Promising(QUALITY, [LATENCY], tolerance=2.0)
+    choose = Promising(Outlook(QUALITY), [LATENCY], tolerance=2.0, epochs=1.0)
     learned = run((0.01, 79.0), (0.25, 75.0), (1.0, 70.0))  # ten points for a distance of 1
     assert choose(SOME, learned, 3) == [0, 1, 4]
     assert choose(SOME, run(), 3) == Spread([Goal("agreement"), LATENCY])(SOME, [], 3) != [0, 1, 4], "nothing is known"
@@ -60,7 +61,7 @@ def test_what_is_expected_to_be_ruined_gives_way() -> None:
 
 def test_what_costs_little_in_quality_may_agree_less() -> None:
     easy = run((0.01, 79.99), (0.25, 79.95), (1.0, 79.9))
-    assert 2 in Promising(QUALITY, [LATENCY], tolerance=2.0)(SOME, easy, 2)
+    assert 2 in Promising(Outlook(QUALITY), [LATENCY], tolerance=2.0, epochs=1.0)(SOME, easy, 2)
 
 
 def test_the_corner_is_a_little_beyond_the_original() -> None:

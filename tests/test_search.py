@@ -16,7 +16,7 @@ from netgraft.events import Event, TrialRecorded, nobody
 from netgraft.ir import Batch, Builder, Graph, Model, TensorType, apply
 from netgraft.metrics import Goal, Limit
 from netgraft.mutations.trim import Trim
-from netgraft.search import Budget, Population, Result, Rung, search
+from netgraft.search import Budget, Outlook, Population, Result, Rung, search
 from netgraft.search.strategy import Spread
 from netgraft.spaces import Space
 from netgraft.study import Study
@@ -78,7 +78,7 @@ def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: boo
             study.add_trial(start)
         search(
             Space(model, Trim(), counted, limits),
-            Population(GOALS, GOALS[0], 1.0),
+            Population(GOALS, Outlook(GOALS[0]), 1.0),
             options.get("rungs") or rungs(limits=limits),
             budget=budget,
             study=study,

@@ -23,7 +23,7 @@ from netgraft.metrics import Goal
 from netgraft.mutations.fixed import fixed_by
 from netgraft.mutations.importance import Scores, importance_named
 from netgraft.mutations.trim import trim_several, trimmable
-from netgraft.search import Budget, Result, Rung, search
+from netgraft.search import Budget, Outlook, Result, Rung, search
 from netgraft.search.strategy import Spread
 from netgraft.spaces import Space
 from netgraft.tasks import Task, evaluate
@@ -121,7 +121,7 @@ def amc(
             on_event=run.on_event,
         )
         assert begun.plan.final_epochs is not None, "decided by for_task"
-        best = finalists_of(study, [quality], quality, begun.plan.finalists, begun.bounds)
+        best = finalists_of(study, [quality], Outlook(quality), begun.plan.finalists, begun.bounds)
         return Entrants([trial.number for trial in best], begun.plan.final_epochs, len(best))
 
     options = {"episodes": episodes, "least": least, "importance": importance, "multiple": multiple, "images": images}

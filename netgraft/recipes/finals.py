@@ -25,6 +25,7 @@ from netgraft.errors import OptionError
 from netgraft.events import FinalBegun, FinalsBegun, FinalStopped, Listener, MeasuringBegun, RunFinished, StepDone
 from netgraft.ir import Model
 from netgraft.metrics import Goal, Limit, parse_limit
+from netgraft.search.outlook import Outlook, left
 from netgraft.search.pareto import front, worthiest
 from netgraft.search.promising import PROMISING, corner
 from netgraft.study import Finalist, Study
@@ -43,7 +44,7 @@ HEAT = 0.25
 the network with the longest lineage, with which the others draw level there.
 """
 SOUND = 3
-"""By how many tolerances a network may be worse than the best after its short fine-tuning, and not be ruined."""
+"""By how many tolerances a network may be expected to be worse in the end than the best, and not be ruined."""
 WINDOWS = 40
 """How many figures the journal keeps of the loss during a training."""
 _JUDGED: tuple[SplitName, ...] = ("validation", "test")
@@ -70,52 +71,6 @@ class Entrants:
         return HEAT * self.epochs if len(self.numbers) > self.finalists else 0.0
 
 
-def finalists_of(
-    study: Study, goals: Sequence[Goal], quality: Goal, count: int, limits: Sequence[Limit] = ()
-) -> list[Trial]:
-    """The trials worth training longer: those that together dominate most of what is better than the original (see
-    :func:`~netgraft.search.promising.corner`), without such as are ruined in quality.
-
-    Where some were measured to keep the limits on latency with the whole of their interval, only those: finalists are
-    measured again, and longer.
-    """
-    sound = _sound(study, quality, limits)
-    best_ones = [sound[i] for i in front([[goal.cost(t.scores) for goal in goals] for t in sound])]
-    return _worthiest(study, best_ones, goals, count, tolerance_of(study.trials[0]))
-
-
-def entrants_of(
-    study: Study, goals: Sequence[Goal], quality: Goal, count: int, limits: Sequence[Limit] = ()
-) -> list[Trial]:
-    """As :func:`finalists_of`, for ``count`` finalists :data:`ENTRANTS` times as many: those that no other one clearly
-    dominates, as their short fine-tunings tell little more; of which the heat tells who catches up.
-    """
-    if all(goal.metric != "quality" for goal in goals):
-        return finalists_of(study, goals, quality, count, limits)  # training decides nothing
-    sound = _sound(study, quality, limits)
-    stopped = dominated([Rival(t.number, t.scores, t.scores["quality_error"]) for t in sound], goals)
-    open_ones = [t for t in sound if t.number not in stopped]
-    return _worthiest(study, open_ones, goals, ENTRANTS * count, PROMISING * tolerance_of(study.trials[0]))
-
-
-def _worthiest(study: Study, trials: Sequence[Trial], goals: Sequence[Goal], count: int, loss: float) -> list[Trial]:
-    within = corner(study.trials[0].scores, goals, loss)
-    return [trials[i] for i in worthiest([[goal.cost(t.scores) for goal in goals] for t in trials], within, count)]
-
-
-def _sound(study: Study, quality: Goal, limits: Sequence[Limit]) -> list[Trial]:
-    complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
-    by_time = [limit for limit in limits if limit.metric == "latency"]
-    complete = [t for t in complete if not any(limit.violation(at_worst(t)) for limit in by_time)] or complete
-    original = study.trials[0]
-    for others in ([original, *complete], complete):  # where all lost much, those that lost least
-        best = min((quality.cost(t.scores) for t in others), default=0.0)
-        sound = [t for t in complete if quality.cost(t.scores) - best <= SOUND * tolerance_of(original)]
-        if sound:
-            return sound
-    return []
-
-
 @dataclass(frozen=True)
 class Rival:
     """A network among others that are trained alike: its scores, and the standard error of its quality."""
@@ -123,6 +78,55 @@ class Rival:
     number: int
     scores: Mapping[str, float]
     error: float
+
+
+def finalists_of(
+    study: Study, goals: Sequence[Goal], outlook: Outlook, count: int, limits: Sequence[Limit] = ()
+) -> list[Trial]:
+    """The trials worth training longer: those that together dominate most of what is better than the original (see
+    :func:`~netgraft.search.promising.corner`), without such as are ruined in quality, both by what ``outlook`` expects.
+
+    Where some were measured to keep the limits on latency with the whole of their interval, only those: finalists are
+    measured again, and longer.
+    """
+    sound = _sound(study, outlook, limits)
+    best_ones = [sound[i] for i in front([[goal.cost(rival.scores) for goal in goals] for rival in sound])]
+    return _worthiest(study, best_ones, goals, count, tolerance_of(study.trials[0]))
+
+
+def entrants_of(
+    study: Study, goals: Sequence[Goal], outlook: Outlook, count: int, limits: Sequence[Limit] = ()
+) -> list[Trial]:
+    """As :func:`finalists_of`, for ``count`` finalists :data:`ENTRANTS` times as many: those that no other one clearly
+    dominates, as their short fine-tunings tell little more; of which the heat tells who catches up.
+    """
+    if all(goal.metric != "quality" for goal in goals):
+        return finalists_of(study, goals, outlook, count, limits)  # training decides nothing
+    sound = _sound(study, outlook, limits)
+    stopped = dominated(sound, goals)
+    open_ones = [rival for rival in sound if rival.number not in stopped]
+    return _worthiest(study, open_ones, goals, ENTRANTS * count, PROMISING * tolerance_of(study.trials[0]))
+
+
+def _worthiest(study: Study, rivals: Sequence[Rival], goals: Sequence[Goal], count: int, loss: float) -> list[Trial]:
+    within = corner(study.trials[0].scores, goals, loss)
+    chosen = worthiest([[goal.cost(rival.scores) for goal in goals] for rival in rivals], within, count)
+    return [study.trials[rivals[i].number] for i in chosen]
+
+
+def _sound(study: Study, outlook: Outlook, limits: Sequence[Limit]) -> list[Rival]:
+    complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
+    by_time = [limit for limit in limits if limit.metric == "latency"]
+    complete = [t for t in complete if not any(limit.violation(at_worst(t)) for limit in by_time)] or complete
+    original, cost = study.trials[0], outlook.quality.cost
+    expected = [Rival(t.number, outlook.scores(t, original), t.scores.get("quality_error", 0.0)) for t in complete]
+    costs = [cost(rival.scores) for rival in expected]
+    for others in ([cost(original.scores), *costs], costs):  # where all lost much, those that lost least
+        most = min(others, default=0.0) + SOUND * tolerance_of(original)
+        sound = [rival for rival, each in zip(expected, costs, strict=True) if each <= most]
+        if sound:
+            return sound
+    return []
 
 
 def dominated(rivals: Sequence[Rival], goals: Sequence[Goal]) -> dict[int, int]:
@@ -158,15 +162,15 @@ def to_train(study: Study, entrants: Entrants) -> float:
 
 
 def fields_of(
-    study: Study, goals: Sequence[Goal], quality: Goal, finalists: int, epochs: float, limits: Sequence[Limit] = ()
+    study: Study, goals: Sequence[Goal], outlook: Outlook, finalists: int, epochs: float, limits: Sequence[Limit] = ()
 ) -> Iterator[Entrants]:
     """Who may begin the finals, the dearest first: as many as are planned (see :func:`entrants_of`), then for fewer
     finalists, down to two, and at last these two alone, without a heat.
     """
     least = min(2, finalists)
     for count in range(finalists, least - 1, -1):
-        yield Entrants([t.number for t in entrants_of(study, goals, quality, count, limits)], epochs, count)
-    yield Entrants([t.number for t in finalists_of(study, goals, quality, least, limits)], epochs, least)
+        yield Entrants([t.number for t in entrants_of(study, goals, outlook, count, limits)], epochs, count)
+    yield Entrants([t.number for t in finalists_of(study, goals, outlook, least, limits)], epochs, least)
 
 
 def affordable(study: Study, fields: Iterable[Entrants], left: float) -> Entrants:
@@ -210,7 +214,7 @@ def run_finals(
     on_event(FinalsBegun(len(entrants.numbers), total))
     if entrants.heat:
         begun = _all_trained(study, trainer, running, until, "heat", on_event)
-        running = _gone_on(study, trainer.task, begun, until, entrants.finalists, goals, on_event)
+        running = _gone_on(study, trainer.task, begun, until, entrants, goals, on_event)
     trained = _all_trained(study, trainer, running, total, "final", on_event)
     study.add_finalists(_judged(study, trainer.task, trained, total, limits, conditions, measure_seconds, on_event))
     on_event(RunFinished())
@@ -274,7 +278,7 @@ def _gone_on(
     task: Task,
     trained: Sequence[tuple[Trial, Model]],
     until: float,
-    most: int,
+    entrants: Entrants,
     goals: Sequence[Goal],
     on_event: Listener,
 ) -> list[Trial]:
@@ -282,7 +286,8 @@ def _gone_on(
     of them were stopped.
     """
     if study.note("heat") is None:
-        study.add_note("heat", epochs=until, networks=_heat(study.trials[0], task, trained, most, goals))
+        loss = tolerance_of(study.trials[0]) / left(until, entrants.epochs)
+        study.add_note("heat", epochs=until, networks=_heat(task, trained, entrants.finalists, goals, loss))
     stopped = {one["number"]: one["stopped"] for one in (study.note("heat") or {})["networks"] if one["stopped"]}
     for trial, _ in trained:
         if trial.number in stopped:
@@ -291,13 +296,14 @@ def _gone_on(
 
 
 def _heat(
-    original: Trial, task: Task, trained: Sequence[tuple[Trial, Model]], most: int, goals: Sequence[Goal]
+    task: Task, trained: Sequence[tuple[Trial, Model]], most: int, goals: Sequence[Goal], loss: float
 ) -> list[dict[str, Any]]:
+    """How everybody but the original is judged: ``most`` may go on, of those that lost less than ``loss``."""
     judged = []
     for trial, model in trained:
         score = evaluate(to_module(model), task, "validation")
         judged.append(Rival(trial.number, {**trial.scores, "quality": score.quality}, score.error))
-    (beside, *found), loss = judged, tolerance_of(original)
+    beside, *found = judged
     lost = {rival.number for rival in found if not isfinite(rival.scores["quality"])}
     better = dominated([rival for rival in found if rival.number not in lost], goals)
     open_ones = [rival for rival in found if rival.number not in better.keys() | lost]

@@ -36,7 +36,7 @@ from netgraft.mutations.swap import Swap
 from netgraft.mutations.trim import Trim
 from netgraft.mutations.within import Within
 from netgraft.predictor import load as load_predictor
-from netgraft.search import Budget, Guided, Population, Predictor, Rung, Strategy, search, spent
+from netgraft.search import Budget, Guided, Outlook, Population, Predictor, Rung, Strategy, search, spent
 from netgraft.search.guided import promise
 from netgraft.search.promising import Promising
 from netgraft.search.strategy import Choice, Spread
@@ -47,7 +47,7 @@ from netgraft.tasks import Task
 
 from .clock import Clock, Corrected
 from .evaluation import Check, Count, Trainer, Tune
-from .finals import Entrants, affordable, fields_of, tolerance_of
+from .finals import HEAT, Entrants, affordable, fields_of, tolerance_of
 from .run import Begun, Estimates, Plan, Run, conduct, fingerprint
 
 
@@ -146,8 +146,10 @@ def optimize(
         tolerance = tolerance_of(study.trials[0])
         by_graph = [bound for bound in bounds if bound.metric != "quality"]
         others = [goal for goal in parsed if goal.metric != "quality"]
-        strategy: Strategy = Population(parsed, quality, tolerance)
-        choose: Choice = Promising(quality, others, tolerance)
+        assert plan.tune_epochs is not None and plan.final_epochs is not None, "decided by for_task"
+        outlook = Outlook(quality, (1 + HEAT) * plan.final_epochs)
+        strategy: Strategy = Population(parsed, outlook, tolerance)
+        choose: Choice = Promising(outlook, others, tolerance, plan.tune_epochs)
         if predictor is not None:
             strategy = Guided(strategy, predictor, quality, tolerance, [goal.metric for goal in others])
             choose = Spread([Goal("agreement"), *others], partial(promise, quality))
@@ -166,7 +168,7 @@ def optimize(
             population=plan.population,
             on_event=run.on_event,
         )
-        return _entrants(study, plan, parsed, quality, bounds, seconds)
+        return _entrants(study, plan, parsed, outlook, bounds, seconds)
 
     method = {
         "mutation": _name(mutation),
@@ -226,7 +228,7 @@ def _rungs(
 
 
 def _entrants(
-    study: Study, plan: Plan, goals: Sequence[Goal], quality: Goal, limits: Sequence[Limit], seconds: float | None
+    study: Study, plan: Plan, goals: Sequence[Goal], outlook: Outlook, limits: Sequence[Limit], seconds: float | None
 ) -> Entrants:
     """Who begins the finals, and for how many epochs each is trained: what the plan says, or as much of it as the rest
     of a budget in time allows, by what an epoch cost so far.
@@ -235,7 +237,7 @@ def _entrants(
     if not tuned:
         raise EmptyFrontError(_why_empty(study))
     assert plan.final_epochs is not None, "decided by for_task"
-    fields = fields_of(study, goals, quality, plan.finalists, plan.final_epochs, limits)
+    fields = fields_of(study, goals, outlook, plan.finalists, plan.final_epochs, limits)
     if seconds is None:
         return next(fields)
     epoch = sum(t.training for t in tuned) / sum(t.epochs - study.trials[t.parent or 0].epochs for t in tuned)

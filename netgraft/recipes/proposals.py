@@ -23,7 +23,7 @@ from netgraft.metrics import Goal
 from netgraft.mutations import Mix
 from netgraft.proxies import Minibatch, Probe, anew, fisher_potential
 from netgraft.proxies.legality import child_at_the_start, moved_value
-from netgraft.search import Budget, Rung, search
+from netgraft.search import Budget, Outlook, Rung, search
 from netgraft.spaces import Space
 from netgraft.study import Study
 from netgraft.tasks import Task
@@ -212,7 +212,8 @@ def trained(
             seed=run.seed,
             on_event=run.on_event,
         )
-        best = finalists_of(study, [quality, Goal("latency")], quality, begun.plan.finalists, begun.bounds)
+        outlook = Outlook(quality, begun.plan.final_epochs)
+        best = finalists_of(study, [quality, Goal("latency")], outlook, begun.plan.finalists, begun.bounds)
         if not best:
             raise EmptyFrontError(f"{name} found no network: none of its candidates is legal; try more --candidates")
         return Entrants([trial.number for trial in best], begun.plan.final_epochs, len(best))

@@ -62,7 +62,7 @@ networks that restore pictures need many steps (``docs/results.md``).
 """
 BATCH_VALUES = 1 << 22
 """Numbers in the inputs of a batch at most, by the same: pictures are large."""
-EPOCH_STEPS = 10
+EPOCH_STEPS = 20
 """Steps that an epoch has at least, by the same: of few examples a large batch learns little (``docs/results.md``)."""
 
 

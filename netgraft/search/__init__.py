@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .guided import Guided, Predictor
+from .outlook import Outlook
 from .population import Population
 from .strategy import Budget, Result, Rung, Strategy, search, spent
 
-__all__ = ["Budget", "Guided", "Population", "Predictor", "Result", "Rung", "Strategy", "search", "spent"]
+__all__ = ["Budget", "Guided", "Outlook", "Population", "Predictor", "Result", "Rung", "Strategy", "search", "spent"]

@@ -12,6 +12,7 @@ from netgraft.candidate import Candidate, Trial, TrialState
 from netgraft.metrics import Goal
 from netgraft.spaces import Space
 
+from .outlook import Outlook
 from .pareto import front
 
 AFRESH = 0.25
@@ -22,12 +23,13 @@ AFRESH = 0.25
 class Population:
     """Children of the networks on the Pareto front of the complete trials (Salameh et al., NeurIPS 2023, section 4).
 
-    A parent's chance falls with the ``quality`` it lost: by half for every ``tolerance`` (in the quality's unit),
-    because a child of a ruined network is hardly ever good. Deviation from AutoGO, which draws uniformly over a grid.
+    A parent's chance falls with the quality that it is expected to have lost in the end (``outlook``): by half for
+    every ``tolerance`` (in the quality's unit), because a child of a ruined network is hardly ever good. Deviation from
+    AutoGO, which draws uniformly over a grid.
     """
 
     goals: Sequence[Goal]
-    quality: Goal
+    outlook: Outlook
     tolerance: float
 
     def propose(
@@ -69,8 +71,10 @@ class Population:
         within = [t for t in complete if not any(limit.violation(t.scores) for limit in space.limits)]
         if not within:
             return [original], np.ones(1)
-        parents = [within[i] for i in front([[goal.cost(t.scores) for goal in self.goals] for t in within])]
-        lost = np.array([self.quality.cost(trial.scores) for trial in parents])
+        expected = [self.outlook.scores(trial, original) for trial in within]
+        best = front([[goal.cost(scores) for goal in self.goals] for scores in expected])
+        parents = [within[i] for i in best]
+        lost = np.array([self.outlook.quality.cost(expected[i]) for i in best])
         chances: npt.NDArray[np.float64] = np.exp2(-(lost - lost.min()) / self.tolerance)
         chances /= chances.sum()
         if original not in within:

@@ -2,8 +2,9 @@
 
 In every run looked at, agreement before fine-tuning and quality after it had a rank correlation of 0.7 to 0.9
 (``docs/results.md``). How much quality a lack of agreement costs is another thing on each task, so it is learned in the
-run, as a line; and what is chosen together dominates most of what is better than the original by it. Before there is
-anything to learn from, choices are spread evenly over the last goal.
+run, as a line; and what is chosen together dominates most of what is better than the original by it, where a loss
+counts as what will be left of it in the end (:mod:`.outlook`). Before there is anything to learn from, choices are
+spread evenly over the last goal.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import numpy as np
 from netgraft.candidate import Trial, TrialState
 from netgraft.metrics import Goal
 
+from .outlook import Outlook, left
 from .pareto import worthiest
 from .strategy import Spread
 
 LEAST = 3
 """How many networks must have been fine-tuned before a line is trusted."""
 PROMISING = 2
-"""By how many tolerances a network may be worse than the original after its short fine-tuning, and be of use once it is
-trained to the end.
+"""By how many tolerances a network may be expected to be worse than the original in the end, and be looked at: what is
+expected is not certain.
 """
 SLACK = 0.1
 """By how much other goals than quality may be worse than the original's, as a share of it, and a network be of use."""
@@ -76,20 +78,22 @@ def corner(original: Mapping[str, float], goals: Sequence[Goal], loss: float) ->
 
 @dataclass(frozen=True)
 class Promising:
-    """A :data:`~netgraft.search.strategy.Choice`. ``others`` are the goals beside ``quality``; ``tolerance`` is a loss
-    of quality that matters, in its unit.
+    """A :data:`~netgraft.search.strategy.Choice`. ``others`` are the goals beside quality; ``tolerance`` is a loss of
+    quality that matters, in its unit; what is chosen is fine-tuned for ``epochs``.
     """
 
-    quality: Goal
+    outlook: Outlook
     others: Sequence[Goal]
     tolerance: float
+    epochs: float
 
     def __call__(self, scores: Sequence[Mapping[str, float]], before: Sequence[Trial], count: int) -> list[int]:
         """Indices of those chosen."""
-        expectation = Expectation.learned(before, self.quality)
+        quality = self.outlook.quality
+        expectation = Expectation.learned(before, quality)
         if expectation is None:
             return Spread([Goal("agreement"), *self.others])(scores, before, count)
         original = next(trial.scores for trial in before if trial.number == 0)
         costs = [[expectation(s), *(goal.cost(s) for goal in self.others)] for s in scores]
-        within = corner(original, [self.quality, *self.others], PROMISING * self.tolerance)
-        return worthiest(costs, within, count)
+        loss = PROMISING * self.tolerance / left(self.epochs, self.outlook.more)
+        return worthiest(costs, corner(original, [quality, *self.others], loss), count)
