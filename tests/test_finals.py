@@ -251,6 +251,15 @@ def test_who_begins_may_be_a_little_worse_than_another(study: Study) -> None:
     assert len(entrants_of(study, GOALS, Outlook(GOALS[0]), 1)) == ENTRANTS
 
 
+def test_who_lost_much_in_a_short_tuning_and_is_fast_begins_where_much_training_follows(study: Study) -> None:
+    for number, trial in list(study.trials.items()):
+        quality, latency = (50.0, 0.3) if number == 3 else (80.0, trial.scores["latency"])
+        scores = {**trial.scores, "quality": quality, "latency": latency}
+        study.trials[number] = replace(trial, scores=scores, epochs=1.0 if number else 0.0)
+    assert 3 not in [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0]), 4)]
+    assert 3 in [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0], more=200.0), 4)]
+
+
 def test_where_all_lost_much_those_that_lost_least_begin(study: Study) -> None:
     for number, quality in {1: 50.0, 2: 20.0, 3: 48.0, 4: 30.0, 5: 10.0}.items():
         trial = study.trials[number]
