@@ -226,7 +226,7 @@ def population(
 
     for _ in range(INITIAL):
         judge(queries.draw(rng), None)
-    strategy = Population(goals, Outlook(quality), tolerance=1.0)
+    strategy = Population(goals, Outlook(quality, 0.0), tolerance=1.0)
     space = cast(Space, Cells(queries))
     while True:
         wanted = KEPT if score is None else PROPOSED

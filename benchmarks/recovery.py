@@ -25,7 +25,7 @@ from netgraft.convert.to_torch import to_module
 from netgraft.recipes.evaluation import Trainer
 from netgraft.recipes.finals import tolerance_of
 from netgraft.recipes.run import examples_of
-from netgraft.search.outlook import left
+from netgraft.search.outlook import remaining
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
                 continue
             quality = tasks.evaluate(to_module(model), task, "validation").quality
             begun, ended = lost[trial.number], sign * (last.validation - quality)
-            expected = begun * left(trial.epochs, last.epochs - trial.epochs)
+            expected = begun * remaining(trial.epochs, last.epochs)
             longer = math.log(last.epochs / trial.epochs)
             power = math.log(begun / ended) / longer if ended > 0 else math.inf
             powers.append(power)

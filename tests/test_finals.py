@@ -39,7 +39,7 @@ GOALS = (Goal("quality", True), Goal("latency"))
 
 
 def rival(number: int, quality: float, latency: float, error: float = 1.0) -> Rival:
-    return Rival(number, {"quality": quality, "latency": latency}, error)
+    return Rival(number, {"quality": quality, "quality_error": error, "latency": latency})
 
 
 def test_who_is_clearly_worse_at_no_lower_cost_is_dominated() -> None:
@@ -68,7 +68,8 @@ def test_nobody_is_stopped_for_somebody_who_is_stopped_or_dearer(some: list[tupl
     for number, other in found.items():
         worse, better = rivals[number], rivals[other]
         assert better.scores["latency"] <= worse.scores["latency"]
-        assert better.scores["quality"] - worse.scores["quality"] > math.hypot(worse.error, better.error)
+        errors = (rival.scores["quality_error"] for rival in (worse, better))
+        assert better.scores["quality"] - worse.scores["quality"] > math.hypot(*errors)
 
 
 class Made:
@@ -150,6 +151,15 @@ def test_more_begin_than_end_and_all_are_judged_at_the_same_point(
     assert {one["number"]: one["quality"] for one in note["networks"]} == {n: QUALITIES[n] for n in range(1, 6)}
 
 
+@pytest.mark.parametrize(("epochs", "ended"), [(0.1, [0, 1, 3]), (200.0, [0, 3, 4])])
+def test_who_lost_much_goes_on_where_the_finals_are_long(
+    study: Study, monkeypatch: pytest.MonkeyPatch, epochs: float, ended: list[int]
+) -> None:
+    monkeypatch.setitem(QUALITIES, 4, 78.5)
+    study.trials[4] = replace(study.trials[4], scores={**study.trials[4].scores, "latency": 0.1})
+    assert run(study, monkeypatch, Made(), replace(FIVE, epochs=epochs), lambda event: None) == ended
+
+
 def lineages(path: Path) -> Study:
     """Twelve networks, of which none is dominated; they were trained for 1 to 34 epochs since the run began."""
     study = begun(path)
@@ -179,7 +189,7 @@ def test_a_budget_in_time_is_kept_however_long_lineages_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: float, entrants: int, finalists: int, epochs: float
 ) -> None:
     with lineages(tmp_path / "run") as study:
-        fields = list(fields_of(study, GOALS, Outlook(GOALS[0]), 4, 20.0))
+        fields = list(fields_of(study, GOALS, GOALS[0], 4, 20.0))
         field = affordable(study, fields, left)
         assert (len(field.numbers), field.finalists, field.epochs) == (entrants, finalists, epochs)
         trainer = Made()
@@ -247,8 +257,8 @@ def test_who_begins_may_be_a_little_worse_than_another(study: Study) -> None:
     for number, quality in scores.items():
         trial = study.trials[number]
         study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality})
-    assert [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0]), 4)] == [1, 2, 4, 5]
-    assert len(entrants_of(study, GOALS, Outlook(GOALS[0]), 1)) == ENTRANTS
+    assert [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0], 0.0), 4)] == [1, 2, 4, 5]
+    assert len(entrants_of(study, GOALS, Outlook(GOALS[0], 0.0), 1)) == ENTRANTS
 
 
 def test_who_lost_much_in_a_short_tuning_and_is_fast_begins_where_much_training_follows(study: Study) -> None:
@@ -256,15 +266,15 @@ def test_who_lost_much_in_a_short_tuning_and_is_fast_begins_where_much_training_
         quality, latency = (50.0, 0.3) if number == 3 else (80.0, trial.scores["latency"])
         scores = {**trial.scores, "quality": quality, "latency": latency}
         study.trials[number] = replace(trial, scores=scores, epochs=1.0 if number else 0.0)
-    assert 3 not in [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0]), 4)]
-    assert 3 in [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0], more=200.0), 4)]
+    assert 3 not in [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0], 0.0), 4)]
+    assert 3 in [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0], 200.0), 4)]
 
 
 def test_where_all_lost_much_those_that_lost_least_begin(study: Study) -> None:
     for number, quality in {1: 50.0, 2: 20.0, 3: 48.0, 4: 30.0, 5: 10.0}.items():
         trial = study.trials[number]
         study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality})
-    assert [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0]), 4)] == [1, 3]
+    assert [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0], 0.0), 4)] == [1, 3]
 
 
 def test_the_report_says_who_was_stopped(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def test_a_draft_and_the_edit_it_becomes_give_the_same_child() -> None:
 
 def run(path: Path, predictor: Predictor | None, trials: int = 10, *, resume: bool = False, on_event=nobody) -> Study:  # type: ignore[no-untyped-def]  # a test's helper
     model = network()
-    strategy = Population(GOALS, Outlook(GOALS[0]), 1.0)
+    strategy = Population(GOALS, Outlook(GOALS[0], 0.0), 1.0)
     rungs = [
         Rung(
             "count",

@@ -11,37 +11,49 @@ from hypothesis import strategies as st
 from netgraft.candidate import Trial, TrialState
 from netgraft.metrics import Goal
 from netgraft.search import Outlook
-from netgraft.search.outlook import RECOVERY, left
+from netgraft.search.outlook import RECOVERY, lasting, remaining
 
 ACCURACY, LOSS = Goal("quality", True), Goal("quality", False)
 ORIGINAL = Trial(0, 0, "0", TrialState.COMPLETE, scores={"quality": 80.0, "latency": 1.0})
 
 
 def child(quality: float, epochs: float) -> Trial:
-    return replace(ORIGINAL, number=1, scores={"quality": quality, "latency": 0.5}, epochs=epochs)
+    scores = {"quality": quality, "quality_error": 1.0, "latency": 0.5}
+    return replace(ORIGINAL, number=1, scores=scores, epochs=epochs)
 
 
 def test_what_was_lost_shrinks_while_training_goes_on() -> None:
-    expected = Outlook(ACCURACY, more=7.0).scores(child(72.0, epochs=1.0), ORIGINAL)
-    assert expected == {"quality": pytest.approx(80 - 8 * 8**-RECOVERY), "latency": 0.5}
+    expected, share = Outlook(ACCURACY, 7.0).scores(child(72.0, 1.0), ORIGINAL, until=8.0), 8**-RECOVERY
+    assert expected == pytest.approx({"quality": 80 - 8 * share, "quality_error": share, "latency": 0.5})
 
 
 def test_where_less_is_better_it_shrinks_too() -> None:
-    assert Outlook(LOSS, more=7.0).scores(child(88.0, 1.0), ORIGINAL)["quality"] == pytest.approx(80 + 8 * 8**-RECOVERY)
+    expected = Outlook(LOSS, 7.0).scores(child(88.0, 1.0), ORIGINAL, until=8.0)
+    assert expected["quality"] == pytest.approx(80 + 8 * 8**-RECOVERY)
 
 
-@pytest.mark.parametrize(("more", "epochs", "quality"), [(0.0, 1.0, 70.0), (5.0, 0.0, 70.0), (5.0, 1.0, 83.0)])
-def test_what_is_better_or_not_trained_is_taken_as_it_is(more: float, epochs: float, quality: float) -> None:
-    assert Outlook(ACCURACY, more).scores(child(quality, epochs), ORIGINAL)["quality"] == quality
+@pytest.mark.parametrize(("until", "epochs", "quality"), [(1.0, 1.0, 70.0), (6.0, 0.0, 70.0), (6.0, 1.0, 83.0)])
+def test_what_is_better_or_trained_already_or_never_is_taken_as_it_is(
+    until: float, epochs: float, quality: float
+) -> None:
+    one = child(quality, epochs)
+    assert Outlook(ACCURACY, 5.0).scores(one, ORIGINAL, until) == one.scores
 
 
-@given(st.floats(0.01, 100), st.floats(0, 100), st.floats(0, 100))
+def test_finals_train_beyond_the_longest_lineage() -> None:
+    assert Outlook(ACCURACY, 5.0).until([ORIGINAL, child(70.0, 3.0), child(70.0, 1.0)]) == 8.0
+
+
+@given(st.floats(0.01, 100), st.floats(1, 10), st.floats(1, 10))
 def test_two_trainings_leave_what_one_as_long_leaves(begun: float, first: float, second: float) -> None:
-    assert left(begun, first) * left(begun + first, second) == pytest.approx(left(begun, first + second))
-    assert 0 < left(begun, first) <= 1
+    middle, end = begun * first, begun * first * second
+    assert remaining(begun, middle) * remaining(middle, end) == pytest.approx(remaining(begun, end))
+    assert 0 < remaining(begun, end) <= 1
 
 
-def test_a_network_that_comes_up_slowly_is_behind_one_that_does_at_once() -> None:
-    outlook = Outlook(ACCURACY, more=5.0)
-    long, short = (outlook.scores(child(75.0, epochs), ORIGINAL)["quality"] for epochs in (6.0, 1.0))
-    assert long < short
+@given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 1))
+def test_a_cost_in_the_end_lies_between_the_original_s_and_its_own_or_is_its_own(
+    cost: float, original: float, share: float
+) -> None:
+    expected = lasting(cost, original, share)
+    assert expected == cost if cost <= original else original <= expected <= cost + 1e-9

@@ -53,21 +53,21 @@ SOME = [candidate(0.01, 0.98), candidate(0.09, 0.7), candidate(4.0, 0.2), candid
 
 
 def test_what_is_expected_to_be_ruined_gives_way() -> None:
-    choose = Promising(Outlook(QUALITY), [LATENCY], tolerance=2.0, epochs=1.0)
+    choose = Promising(Outlook(QUALITY, 0.0), [LATENCY], tolerance=2.0, epochs=1.0)
     learned = run((0.01, 79.0), (0.25, 75.0), (1.0, 70.0))  # ten points for a distance of 1
     assert choose(SOME, learned, 3) == [0, 1, 4]
     assert choose(SOME, run(), 3) == Spread([Goal("agreement"), LATENCY])(SOME, [], 3) != [0, 1, 4], "nothing is known"
 
 
 def test_a_loss_that_training_makes_up_for_is_no_ruin() -> None:
-    choose = Promising(Outlook(QUALITY, more=15.0), [LATENCY], tolerance=2.0, epochs=1.0)
+    choose = Promising(Outlook(QUALITY, 15.0), [LATENCY], tolerance=2.0, epochs=1.0)
     learned = run((0.01, 79.0), (0.25, 75.0), (1.0, 70.0))
     assert 3 in choose(SOME, learned, 3), "a quarter of the time, at a loss of twenty points that come down to three"
 
 
 def test_what_costs_little_in_quality_may_agree_less() -> None:
     easy = run((0.01, 79.99), (0.25, 79.95), (1.0, 79.9))
-    assert 2 in Promising(Outlook(QUALITY), [LATENCY], tolerance=2.0, epochs=1.0)(SOME, easy, 2)
+    assert 2 in Promising(Outlook(QUALITY, 0.0), [LATENCY], tolerance=2.0, epochs=1.0)(SOME, easy, 2)
 
 
 def test_the_corner_is_a_little_beyond_the_original() -> None:

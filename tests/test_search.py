@@ -78,7 +78,7 @@ def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: boo
             study.add_trial(start)
         search(
             Space(model, Trim(), counted, limits),
-            Population(GOALS, Outlook(GOALS[0]), 1.0),
+            Population(GOALS, Outlook(GOALS[0], 0.0), 1.0),
             options.get("rungs") or rungs(limits=limits),
             budget=budget,
             study=study,
@@ -88,6 +88,21 @@ def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: boo
             on_event=options.get("on_event", nobody),
         )
     return Study.read(path)
+
+
+def test_parents_are_chosen_by_what_will_be_left_of_a_loss() -> None:
+    model = network()
+    scores = {"latency": 1.0, "quality": 80.0}
+    original = Trial(0, 0, model.graph.digest, TrialState.COMPLETE, scores=scores)
+    behind = replace(original, number=1, digest="1", scores={"latency": 0.5, "quality": 70.0}, epochs=1.0)
+    space = Space(model, Trim(), counted)
+    parents = []
+    for more in (0.0, 100.0):
+        strategy = Population(GOALS, Outlook(GOALS[0], more), 1.0)
+        rng = np.random.default_rng(0)
+        found = strategy.propose(space, [original, behind], lambda t: Candidate(t.number, model), 2, 12, rng)
+        parents.append({child.parent for child in found})
+    assert parents == [{0}, {0, 1}], "by ten tolerances behind, and in the end by half a one"
 
 
 def story(study: Study) -> list[tuple[object, ...]]:

@@ -121,7 +121,7 @@ def amc(
             on_event=run.on_event,
         )
         assert begun.plan.final_epochs is not None, "decided by for_task"
-        best = finalists_of(study, [quality], Outlook(quality), begun.plan.finalists, begun.bounds)
+        best = finalists_of(study, [quality], Outlook(quality, 0.0), begun.plan.finalists, begun.bounds)
         return Entrants([trial.number for trial in best], begun.plan.final_epochs, len(best))
 
     options = {"episodes": episodes, "least": least, "importance": importance, "multiple": multiple, "images": images}

@@ -25,7 +25,7 @@ from netgraft.errors import OptionError
 from netgraft.events import FinalBegun, FinalsBegun, FinalStopped, Listener, MeasuringBegun, RunFinished, StepDone
 from netgraft.ir import Model
 from netgraft.metrics import Goal, Limit, parse_limit
-from netgraft.search.outlook import Outlook, left
+from netgraft.search.outlook import Outlook, lasting, remaining
 from netgraft.search.pareto import front, worthiest
 from netgraft.search.promising import PROMISING, corner
 from netgraft.study import Finalist, Study
@@ -73,11 +73,10 @@ class Entrants:
 
 @dataclass(frozen=True)
 class Rival:
-    """A network among others that are trained alike: its scores, and the standard error of its quality."""
+    """A network among others, with its scores as they are, or as they are expected to be in the end."""
 
     number: int
     scores: Mapping[str, float]
-    error: float
 
 
 def finalists_of(
@@ -118,12 +117,12 @@ def _sound(study: Study, outlook: Outlook, limits: Sequence[Limit]) -> list[Riva
     complete = [t for t in study.trials.values() if t.state is TrialState.COMPLETE and t.number]
     by_time = [limit for limit in limits if limit.metric == "latency"]
     complete = [t for t in complete if not any(limit.violation(at_worst(t)) for limit in by_time)] or complete
-    original, cost = study.trials[0], outlook.quality.cost
-    expected = [Rival(t.number, outlook.scores(t, original), t.scores.get("quality_error", 0.0)) for t in complete]
+    original, cost, until = study.trials[0], outlook.quality.cost, outlook.until(complete)
+    expected = [Rival(trial.number, outlook.scores(trial, original, until)) for trial in complete]
     costs = [cost(rival.scores) for rival in expected]
     for others in ([cost(original.scores), *costs], costs):  # where all lost much, those that lost least
-        most = min(others, default=0.0) + SOUND * tolerance_of(original)
-        sound = [rival for rival, each in zip(expected, costs, strict=True) if each <= most]
+        bound = min(others, default=0.0) + SOUND * tolerance_of(original)
+        sound = [rival for rival, each in zip(expected, costs, strict=True) if each <= bound]
         if sound:
             return sound
     return []
@@ -145,7 +144,7 @@ def dominated(rivals: Sequence[Rival], goals: Sequence[Goal]) -> dict[int, int]:
         for better in best_first[:i]:
             gain = quality.cost(rival.scores) - quality.cost(better.scores)
             as_cheap = all(goal.cost(better.scores) <= goal.cost(rival.scores) for goal in others)
-            if as_cheap and gain > hypot(rival.error, better.error):
+            if as_cheap and gain > hypot(rival.scores["quality_error"], better.scores["quality_error"]):
                 found[rival.number] = better.number
                 break
     return found
@@ -162,15 +161,18 @@ def to_train(study: Study, entrants: Entrants) -> float:
 
 
 def fields_of(
-    study: Study, goals: Sequence[Goal], outlook: Outlook, finalists: int, epochs: float, limits: Sequence[Limit] = ()
+    study: Study, goals: Sequence[Goal], quality: Goal, finalists: int, epochs: float, limits: Sequence[Limit] = ()
 ) -> Iterator[Entrants]:
     """Who may begin the finals, the dearest first: as many as are planned (see :func:`entrants_of`), then for fewer
     finalists, down to two, and at last these two alone, without a heat.
     """
     least = min(2, finalists)
+    outlook = Outlook(quality, (1 + HEAT) * epochs)
     for count in range(finalists, least - 1, -1):
         yield Entrants([t.number for t in entrants_of(study, goals, outlook, count, limits)], epochs, count)
-    yield Entrants([t.number for t in finalists_of(study, goals, outlook, least, limits)], epochs, least)
+    yield Entrants(
+        [t.number for t in finalists_of(study, goals, Outlook(quality, epochs), least, limits)], epochs, least
+    )
 
 
 def affordable(study: Study, fields: Iterable[Entrants], left: float) -> Entrants:
@@ -286,8 +288,8 @@ def _gone_on(
     of them were stopped.
     """
     if study.note("heat") is None:
-        loss = tolerance_of(study.trials[0]) / left(until, entrants.epochs)
-        study.add_note("heat", epochs=until, networks=_heat(task, trained, entrants.finalists, goals, loss))
+        loss, share = tolerance_of(study.trials[0]), remaining(until, until + entrants.epochs)
+        study.add_note("heat", epochs=until, networks=_heat(task, trained, entrants.finalists, goals, loss, share))
     stopped = {one["number"]: one["stopped"] for one in (study.note("heat") or {})["networks"] if one["stopped"]}
     for trial, _ in trained:
         if trial.number in stopped:
@@ -296,24 +298,37 @@ def _gone_on(
 
 
 def _heat(
-    task: Task, trained: Sequence[tuple[Trial, Model]], most: int, goals: Sequence[Goal], loss: float
+    task: Task, trained: Sequence[tuple[Trial, Model]], most: int, goals: Sequence[Goal], loss: float, share: float
 ) -> list[dict[str, Any]]:
-    """How everybody but the original is judged: ``most`` may go on, of those that lost less than ``loss``."""
+    """How everybody but the original is judged. Of those that nobody clearly dominates ``most`` go on, that together
+    dominate most up to a ``loss`` of quality; of a loss such a share will remain.
+    """
     judged = []
     for trial, model in trained:
         score = evaluate(to_module(model), task, "validation")
-        judged.append(Rival(trial.number, {**trial.scores, "quality": score.quality}, score.error))
+        scores = {**trial.scores, "quality": score.quality, "quality_error": score.error}
+        judged.append(Rival(trial.number, scores))
     beside, *found = judged
     lost = {rival.number for rival in found if not isfinite(rival.scores["quality"])}
     better = dominated([rival for rival in found if rival.number not in lost], goals)
     open_ones = [rival for rival in found if rival.number not in better.keys() | lost]
-    costs = [[goal.cost(rival.scores) for goal in goals] for rival in open_ones]
+    begun = [goal.cost(beside.scores) for goal in goals]
+    shares = [share if goal.metric == "quality" else 1.0 for goal in goals]
+    costs = [
+        [lasting(goal.cost(rival.scores), *at) for goal, *at in zip(goals, begun, shares, strict=True)]
+        for rival in open_ones
+    ]
     kept = {open_ones[i].number for i in worthiest(costs, corner(beside.scores, goals, loss), most)}
     reasons = {rival.number: "" if rival.number in kept else "others promised more" for rival in found}
     reasons |= {number: f"#{other} is clearly better at no higher cost" for number, other in better.items()}
     reasons |= dict.fromkeys(lost, "its quality is not a number")
     return [
-        {"number": r.number, "quality": r.scores["quality"], "error": r.error, "stopped": reasons[r.number]}
+        {
+            "number": r.number,
+            "quality": r.scores["quality"],
+            "error": r.scores["quality_error"],
+            "stopped": reasons[r.number],
+        }
         for r in found
     ]
 

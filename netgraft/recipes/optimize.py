@@ -168,7 +168,7 @@ def optimize(
             population=plan.population,
             on_event=run.on_event,
         )
-        return _entrants(study, plan, parsed, outlook, bounds, seconds)
+        return _entrants(study, plan, parsed, quality, bounds, seconds)
 
     method = {
         "mutation": _name(mutation),
@@ -228,7 +228,7 @@ def _rungs(
 
 
 def _entrants(
-    study: Study, plan: Plan, goals: Sequence[Goal], outlook: Outlook, limits: Sequence[Limit], seconds: float | None
+    study: Study, plan: Plan, goals: Sequence[Goal], quality: Goal, limits: Sequence[Limit], seconds: float | None
 ) -> Entrants:
     """Who begins the finals, and for how many epochs each is trained: what the plan says, or as much of it as the rest
     of a budget in time allows, by what an epoch cost so far.
@@ -237,7 +237,7 @@ def _entrants(
     if not tuned:
         raise EmptyFrontError(_why_empty(study))
     assert plan.final_epochs is not None, "decided by for_task"
-    fields = fields_of(study, goals, outlook, plan.finalists, plan.final_epochs, limits)
+    fields = fields_of(study, goals, quality, plan.finalists, plan.final_epochs, limits)
     if seconds is None:
         return next(fields)
     epoch = sum(t.training for t in tuned) / sum(t.epochs - study.trials[t.parent or 0].epochs for t in tuned)

@@ -7,6 +7,7 @@ fine-tuning alone prefers small changes, and throws away the networks that would
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from netgraft.candidate import Trial
@@ -16,23 +17,40 @@ RECOVERY = 2 / 3
 """The power of the number of epochs with which a loss of quality shrinks."""
 
 
-def left(epochs: float, more: float) -> float:
-    """The share of a loss after ``epochs`` of training that will be left after ``more`` of it."""
-    return (epochs / (epochs + more)) ** RECOVERY if epochs else 1.0
+def remaining(epochs: float, until: float) -> float:
+    """The share of a loss after ``epochs`` of training that remains after ``until``; all of what was never trained."""
+    return (epochs / until) ** RECOVERY if 0 < epochs < until else 1.0
+
+
+def lasting(cost: float, original: float, share: float) -> float:
+    """The cost of a quality in the end, where such a share of a loss against the original's remains. What is better
+    than the original is expected to be as much better.
+    """
+    return original + (cost - original) * share if cost > original else cost
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """The view on networks that are to be trained for ``more`` epochs; with 0 they are taken as they are."""
+    """The view on networks of a run whose finals train everybody ``more`` epochs beyond the longest lineage.
+
+    A lineage's epochs count as its own from the first one on, though its last edit may be younger.
+    """
 
     quality: Goal
-    more: float = 0.0
+    more: float
 
-    def scores(self, trial: Trial, original: Trial) -> dict[str, float]:
-        """Those of a complete trial, with the quality that is expected of it in the end. What is better than the
-        original is expected to be as much better.
+    def until(self, trials: Iterable[Trial]) -> float:
+        """The number of epochs since the run began up to which finals train, as far as these trials tell."""
+        return max((trial.epochs for trial in trials), default=0.0) + self.more
+
+    def scores(self, trial: Trial, original: Trial, until: float) -> dict[str, float]:
+        """Those of a complete trial, with the quality that is expected of it in the end, and a standard error that has
+        shrunk with the loss.
         """
-        metric = self.quality.metric
-        begun, found = original.scores[metric], trial.scores[metric]
-        lost = self.quality.cost(trial.scores) > self.quality.cost(original.scores)
-        return {**trial.scores, metric: begun + (found - begun) * left(trial.epochs, self.more) if lost else found}
+        cost, begun = self.quality.cost(trial.scores), self.quality.cost(original.scores)
+        share = remaining(trial.epochs, until) if cost > begun else 1.0
+        expected = lasting(cost, begun, share)
+        found = {**trial.scores, self.quality.metric: -expected if self.quality.higher_is_better else expected}
+        if "quality_error" in found:
+            found["quality_error"] *= share
+        return found

@@ -71,7 +71,8 @@ class Population:
         within = [t for t in complete if not any(limit.violation(t.scores) for limit in space.limits)]
         if not within:
             return [original], np.ones(1)
-        expected = [self.outlook.scores(trial, original) for trial in within]
+        until = self.outlook.until(complete)
+        expected = [self.outlook.scores(trial, original, until) for trial in within]
         best = front([[goal.cost(scores) for goal in self.goals] for scores in expected])
         parents = [within[i] for i in best]
         lost = np.array([self.outlook.quality.cost(expected[i]) for i in best])

@@ -18,7 +18,7 @@ import numpy as np
 from netgraft.candidate import Trial, TrialState
 from netgraft.metrics import Goal
 
-from .outlook import Outlook, left
+from .outlook import Outlook, lasting, remaining
 from .pareto import worthiest
 from .strategy import Spread
 
@@ -94,6 +94,7 @@ class Promising:
         if expectation is None:
             return Spread([Goal("agreement"), *self.others])(scores, before, count)
         original = next(trial.scores for trial in before if trial.number == 0)
-        costs = [[expectation(s), *(goal.cost(s) for goal in self.others)] for s in scores]
-        loss = PROMISING * self.tolerance / left(self.epochs, self.outlook.more)
-        return worthiest(costs, corner(original, [quality, *self.others], loss), count)
+        share = remaining(self.epochs, self.outlook.until(before))
+        expected = [lasting(expectation(s), quality.cost(original), share) for s in scores]
+        costs = [[cost, *(goal.cost(s) for goal in self.others)] for cost, s in zip(expected, scores, strict=True)]
+        return worthiest(costs, corner(original, [quality, *self.others], PROMISING * self.tolerance), count)
