@@ -165,7 +165,7 @@ def lineages(path: Path) -> Study:
     study = begun(path)
     artifact = study.trials[0].model
     for number in range(11, 23):
-        scores = {"quality": 80.0 + number / 100, "quality_error": 1.0, "latency": 1.0 + number / 100}
+        scores = {"quality": 91.0 + number / 100, "quality_error": 1.0, "latency": 1.0 + number / 100}
         epochs = float(1 + 3 * (number * 5 % 12))
         study.add_trial(
             Trial(number, 1, f"{number:032x}", TrialState.COMPLETE, 0, scores=scores, epochs=epochs, model=artifact)
@@ -256,7 +256,7 @@ def test_who_begins_may_be_a_little_worse_than_another(study: Study) -> None:
     scores = {1: 80.0, 2: 79.0, 3: 60.0, 4: 79.5, 5: 80.0}  # 3 is ruined, 2 is not clearly worse than 1
     for number, quality in scores.items():
         trial = study.trials[number]
-        study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality})
+        study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality}, epochs=1.0)
     assert [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0], 0.0), 4)] == [1, 2, 4, 5]
     assert len(entrants_of(study, GOALS, Outlook(GOALS[0], 0.0), 1)) == ENTRANTS
 
@@ -273,7 +273,7 @@ def test_who_lost_much_in_a_short_tuning_and_is_fast_begins_where_much_training_
 def test_where_all_lost_much_those_that_lost_least_begin(study: Study) -> None:
     for number, quality in {1: 50.0, 2: 20.0, 3: 48.0, 4: 30.0, 5: 10.0}.items():
         trial = study.trials[number]
-        study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality})
+        study.trials[number] = replace(trial, scores={**trial.scores, "quality": quality}, epochs=1.0)
     assert [t.number for t in entrants_of(study, GOALS, Outlook(GOALS[0], 0.0), 4)] == [1, 3]
 
 

@@ -92,9 +92,9 @@ def run(path: Path, budget: Budget, *, engine: Engine | None = None, resume: boo
 
 def test_parents_are_chosen_by_what_will_be_left_of_a_loss() -> None:
     model = network()
-    scores = {"latency": 1.0, "quality": 80.0}
+    scores = {"flops": 1.0, "quality": 80.0}
     original = Trial(0, 0, model.graph.digest, TrialState.COMPLETE, scores=scores)
-    behind = replace(original, number=1, digest="1", scores={"latency": 0.5, "quality": 70.0}, epochs=1.0)
+    behind = replace(original, number=1, digest="1", scores={"flops": 0.5, "quality": 70.0}, epochs=1.0)
     space = Space(model, Trim(), counted)
     parents = []
     for more in (0.0, 100.0):

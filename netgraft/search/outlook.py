@@ -33,7 +33,7 @@ def lasting(cost: float, original: float, share: float) -> float:
 class Outlook:
     """The view on networks of a run whose finals train everybody ``more`` epochs beyond the longest lineage.
 
-    A lineage's epochs count as its own from the first one on, though its last edit may be younger.
+    A network's epochs are those of its whole lineage, though its last edit may be younger.
     """
 
     quality: Goal
@@ -44,13 +44,10 @@ class Outlook:
         return max((trial.epochs for trial in trials), default=0.0) + self.more
 
     def scores(self, trial: Trial, original: Trial, until: float) -> dict[str, float]:
-        """Those of a complete trial, with the quality that is expected of it in the end, and a standard error that has
-        shrunk with the loss.
+        """Those of a complete trial, with the quality that is expected of it in the end. The standard error stays what it
+        was: an expectation is not surer than what it is made of.
         """
         cost, begun = self.quality.cost(trial.scores), self.quality.cost(original.scores)
         share = remaining(trial.epochs, until) if cost > begun else 1.0
         expected = lasting(cost, begun, share)
-        found = {**trial.scores, self.quality.metric: -expected if self.quality.higher_is_better else expected}
-        if "quality_error" in found:
-            found["quality_error"] *= share
-        return found
+        return {**trial.scores, self.quality.metric: -expected if self.quality.higher_is_better else expected}
