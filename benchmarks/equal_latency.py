@@ -5,7 +5,7 @@
 
 Takes folders of runs of ``amc`` on a network (they need not have ended), one a seed. Of each the network with the
 best quality, as it came out of the search, without any training, is measured in onnxruntime beside the original.
-Torch-Pruning (DepGraph) prunes the same original to what is nearest to it when it is measured, in two ways: its
+Torch-Pruning (DepGraph) prunes the same original to the nearest measured latency, in two ways: its
 GroupMagnitudeImportance with the same ratio everywhere, and its GroupTaylorImportance with one threshold for the whole
 network; widths are rounded to multiples of four, as ``amc``'s were. Batch-norm statistics are re-estimated where that
 helps, and every network is fine-tuned with the same schedule, examples and seed, with the original as teacher. Accuracy
@@ -67,11 +67,11 @@ def main() -> None:
     for seed, study in enumerate(studies):
         best = max((t for t in study.trials.values() if t.number and t.model), key=lambda t: t.scores["quality"])
         ours = study.load_model(best.model or "")
-        time_ = measured(ours, model)
+        target = measured(ours, model)
         networks = {
             "netgraft": ours,
-            "Torch-Pruning, magnitude, one ratio": as_fast(by_magnitude, time_),
-            "Torch-Pruning, Taylor, one threshold": as_fast(by_taylor, time_),
+            "Torch-Pruning, magnitude, one ratio": as_fast(by_magnitude, target),
+            "Torch-Pruning, Taylor, one threshold": as_fast(by_taylor, target),
         }
         ratios = compare(list(networks.values()), model, seconds=options.seconds)
         for (way, network), ratio in zip(networks.items(), ratios, strict=True):
@@ -104,14 +104,23 @@ def qualities(network: Model, model: Model, task: tasks.Task, epochs: float, see
 
 
 def as_fast(prune: Callable[[int], tuple[Model, float]], target: float) -> Model:
-    """What a ratio leaves whose measured time is the nearest to ``target``, as a share of the model's: latencies are a
-    staircase, of which two steps lie about it.
+    """What a ratio leaves whose measured time is the nearest to ``target``, as a share of the model's, of all ratios
+    that a bisection asks for: latencies are a staircase, and noisy.
     """
     low, high = 0, STEPS - 4
+    tried = [prune(low), prune(high)]
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if prune(middle)[1] <= target else (middle, high)
-    return min((prune(low), prune(high)), key=lambda pruned: abs(log(pruned[1] / target)))[0]
+        tried.append(prune(middle))
+        low, high = (low, middle) if tried[-1][1] <= target else (middle, high)
+    return min(tried, key=lambda pruned: abs(log(pruned[1] / target)))[0]
+
+
+def with_weights(module: nn.Module, model: Model) -> nn.Module:
+    """The module with the weights of the network that was read from it."""
+    missing, unexpected = module.load_state_dict(to_module(model).state_dict(), strict=False)
+    assert not unexpected and all("num_batches" in key for key in missing), "the parameters keep their names"
+    return module.eval()
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,10 +149,7 @@ class TorchPruning:
         return self._pruned(module, ratio, tp.importance.GroupTaylorImportance(), everywhere=True)
 
     def _module(self) -> nn.Module:
-        module = self.build()
-        missing, unexpected = module.load_state_dict(to_module(self.model).state_dict(), strict=False)
-        assert not unexpected and all("num_batches" in key for key in missing), "the parameters keep their names"
-        return module.eval()
+        return with_weights(self.build(), self.model)
 
     def _pruned(self, module: nn.Module, ratio: int, importance: object, *, everywhere: bool) -> tuple[Model, float]:
         """The network and its measured latency. Torch-Pruning is told which layers give the outputs, as its manual asks

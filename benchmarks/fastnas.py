@@ -1,7 +1,7 @@
 """NVIDIA ModelOpt's FastNAS, for :mod:`rivals`.
 
 FastNAS makes widths of layers elastic, asks a score how much each of them matters, and searches for the widths with the
-best score within FLOPs. Needs ``pip install nvidia-modelopt huggingface_hub "torchprofile<0.1"``.
+best score within FLOPs. Needs ``pip install nvidia-modelopt==0.47.0 huggingface_hub "torchprofile<0.1"``.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from equal_latency import MULTIPLE, STEPS, measured
+from equal_latency import MULTIPLE, STEPS, measured, with_weights
 from torch import Tensor, nn
 
 from netgraft import tasks
 from netgraft.convert.from_torch import from_module
-from netgraft.convert.to_torch import to_module
 from netgraft.ir import Model
 
 BATCHES = 4
@@ -47,14 +46,12 @@ class FastNAS:
         rules = FastNASConfig().model_dump(by_alias=True)
         for rule in (each for layer in rules.values() if isinstance(layer, dict) for each in layer.values()):
             rule.update({name: MULTIPLE for name in rule if name.endswith("_divisor")})
-        module = self.build()
-        module.load_state_dict(to_module(self.model).state_dict(), strict=False)
         (given,) = self.model.graph.inputs
         example = torch.zeros(given.type.concrete(2))
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 found, _ = mtp.prune(
-                    module.eval(),
+                    with_weights(self.build(), self.model),
                     mode=[("fastnas", rules)],
                     constraints={"flops": f"{100 * (1 - ratio / STEPS):.1f}%"},
                     dummy_input=example[:1],

@@ -20,7 +20,7 @@ import signal
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,6 @@ from trim import trimmed
 from netgraft.channels import channels
 from netgraft.convert.from_torch import from_module
 from netgraft.convert.to_torch import to_module
-from netgraft.errors import NetgraftError
 from netgraft.ir import Model, apply, inherit
 from netgraft.mutations.importance import Filters
 
@@ -43,7 +42,10 @@ HALVED = 0.75
 ATTENTION = ("qkv", "q", "k", "v", "query", "key", "value", "q_proj", "k_proj", "v_proj", "to_q", "to_k", "to_v")
 """What layers of attention are called."""
 
-Halve = Callable[[nn.Module, tuple[Any, ...]], nn.Module]
+CHANNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+"""Layers that choose their number of channels."""
+
+Halve = Callable[[nn.Module, tuple[Any, ...], Sequence[str]], nn.Module]
 
 
 def main() -> None:
@@ -67,22 +69,25 @@ def main() -> None:
             continue
         tried += 1
         cells = []
+        last = last_layers(copy.deepcopy(module).eval(), inputs)
         for way, halve in ways.items():
-            found = attempt(halve, copy.deepcopy(module).eval(), inputs, options.timeout)
+            found = attempt(halve, copy.deepcopy(module).eval(), inputs, last, options.timeout)
             reached[way] += not isinstance(found, str)
             cells.append(f"{found} |" if isinstance(found, str) else f"{found[0]:.2f}x | {found[1]:.1f}")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print("\n" + "; ".join(f"{way}: {reached[way]} of {tried}" for way in ways))
 
 
-def attempt(halve: Halve, module: nn.Module, inputs: tuple[Any, ...], timeout: int) -> tuple[float, float] | str:
+def attempt(
+    halve: Halve, module: nn.Module, inputs: tuple[Any, ...], last: Sequence[str], timeout: int
+) -> tuple[float, float] | str:
     """The share of parameters left of a network that runs, and seconds of processor time; or what failed."""
     before = sum(p.numel() for p in module.parameters())
     try:
         with within(timeout):
             shapes = shapes_of(module, inputs)
             started = time.process_time()
-            child = halve(module, inputs).eval()
+            child = halve(module, inputs, last).eval()
             seconds = time.process_time() - started
             after = shapes_of(child, inputs)
     except Exception as error:
@@ -123,15 +128,16 @@ def tensors(output: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor)]
 
 
-def halved_by_us(module: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
-    """Half of every group of channels dropped."""
+def halved_by_us(module: nn.Module, inputs: tuple[Any, ...], last: Sequence[str]) -> nn.Module:
+    """Half of every group of channels dropped; which layers are the last it finds out itself."""
+    del last
     model = from_module(module, inputs)
     edit = trimmed(model, Filters(2), 0.5)
     weights, _ = inherit(model.graph, edit, model.weights, np.random.default_rng(0))
     return to_module(Model(apply(model.graph, edit), weights))
 
 
-def halved_by_torch_pruning(module: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
+def halved_by_torch_pruning(module: nn.Module, inputs: tuple[Any, ...], last: Sequence[str]) -> nn.Module:
     """The same, by Torch-Pruning."""
     import torch_pruning as tp
 
@@ -140,7 +146,7 @@ def halved_by_torch_pruning(module: nn.Module, inputs: tuple[Any, ...]) -> nn.Mo
         inputs,
         importance=tp.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=0.5,
-        ignored_layers=last_layers(module, inputs),
+        ignored_layers=[part for name, part in module.named_modules() if name in last],
         num_heads={layer: heads for _, heads, layers in attentions(module) for layer in layers.values()},
         output_transform=tensors,
     )
@@ -154,22 +160,26 @@ def halved_by_torch_pruning(module: nn.Module, inputs: tuple[Any, ...]) -> nn.Mo
     return module
 
 
-def last_layers(module: nn.Module, inputs: tuple[Any, ...]) -> list[nn.Module]:
-    """The layers whose channels are those of the outputs; where netgraft cannot read the network, at least those that
-    give them.
+def last_layers(module: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    """The names of the layers whose channels are those of the outputs; where netgraft cannot read the network, of those
+    with parameters that ran last before each output was there.
     """
     try:
         held = channels(from_module(module, inputs).graph).held.items()
-    except NetgraftError:
-        given: list[tuple[nn.Module, object]] = []
-        hooks = [part.register_forward_hook(lambda part, _, y: given.append((part, y))) for part in module.modules()]
-        with torch.no_grad():
-            outputs = tensors(module(*inputs))
-        for hook in hooks:
-            hook.remove()
-        return [part for part, y in given if not any(part.children()) and any(y is output for output in outputs)]
-    names = {id for id, why in held if why == "the network's output"}
-    return [part for name, part in module.named_modules() if name in names]
+    except Exception:  # of whatever kind: it is not the other's fault
+        ran: list[str] = []
+        hooks = [
+            part.register_forward_hook(lambda *_, name=name: ran.append(name))
+            for name, part in module.named_modules()
+            if isinstance(part, CHANNELS)
+        ]
+        try:
+            outputs = shapes_of(module, inputs)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return ran[-len(outputs) :]
+    return [id for id, why in held if why == "the network's output"]
 
 
 def attentions(module: nn.Module) -> Iterator[tuple[nn.Module, int, dict[str, nn.Linear]]]:

@@ -27,36 +27,39 @@ SCORED = 100
 """How many children are scored at once."""
 
 
-def random_grafts(original: Model, trainer: Trainer, trials: int, epochs: float, imitation: int, seed: int) -> Model:
-    """The best by validation of ``trials`` networks with one to three random grafts each, no slower than the original
-    when estimated and when measured; each fine-tuned as netgraft fine-tunes what it searches.
+def random_grafts(
+    original: Model, trainer: Trainer, trials: int, epochs: float, imitation: int, finalists: int, seed: int
+) -> list[Model]:
+    """The best by validation of ``trials`` networks with one to three random grafts each, no two alike, no slower than
+    the original when estimated and when measured; each fine-tuned as netgraft fine-tunes what it searches.
     """
     rng = np.random.default_rng([seed, 1])
     scores = counted(original.graph)
     space = Space(original, Graft(), counted, [parse_limit("latency<=1x", scores)])
     check, tune = Check(trainer), Tune(trainer, epochs, imitation=imitation)
     quality = Goal("quality", trainer.task.quality.higher_is_better)
-    best, cost, found, number = original, np.inf, 0, 0
-    while found < trials:
+    found: list[tuple[float, Model]] = []
+    seen: set[str] = set()
+    number = 0
+    while len(found) < trials:
         number += 1
         child = space.child(Candidate(0, original), number, rng)
-        if child is None or measured(child.model, original) > 1:
+        if child is None or child.model.graph.digest in seen or measured(child.model, original) > 1:
             continue
+        seen.add(child.model.graph.digest)
         checked = check(child)
         result = checked if checked.failure else tune(checked.candidate)
-        if result.failure:
-            continue
-        found += 1
-        if quality.cost(result.scores) < cost:
-            best, cost = result.candidate.model, quality.cost(result.scores)
-    return best
+        if not result.failure:
+            found.append((quality.cost(result.scores), result.candidate.model))
+    return [model for _, model in sorted(found, key=lambda each: each[0])[:finalists]]
 
 
 def autogo_choice(graph: Graph, seed: int) -> Graph:
     """What a search by the predictor's gain and FLOPs alone thinks the best network with no more FLOPs than ``graph``
     has. Salameh et al., "AutoGO" (NeurIPS 2023), section 4: the children of each iteration that are predicted to be
     better than the input and have no more FLOPs join a front, on which the parents of the next are taken uniformly.
-    Deviations: the predictor is netgraft's, and bank and fitting, too; segments are drawn, not ranked before fitting.
+    Deviations: the predictor is netgraft's, and bank and fitting, too; segments are drawn, not ranked before fitting,
+    and a fifth as many of them; of the front the network with the largest gain stands for all.
     """
     rng = np.random.default_rng([seed, 2])
     guide, mutation, most = Guide(load(), 1.0, 0.0), Graft(), flops(graph)

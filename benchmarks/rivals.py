@@ -4,17 +4,18 @@
         [--parts picks searches fastnas]
 
 Each subject is a network of the zoo and its data. The network is trained once. Then, for each seed, netgraft evolves it
-within its own latency, and two of the finalists are taken, as ``netgraft export`` picks them by validation: the fastest
-without a loss, and the best. A narrower network of the zoo, and what Torch-Pruning (DepGraph, group magnitude) leaves
+within its own latency, and three of the finalists are taken, as ``netgraft export`` picks them by validation: the
+fastest without a loss, the knee, and the best. A narrower network of the zoo, and what Torch-Pruning (DepGraph) leaves
 of the original, are brought to the measured latency of each: as wide as is nearest to it. All are trained for the
 same number of epochs more, with the original as teacher; the narrower one, which has no weights to begin with, as long
-as the original was before. Test data is asked once, and all are measured interleaved.
+as the original was before. Torch-Pruning has two tries, by the magnitude of groups with the same ratio everywhere and
+by first-order Taylor importance with one threshold for all, of which validation chooses. Test data is asked once.
 
 Images that are classified have a second part: two other searches, which end with the same training. Random grafts
-fine-tune as many networks as netgraft did, without any choice, and the best by validation goes on. The other makes
-AutoGO's own choices: its predictor and FLOPs alone say which network is the best at no more FLOPs, and that is trained
-from scratch (:mod:`rival_searches`). The third part, for who has it installed, is NVIDIA's FastNAS at the latency of
-both picks (:mod:`fastnas`).
+fine-tune as many networks as netgraft did, without any choice; the best three by validation go on, and the best of
+these is taken. The other makes AutoGO's own choices: predictor and FLOPs alone say which network is the best at no more
+FLOPs, and that is trained from scratch (:mod:`rival_searches`). The third part, for who has it installed, is NVIDIA's
+FastNAS at the latency of the picks (:mod:`fastnas`). The networks of a part are measured interleaved with the original.
 
 What was done is kept in OUT, and not done again. Prints one table with the mean over the seeds, and the lowest and
 highest. Needs ``pip install netgraft[bench]``.
@@ -26,7 +27,7 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -46,6 +47,7 @@ from netgraft.convert.from_torch import from_module
 from netgraft.convert.to_torch import to_module
 from netgraft.costs.analytic import flops, parameters
 from netgraft.costs.measured import compare
+from netgraft.events import Event, FinalBegun, RunFinished, TrialRecorded
 from netgraft.front import Front
 from netgraft.ir import Model, untrained
 from netgraft.recipes.evaluation import Trainer
@@ -110,7 +112,7 @@ SUBJECTS = {
 CLASSIFIERS = ("resnet20", "vgg16", "mobilenet_v2")
 PARTS = {"picks": tuple(SUBJECTS), "searches": CLASSIFIERS, "fastnas": CLASSIFIERS}
 """The subjects of each part."""
-PICKS = ("fastest", "best")
+PICKS = ("fastest", "knee", "best")
 COLUMNS = 4
 """Panels beside each other in a picture, at most."""
 LOOKS = {
@@ -154,7 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    for part in options.parts:
+    for part in [part for part in PARTS if part in {"picks", *options.parts}]:  # the others are set beside the picks
         for seed in range(options.seeds):
             for name in options.subjects:
                 file = options.out / name / f"{part}-{seed}.json"
@@ -180,22 +182,25 @@ def read(folder: Path, seed: int) -> Iterator[Entry]:
 
 
 def lines(seeds: list[list[Entry]]) -> Iterator[str]:
-    """The rows of a subject's table: means over the seeds, with the lowest and the highest."""
-    originals = [entries[0] for entries in seeds]
+    """The rows of a subject's table: means over the seeds that have the row, with the lowest and the highest."""
     for way in dict.fromkeys(entry.way for entries in seeds for entry in entries):
-        rows = [entry for entries in seeds for entry in entries if entry.way == way]
-        beside = [
-            original for original, entries in zip(originals, seeds, strict=True) if way in {e.way for e in entries}
-        ]
+        pairs = [(row, original_of(entries)) for entries in seeds for row in entries if row.way == way]
+        rows = [row for row, _ in pairs]
         tests = []
         for name in rows[0].test:
-            gains = [row.test[name] - original.test[name] for row, original in zip(rows, beside, strict=True)]
-            gained = f", {_spread(gains, '+.2f')}" if rows != originals else ""
+            gains = [row.test[name] - original.test[name] for row, original in pairs]
+            gained = f", {_spread(gains, '+.2f')}" if way != "original" else ""
             tests.append(f"{name + ' ' if name else ''}{mean(row.test[name] for row in rows):.2f}{gained}")
         counted = f"{mean(r.flops for r in rows):.2f}x | {mean(r.parameters for r in rows):.2f}x"
         minutes = mean(row.seconds for row in rows) / 60
         latency = _spread([row.latency for row in rows], ".2f")
-        yield f"{way} | {'; '.join(tests)} | {latency} | {counted} | {minutes:.1f} |"
+        partly = f" ({len(rows)} of {len(seeds)} seeds)" if len(rows) < len(seeds) else ""
+        yield f"{way}{partly} | {'; '.join(tests)} | {latency} | {counted} | {minutes:.1f} |"
+
+
+def original_of(entries: Sequence[Entry]) -> Entry:
+    """The row of the original."""
+    return next(entry for entry in entries if entry.way == "original")
 
 
 def _spread(values: list[float], form: str) -> str:
@@ -218,7 +223,7 @@ def draw(found: dict[str, list[list[Entry]]], file: Path) -> None:
     for panel, (name, seeds) in zip(panels, found.items(), strict=False):
         for way in ways:
             colour, marker = LOOKS[way]
-            points = [(e, entries[0]) for entries in seeds for e in entries if e.way.partition(",")[0] == way]
+            points = [(e, original_of(entries)) for entries in seeds for e in entries if e.way.partition(",")[0] == way]
             times = [entry.latency for entry, _ in points]
             gains = [entry.test[""] - original.test[""] for entry, original in points]
             panel.plot(times, gains, marker, color=colour, label=way, markersize=8, alpha=0.8)
@@ -244,37 +249,40 @@ def run(name: str, part: str, seed: int, options: argparse.Namespace) -> list[En
     longer = study.load_model(study.finalists[0].model)
     epochs, plan = study.finalists[0].epochs, study.settings["recipe"]
     trainer = Trainer(original, task, seed, plan["learning_rate"], batch_size=plan["batch_size"])
-    networks: dict[str, tuple[Model, float]] = {}
-    makes: dict[str, tuple[Callable[[], Model], float]] = {}  # and the epochs that are left to train what is made
+    networks: dict[str, tuple[Model, float]] = {"original": (longer, 0.0)}
+    makes: dict[str, tuple[Callable[[], Sequence[Model]], float]] = {}  # and the epochs that are left for each
     if part == "searches":
-        grafts = partial(random_grafts, original, trainer, options.trials, subject.tune, plan["imitation"], seed)
-        makes["random grafts"] = grafts, epochs - subject.tune
+        asked = (original, trainer, options.trials, subject.tune, plan["imitation"], plan["finalists"], seed)
+        makes["random grafts"] = partial(random_grafts, *asked), epochs - subject.tune
         makes["AutoGO's choices"] = partial(chosen_by_autogo, subject, original, task, seed), epochs
     else:
-        if part == "picks":
-            networks["original"] = longer, 0.0
+        fastnas = FastNAS(subject.build, original, task, out / f"fastnas-{seed}.pth")
         for number in dict.fromkeys(summary.picks[pick] for pick in PICKS if pick in summary.picks):
             ours = study.load_model(study.finalists[number].model)
             said = " and ".join(pick for pick in PICKS if summary.picks.get(pick) == number)
             target = measured(ours, original)
             if part == "fastnas":
-                rival = FastNAS(subject.build, original, task, out / "fastnas.pth")
-                makes[f"FastNAS, as fast as the {said}"] = partial(as_fast, cache(rival.without), target), epochs
+                makes[f"FastNAS, as fast as the {said}"] = partial(by_fastnas, fastnas, target), epochs
                 continue
             networks[f"netgraft, {said}"] = ours, searched
-            asked = (subject, original, task, target, seed)
-            makes[f"uniform width, as fast as the {said}"] = partial(narrowed, *asked), epochs
-            makes[f"Torch-Pruning, as fast as the {said}"] = partial(pruned, *asked), epochs
+            makes[f"uniform width, as fast as the {said}"] = (
+                partial(narrowed, subject, original, task, target, seed),
+                epochs,
+            )
+            makes[f"Torch-Pruning, as fast as the {said}"] = partial(pruned, subject, original, task, target), epochs
     for way, (make, left) in makes.items():
         began = time.process_time()
         try:
-            model = make()
+            models = make()
+        except ImportError:
+            raise
         except Exception as error:  # whatever a rival raises for a network that it cannot prune
             print(f"{way} fails on {name}: {error}", flush=True)
             continue
-        trained = trainer.train(trainer.recalibrated(model), left, "final", 0)
-        if trained is not None:
-            networks[way] = trained, time.process_time() - began
+        trained = [trainer.train(trainer.recalibrated(model), left, "final", 0) for model in models]
+        ended = [(validated(model, task), model) for model in trained if model is not None]
+        if ended:
+            networks[way] = max(ended, key=lambda each: each[0])[1], time.process_time() - began
     ratios = compare([model for model, _ in networks.values()], longer, seconds=options.seconds)
     return [
         Entry(
@@ -286,7 +294,14 @@ def run(name: str, part: str, seed: int, options: argparse.Namespace) -> list[En
             seconds,
         )
         for (way, (model, seconds)), ratio in zip(networks.items(), ratios, strict=True)
+        if part == "picks" or way != "original"
     ]
+
+
+def validated(model: Model, task: tasks.Task) -> float:
+    """Higher is better."""
+    quality = tasks.evaluate(to_module(model), task, "validation").quality
+    return quality if task.quality.higher_is_better else -quality
 
 
 def evolved(
@@ -296,6 +311,11 @@ def evolved(
     clock = out / f"seed-{seed}.seconds"
     before = float(clock.read_text()) if clock.exists() else 0.0  # until it was interrupted
     began = time.process_time()
+
+    def count(event: Event) -> None:
+        if isinstance(event, TrialRecorded | FinalBegun | RunFinished):
+            clock.write_text(f"{before + time.process_time() - began:.1f}")
+
     front = ng.optimize(
         *(original, task),
         limits=["latency<=1x"],
@@ -303,18 +323,22 @@ def evolved(
         out=out / f"seed-{seed}",
         seed=seed,
         resume=True,
+        on_event=count,
         plan=ng.Plan(
             population=24, finalists=3, tune_epochs=subject.tune, final_epochs=subject.final, measure_seconds=20
         ),
     )
-    seconds = before + time.process_time() - began
-    clock.write_text(f"{seconds:.1f}")
-    return front, seconds
+    return front, float(clock.read_text())
 
 
-def chosen_by_autogo(subject: Subject, original: Model, task: tasks.Task, seed: int) -> Model:
+def chosen_by_autogo(subject: Subject, original: Model, task: tasks.Task, seed: int) -> list[Model]:
     """What AutoGO's choices lead to, trained as long as the original was."""
-    return scratch(untrained(autogo_choice(original.graph, seed), "chosen", seed), task, subject, seed)
+    return [scratch(untrained(autogo_choice(original.graph, seed), "chosen", seed), task, subject, seed)]
+
+
+def by_fastnas(fastnas: FastNAS, target: float) -> list[Model]:
+    """What FastNAS finds in about the same time."""
+    return [as_fast(cache(fastnas.without), target)]
 
 
 def qualities(subject: Subject, model: Model, task: tasks.Task, folder: Path) -> dict[str, float]:
@@ -346,7 +370,7 @@ def scratch(model: Model, task: tasks.Task, subject: Subject, seed: int) -> Mode
     return trained
 
 
-def narrowed(subject: Subject, original: Model, task: tasks.Task, target: float, seed: int) -> Model:
+def narrowed(subject: Subject, original: Model, task: tasks.Task, target: float, seed: int) -> list[Model]:
     """The network of the zoo that is measured to take the most nearly ``target`` of the original's, trained."""
 
     def scaled(ratio: int) -> tuple[Model, float]:
@@ -354,13 +378,13 @@ def narrowed(subject: Subject, original: Model, task: tasks.Task, target: float,
         model = from_module(subject.build(1 - ratio / STEPS), subject.example, name="narrower")
         return model, measured(model, original)
 
-    return scratch(as_fast(cache(scaled), target), task, subject, seed)
+    return [scratch(as_fast(cache(scaled), target), task, subject, seed)]
 
 
-def pruned(subject: Subject, original: Model, task: tasks.Task, target: float, seed: int) -> Model:
-    """What Torch-Pruning leaves of the original in about the same time; nothing of it is drawn."""
+def pruned(subject: Subject, original: Model, task: tasks.Task, target: float) -> list[Model]:
+    """What Torch-Pruning leaves of the original in about the same time, by either importance."""
     rival = TorchPruning(subject.build, original, task)
-    return as_fast(cache(rival.by_magnitude), target)
+    return [as_fast(cache(way), target) for way in (rival.by_magnitude, rival.by_taylor)]
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ class Outlook:
         return max((trial.epochs for trial in trials), default=0.0) + self.more
 
     def scores(self, trial: Trial, original: Trial, until: float) -> dict[str, float]:
-        """Those of a complete trial, with the quality that is expected of it in the end. The standard error stays what it
-        was: an expectation is not surer than what it is made of.
+        """Those of a complete trial, with the quality that is expected of it in the end. The standard error stays
+        what it was: an expectation is not surer than what it is made of.
         """
         cost, begun = self.quality.cost(trial.scores), self.quality.cost(original.scores)
         share = remaining(trial.epochs, until) if cost > begun else 1.0
