@@ -58,7 +58,7 @@ it): faster, what weights knew is lost that a short training does not bring back
 
 LARGEST_BATCH = {"sgd": 128, "adam": 16}
 """Examples that a batch of training holds at most, unless the user says otherwise, by what a task is trained with:
-networks that restore pictures need many steps (``docs/results.md``).
+where that is Adam, for restoration and key points, networks need many steps (``docs/results.md``).
 """
 BATCH_VALUES = 1 << 22
 """Numbers in the inputs of a batch at most, by the same: pictures are large."""
