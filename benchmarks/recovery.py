@@ -4,8 +4,9 @@
 
 Takes the networks of each run that lost most in their short fine-tuning, whether they began the finals or not, trains
 them by one schedule until they have had as many epochs as the finalists, and sets the loss that is left on the
-validation split, against the original that the run trained equally long, beside what a power of the epochs expects
-(:mod:`netgraft.search.outlook`).
+validation split beside what a power of the epochs expects (:mod:`netgraft.search.outlook`). The loss then is against
+the original as it was given, in the end against what the run trained equally long. As those that lost most are taken,
+a part of what they lost is noise, and powers come out too large.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def main() -> None:
     powers = []
     for run in options.runs:
         study = ng.Study.read(run)
+        if not study.finalists:
+            raise SystemExit(f"{run} has not ended: resume it first")
         first, last = study.trials[0], study.finalists[0]
         original = study.load_model(first.model or "")
         task = data.task(options.data, original, subset=options.subset)
